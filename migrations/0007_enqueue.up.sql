@@ -1,17 +1,17 @@
 -- The one enqueue path: scheduler, API, command line, replay, retry and the main app's own SQL all end here.
 -- An apalis job is one delivery of a run: its payload is `{"run_id": …}` and nothing else.
 
--- Hands runs to the queue. Must stand in the transaction that made, or changed, them.
-CREATE FUNCTION retention.deliver(run_ids uuid[], run_at timestamptz, priority int, trace_context text DEFAULT NULL)
+-- Hands runs to the queue, each for when it is due. Must stand in the transaction that made, or changed, them.
+CREATE FUNCTION retention.deliver(run_ids uuid[], priority int, trace_context text DEFAULT NULL)
 RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WITH addressed AS (
         UPDATE retention.purge_runs r SET delivery_id = apalis.generate_ulid()
         WHERE r.id = ANY (deliver.run_ids)
-        RETURNING r.id, r.delivery_id
+        RETURNING r.id, r.delivery_id, greatest(now(), r.next_attempt_at) AS due_at
     )
     INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
     SELECT a.delivery_id, 'drift-retention.purge', convert_to(json_build_object('run_id', a.id)::text, 'UTF8'),
-           'Pending', 0, 1, deliver.run_at, deliver.priority,
+           'Pending', 0, 1, a.due_at, deliver.priority,
            CASE WHEN deliver.trace_context IS NOT NULL
                 THEN public.hstore('apalis_core.tracing.context', deliver.trace_context) END
     FROM addressed a;
@@ -40,7 +40,7 @@ BEGIN
         ON CONFLICT DO NOTHING
         RETURNING r.id, r.status, false INTO run_id, status, coalesced;
         IF FOUND THEN
-            PERFORM retention.deliver(ARRAY[run_id], now(), 10, trace_context);
+            PERFORM retention.deliver(ARRAY[run_id], 10, trace_context);
             RETURN NEXT;
             RETURN;
         END IF;
@@ -56,7 +56,7 @@ BEGIN
                 UPDATE apalis.jobs j SET run_at = least(j.run_at, now()), priority = greatest(j.priority, 10)
                 WHERE j.id = delivery AND j.status = 'Pending';
                 IF NOT FOUND THEN
-                    PERFORM retention.deliver(ARRAY[run_id], now(), 10, trace_context);
+                    PERFORM retention.deliver(ARRAY[run_id], 10, trace_context);
                 END IF;
                 RETURN NEXT;
                 RETURN;
@@ -103,7 +103,7 @@ BEGIN
     )
     SELECT coalesce(array_agg(id), '{}') INTO woken FROM waiting;
 
-    PERFORM retention.deliver(created || woken, now(), 0);
+    PERFORM retention.deliver(created || woken, 0);
     enqueued := cardinality(created);
     coalesced := cardinality(enqueue_slot.org_ids) - cardinality(created);
     RETURN NEXT;
@@ -112,7 +112,7 @@ $$;
 
 -- Nobody may call these unless told so (deploy/postgres/roles.sql).
 REVOKE ALL ON FUNCTION
-    retention.deliver(uuid[], timestamptz, int, text),
+    retention.deliver(uuid[], int, text),
     retention.enqueue_run(uuid, text, text, text, uuid, text),
     retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[])

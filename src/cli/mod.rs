@@ -1,0 +1,138 @@
+//! The command line: one file per command, and the only place that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
+
+mod completions;
+mod demo;
+mod migrate;
+mod output;
+mod policy;
+mod preview;
+mod purge;
+mod runs;
+mod serve;
+mod stopping;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use sqlx::PgPool;
+
+use crate::{
+    config::{Config, ConfigError},
+    postgres::{self, migrations},
+};
+
+/// Keeps every organization inside its plan's data retention windows.
+#[derive(Debug, Parser)]
+#[command(name = "drift-retention", version, about, propagate_version = true, max_term_width = 80)]
+pub struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, clap::Args)]
+struct Settings {
+    /// Settings file (TOML); the environment and flags come before it
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where Postgres is [env: DATABASE_URL]
+    #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a Postgres of its own with sample organizations, and watch one real purge
+    Demo(demo::DemoArgs),
+    /// Bring the database schema up, step it back, or show where it stands
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
+    /// Run the service: HTTP, the scheduler and the worker
+    Serve(serve::ServeArgs),
+    /// Enqueue a purge now
+    Purge(purge::PurgeArgs),
+    /// Show what a purge now would remove; changes nothing
+    Preview(preview::PreviewArgs),
+    /// Show a plan's, or an organization's, retention windows
+    Policy(policy::PolicyArgs),
+    /// List, show, replay and cancel runs
+    #[command(subcommand)]
+    Runs(runs::RunsCommand),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+impl Args {
+    /// What is logged where `RUST_LOG` says nothing: services speak, commands print what matters themselves.
+    #[must_use]
+    pub fn default_log_level(&self) -> &'static str {
+        match &self.command {
+            Command::Serve(_) => "info",
+            Command::Demo(_) | Command::Purge(_) => "warn",
+            _ => "error",
+        }
+    }
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(url) = &self.database_url {
+            config.database.url = Some(url.clone());
+        }
+        Ok(config)
+    }
+
+    /// The settings, and a database whose schema is the one this program knows.
+    async fn ready_database(&self) -> Result<(Config, PgPool)> {
+        let config = self.load()?;
+        let pool = postgres::pool(config.database_url()?, pool_size(&config))?;
+        migrations::check(&pool).await?;
+        Ok((config, pool))
+    }
+}
+
+/// Per run in hand a connection for its batches and one for its record; a few more for the loops and LISTEN.
+fn pool_size(config: &Config) -> u32 {
+    u32::try_from(config.worker.concurrency() * 2 + 8).unwrap_or(u32::MAX)
+}
+
+/// Runs the command. Exit status: 0 done, 1 it failed, 2 wrong usage.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(dispatch(args));
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", output::chain(&error));
+            let is_usage = error.downcast_ref::<ConfigError>().is_some();
+            ExitCode::from(if is_usage { 2 } else { 1 })
+        }
+    }
+}
+
+async fn dispatch(args: Args) -> Result<ExitCode> {
+    let settings = args.settings;
+    match args.command {
+        Command::Demo(args) => demo::run(args, &settings).await,
+        Command::Migrate(command) => migrate::run(command, &settings).await,
+        Command::Serve(args) => serve::run(&args, &settings).await,
+        Command::Purge(args) => purge::run(args, &settings).await,
+        Command::Preview(args) => preview::run(&args, &settings).await,
+        Command::Policy(args) => policy::run(&args, &settings).await,
+        Command::Runs(command) => runs::run(command, &settings).await,
+        Command::Completions(args) => Ok(completions::run(&args)),
+    }
+}

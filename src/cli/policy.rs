@@ -1,0 +1,56 @@
+//! `policy`: how long a plan, or an organization's plan, keeps things.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Settings, output};
+use crate::{
+    ids::OrgId,
+    retention::{self, DatasetName, Plan},
+};
+
+#[derive(Debug, clap::Args)]
+#[group(id = "whose", required = true, multiple = false)]
+pub(super) struct PolicyArgs {
+    /// An organization
+    #[arg(long, value_name = "ID", group = "whose")]
+    org: Option<OrgId>,
+    /// A plan: free, pro, agency, enterprise
+    #[arg(long, value_name = "NAME", group = "whose")]
+    plan: Option<Plan>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &PolicyArgs, settings: &Settings) -> Result<ExitCode> {
+    let plan = match (args.plan, args.org) {
+        (None, Some(org)) => {
+            let (_, pool) = settings.ready_database().await?;
+            retention::resolve(&mut *pool.acquire().await?, org).await?
+        }
+        (plan, _) => plan.unwrap_or(Plan::Free),
+    };
+    let policy = plan.policy();
+    if args.json {
+        output::json(&json!({"plan": plan.name(), "windows_days": policy}))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("Plan {plan}");
+    let mut table = output::table(&["what", "kept for"], 1);
+    let rows = [
+        ("Drift check history", DatasetName::DriftChecks),
+        ("Closed incident payloads", DatasetName::IncidentPayloads),
+        ("Approval history", DatasetName::Approvals),
+    ];
+    for (what, dataset) in rows {
+        let window = policy.get(dataset);
+        let days = window.map_or("no rule".to_owned(), |window| format!("{} days", window.in_days()));
+        table.add_row([what.to_owned(), days]);
+    }
+    table.add_row(["Open incidents", "never purged"]);
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}

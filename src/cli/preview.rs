@@ -1,0 +1,78 @@
+//! `preview`: what a purge now would remove.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use sqlx::PgPool;
+
+use super::{Settings, output};
+use crate::{
+    drift::organizations,
+    ids::OrgId,
+    purge::{self, Preview},
+};
+
+#[derive(Debug, clap::Args)]
+#[group(id = "whose", required = true, multiple = false)]
+pub(super) struct PreviewArgs {
+    /// One organization
+    #[arg(long, value_name = "ID", group = "whose")]
+    org: Option<OrgId>,
+    /// Every organization
+    #[arg(long, group = "whose")]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
+    let (_, pool) = settings.ready_database().await?;
+    let orgs = match args.org {
+        Some(org) => vec![org],
+        None => organizations::ids(&pool).await?,
+    };
+    let previews = previews(&pool, &orgs).await?;
+    if args.json {
+        let organizations: Vec<Value> = previews.iter().map(to_json).collect();
+        output::json(&json!({"organizations": organizations}))?;
+    } else {
+        println!("{}", to_table(&previews));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The previews of `orgs`, with a progress bar where they take a while.
+pub(super) async fn previews(pool: &PgPool, orgs: &[OrgId]) -> Result<Vec<Preview>> {
+    let bar = output::progress(orgs.len(), "previewing");
+    let mut previews = Vec::with_capacity(orgs.len());
+    for org in orgs {
+        previews.push(purge::preview(pool, *org).await?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(previews)
+}
+
+fn to_json(preview: &Preview) -> Value {
+    let tables: Map<_, _> =
+        preview.tables.iter().map(|(table, rows)| ((*table).to_owned(), json!(rows))).collect();
+    json!({
+        "org_id": preview.org,
+        "plan": preview.plan.as_ref().ok().map(|plan| plan.name()),
+        "tables": tables,
+        "error_kind": preview.plan.as_ref().err().map(|_| "policy_unresolved"),
+    })
+}
+
+fn to_table(previews: &[Preview]) -> comfy_table::Table {
+    let mut table = output::table(&["organization", "plan", "checks", "flags", "payloads", "approvals"], 2);
+    for preview in previews {
+        let plan = preview.plan.as_ref().map_or("unresolved", |plan| plan.name());
+        let mut row = vec![preview.org.to_string(), plan.to_owned()];
+        row.extend(preview.tables.iter().map(|(_, rows)| output::number(*rows)));
+        table.add_row(row);
+    }
+    table
+}

@@ -1,0 +1,188 @@
+//! `purge`: enqueues; follows the runs, or works them off here, when asked to.
+
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use serde_json::json;
+use sqlx::PgPool;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Settings, output, serve::new_metrics, stopping};
+use crate::{
+    config::Config,
+    drift::organizations,
+    ids::OrgId,
+    purge::datasets,
+    queue::{self, Enqueued, Lease},
+    retention::Plan,
+    worker::Worker,
+};
+
+/// Organizations per transaction.
+const CHUNK: usize = 500;
+/// How often the runs are looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+#[derive(Debug, clap::Args)]
+#[group(id = "whose", required = true, multiple = false)]
+pub(super) struct PurgeArgs {
+    /// One organization
+    #[arg(long, value_name = "ID", group = "whose")]
+    org: Option<OrgId>,
+    /// Every organization
+    #[arg(long, group = "whose")]
+    all: bool,
+    /// Follow the runs to their end
+    #[arg(long, conflicts_with = "work")]
+    wait: bool,
+    /// Work the runs off in this process, then exit
+    #[arg(long)]
+    work: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode> {
+    let (config, pool) = settings.ready_database().await?;
+    let mut runs = enqueue(&pool, args.org, args.reason.as_deref()).await?;
+    let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
+    let stop = stopping::on_signal()?;
+    let follow = args.wait || args.work;
+    if args.work {
+        work(&config, &pool, &ids, &stop).await?;
+    } else if args.wait {
+        let lease = Lease(config.worker.heartbeat * 4);
+        if queue::live_workers(&pool, lease).await? == 0 {
+            eprintln!("warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
+                       `purge --work` does it here");
+        }
+        finished(&pool, &ids, &stop).await?;
+    }
+    let failed = if follow { conclude(&pool, &mut runs, args.json).await? } else { false };
+    if args.json {
+        output::json(&json!({"runs": runs}))?;
+    } else if !follow {
+        print_enqueued(&runs);
+    }
+    Ok(if failed || (follow && stop.is_cancelled()) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn enqueue(pool: &PgPool, org: Option<OrgId>, reason: Option<&str>) -> Result<Vec<Enqueued>> {
+    let by = output::actor();
+    if let Some(org) = org {
+        let mut tx = pool.begin().await?;
+        let run = queue::enqueue_purge(&mut tx, org, &by, reason).await?;
+        tx.commit().await?;
+        return Ok(vec![run]);
+    }
+    let orgs: Vec<Uuid> = organizations::ids(pool).await?.into_iter().map(|org| org.0).collect();
+    let bar = output::progress(orgs.len(), "enqueueing");
+    let mut runs = Vec::with_capacity(orgs.len());
+    for chunk in orgs.chunks(CHUNK) {
+        let mut tx = pool.begin().await?;
+        runs.extend(queue::enqueue_purges(&mut tx, chunk, &by, reason).await?);
+        tx.commit().await?;
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(runs)
+}
+
+/// Works in this process until the runs are final.
+pub(super) async fn work(
+    config: &Config,
+    pool: &PgPool,
+    ids: &[Uuid],
+    stop: &CancellationToken,
+) -> Result<()> {
+    let worker = Worker::new(pool.clone(), new_metrics()?, &config.worker, config.purge.batch_size);
+    let enough = stop.child_token();
+    let (followed, ()) = tokio::join!(
+        async {
+            let followed = finished(pool, ids, stop).await;
+            enough.cancel();
+            followed
+        },
+        worker.run(&enough)
+    );
+    followed
+}
+
+/// Follows the runs until they are final, or `stop`.
+async fn finished(pool: &PgPool, ids: &[Uuid], stop: &CancellationToken) -> Result<()> {
+    let bar = output::progress(ids.len(), "purging");
+    let mut left = ids.to_vec();
+    while !stop.is_cancelled() {
+        left = queue::unfinished(pool, &left).await?;
+        bar.set_position((ids.len() - left.len()) as u64);
+        if left.is_empty() {
+            break;
+        }
+        tokio::select! {
+            () = sleep(POLL) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Tells what went and what failed; returns whether anything failed. The runs take their final status.
+async fn conclude(pool: &PgPool, runs: &mut [Enqueued], json: bool) -> Result<bool> {
+    let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
+    let unsuccessful = queue::unsuccessful(pool, &ids).await?;
+    let unfinished = queue::unfinished(pool, &ids).await?;
+    let by_id: BTreeMap<Uuid, &str> =
+        unsuccessful.iter().map(|run| (run.id, run.status.as_str())).collect();
+    for run in runs.iter_mut() {
+        let status = by_id.get(&run.run_id.0).copied();
+        if let Some(status) = status {
+            status.clone_into(&mut run.status);
+        } else if !unfinished.contains(&run.run_id.0) {
+            "succeeded".clone_into(&mut run.status);
+        }
+    }
+    if !json {
+        println!("{}", totals(pool, &ids).await?);
+        for run in &unsuccessful {
+            println!("{} {} of {}: {}", run.status, run.id, run.org_id, run.error.as_deref().unwrap_or("cancelled"));
+        }
+        if !unfinished.is_empty() {
+            println!("{} of {} runs are not finished", unfinished.len(), ids.len());
+        }
+    }
+    Ok(!unsuccessful.is_empty())
+}
+
+/// What the runs purged, per plan and table.
+pub(super) async fn totals(pool: &PgPool, ids: &[Uuid]) -> Result<comfy_table::Table> {
+    let totals = queue::totals(pool, ids).await?;
+    let mut table = output::table(&["plan", "table", "purged", "kept by a rule"], 2);
+    for plan in Plan::ALL {
+        for name in datasets::tables() {
+            if let Some(total) = totals.iter().find(|t| t.plan == plan.name() && t.table == name) {
+                let (purged, kept) = (output::number(total.rows_purged), output::number(total.rows_kept));
+                table.add_row([plan.name(), name, &purged, &kept]);
+            }
+        }
+    }
+    Ok(table)
+}
+
+fn print_enqueued(runs: &[Enqueued]) {
+    let coalesced = runs.iter().filter(|run| run.coalesced).count();
+    match runs {
+        [run] if run.coalesced => println!("run {} is {} already: this request joins it", run.run_id, run.status),
+        [run] => println!("run {} is queued", run.run_id),
+        runs => println!("{} runs queued, {coalesced} requests joined a live run", runs.len() - coalesced),
+    }
+    if !runs.is_empty() {
+        println!("follow with: drift-retention runs list");
+    }
+}

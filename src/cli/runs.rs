@@ -1,0 +1,224 @@
+//! `runs`: list, show, replay, cancel.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use serde_json::json;
+use sqlx::PgPool;
+
+use super::{Settings, output};
+use crate::{
+    ids::{OrgId, RunId},
+    postgres,
+    queue::{self, Cursor, OperateError, Operator, Replayed, Run, RunFilter, RunStatus},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunsCommand {
+    /// List runs, newest first
+    List(ListArgs),
+    /// Show one run: its steps, counts, cutoffs and error
+    Show {
+        /// The run
+        id: RunId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Repeat failed or cancelled runs, each as a new run
+    Replay(ReplayArgs),
+    /// Cancel a live run; a running one stops at its next batch
+    Cancel {
+        /// The run
+        id: RunId,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// Only runs in this status
+    #[arg(long)]
+    status: Option<RunStatus>,
+    /// Only this organization's
+    #[arg(long, value_name = "ID")]
+    org: Option<OrgId>,
+    /// How many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Go on after a page: its `next_cursor`
+    #[arg(long)]
+    cursor: Option<Cursor>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "which", required = true)]
+pub(super) struct ReplayArgs {
+    /// The runs
+    #[arg(group = "which")]
+    ids: Vec<RunId>,
+    /// Of every organization the latest failed run, if nothing succeeded since
+    #[arg(long, group = "which", conflicts_with = "ids")]
+    failed: bool,
+    /// With --failed: only those of this error kind
+    #[arg(long, requires = "failed", value_name = "KIND")]
+    error_kind: Option<String>,
+    /// With --failed: only show what would be replayed
+    #[arg(long, requires = "failed")]
+    dry_run: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<ExitCode> {
+    let (_, pool) = settings.ready_database().await?;
+    match command {
+        RunsCommand::List(args) => list(&pool, args).await,
+        RunsCommand::Show { id, json } => show(&pool, id, json).await,
+        RunsCommand::Replay(args) => replay(&pool, args).await,
+        RunsCommand::Cancel { id, reason } => {
+            let org = queue::cancel(&pool, id, &Operator { name: output::actor(), reason }).await?;
+            println!("run {id} of organization {org} is cancelled");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
+    let filter = RunFilter { org: args.org, status: args.status };
+    let page = queue::list(pool, &filter, args.cursor, args.limit).await?;
+    if args.json {
+        output::json(&page)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if page.items.is_empty() {
+        println!("no runs; `drift-retention purge --all` enqueues some");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = postgres::now(&mut *pool.acquire().await?).await?;
+    let mut table = output::table(&["run", "status", "org", "plan", "created", "rows"], 5);
+    for run in &page.items {
+        table.add_row([
+            run.id.to_string(),
+            run.status.clone(),
+            // The whole id is in `runs show` and --json: a line holds one.
+            run.org_id.to_string().chars().take(8).collect(),
+            run.plan.clone().unwrap_or_else(|| "–".into()),
+            output::age(now, run.created_at),
+            output::number(run.rows_purged()),
+        ]);
+    }
+    println!("{table}");
+    if let Some(cursor) = page.next_cursor {
+        println!("more: --cursor {cursor}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(pool: &PgPool, id: RunId, json: bool) -> Result<ExitCode> {
+    let Some(run) = queue::get(pool, id).await? else { bail!(OperateError::NoRun(id)) };
+    if json {
+        output::json(&run)?;
+    } else {
+        println!("{}", facts(&run));
+        println!("{}", steps(&run));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn facts(run: &Run) -> comfy_table::Table {
+    let time = |at: Option<DateTime<Utc>>| at.map(|at| at.format("%F %T%.3f UTC").to_string());
+    let mut table = output::table(&["run", &run.id.to_string()], 2);
+    let attempts = format!("{} of {}", run.attempts, run.max_attempts);
+    let facts = [
+        ("status", Some(run.status.clone())),
+        ("organization", Some(run.org_id.to_string())),
+        ("plan", run.plan.clone()),
+        ("trigger", Some(run.trigger.clone())),
+        ("requested by", Some(run.requested_by.clone())),
+        ("reason", run.reason.clone()),
+        ("slot", time(run.scheduled_for)),
+        ("replay of", run.replay_of.map(|id| id.to_string())),
+        ("attempts", Some(attempts)),
+        ("created", time(Some(run.created_at))),
+        ("started", time(run.started_at)),
+        ("next attempt", time(run.next_attempt_at)),
+        ("finished", time(run.finished_at)),
+        ("verified", time(run.verified_at)),
+        ("error kind", run.error_kind.clone()),
+        ("error", run.error.clone()),
+    ];
+    for (name, value) in facts {
+        if let Some(value) = value {
+            table.add_row([name, &value]);
+        }
+    }
+    table
+}
+
+fn steps(run: &Run) -> comfy_table::Table {
+    let mut table = output::table(&["table", "status", "cutoff", "purged", "kept", "batches"], 3);
+    for step in &run.steps.0 {
+        table.add_row([
+            step.table_name.clone(),
+            step.status.clone(),
+            step.cutoff.map_or("no rule".into(), |cutoff| cutoff.format("%F %T UTC").to_string()),
+            output::number(step.rows_purged),
+            output::number(step.rows_kept),
+            step.batches.to_string(),
+        ]);
+    }
+    table
+}
+
+async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
+    let by = Operator { name: output::actor(), reason: args.reason };
+    if args.dry_run {
+        let runs = queue::replayable(pool, args.error_kind.as_deref()).await?;
+        return show_dry_run(&runs, args.json);
+    }
+    let mut replayed = Vec::new();
+    if args.failed {
+        replayed = queue::replay_failed(pool, args.error_kind.as_deref(), &by).await?;
+    }
+    for id in args.ids {
+        replayed.push(queue::replay(pool, id, &by).await?);
+    }
+    if args.json {
+        output::json(&json!({"replayed": replayed}))?;
+    } else if replayed.is_empty() {
+        println!("nothing to replay");
+    }
+    for Replayed { replay_of, enqueued } in replayed.iter().filter(|_| !args.json) {
+        if enqueued.coalesced {
+            println!("{replay_of}: its organization has a live run already, {}", enqueued.run_id);
+        } else {
+            println!("{replay_of} is replayed as {}", enqueued.run_id);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_dry_run(runs: &[(RunId, OrgId)], json: bool) -> Result<ExitCode> {
+    if json {
+        let runs: Vec<_> = runs.iter().map(|(run, org)| json!({"run_id": run, "org_id": org})).collect();
+        output::json(&json!({"would_replay": runs}))?;
+    } else {
+        for (run, org) in runs {
+            println!("would replay {run} of organization {org}");
+        }
+        println!("{} runs; nothing was changed", runs.len());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,97 @@
+//! `serve`: HTTP, the scheduler and the worker, together or apart.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{Settings, stopping};
+use crate::{
+    config::Config,
+    gauges,
+    http::{self, Health},
+    purge,
+    retention::Plan,
+    scheduler::{Schedule, Scheduler},
+    telemetry::metrics::Metrics,
+    worker::Worker,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ServeArgs {
+    /// What this process does; health and metrics are served in every role
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Api, Role::Scheduler, Role::Worker])]
+    roles: Vec<Role>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Role {
+    /// The HTTP API
+    Api,
+    /// Enqueues a run per organization and slot
+    Scheduler,
+    /// Works off runs
+    Worker,
+}
+
+pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCode> {
+    let (config, pool) = settings.ready_database().await?;
+    let stop = stopping::on_signal()?;
+    serve(&config, pool, &args.roles, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The metrics of a process, with every series that the datasets and plans can have.
+pub(super) fn new_metrics() -> Result<Arc<Metrics>> {
+    let plans = Plan::ALL.iter().map(|plan| plan.name());
+    Ok(Arc::new(Metrics::new(purge::datasets::tables(), plans)?))
+}
+
+/// Serves until `stop`; health and metrics answer until the worker has drained.
+pub(super) async fn serve(
+    config: &Config,
+    pool: PgPool,
+    roles: &[Role],
+    stop: CancellationToken,
+) -> Result<()> {
+    let metrics = new_metrics()?;
+    let worker = roles.contains(&Role::Worker).then(|| {
+        Worker::new(pool.clone(), metrics.clone(), &config.worker, config.purge.batch_size)
+    });
+    let scheduler = match roles.contains(&Role::Scheduler) {
+        true => Some(Scheduler {
+            pool: pool.clone(),
+            schedule: Schedule::new(&config.schedule)?,
+            metrics: metrics.clone(),
+        }),
+        false => None,
+    };
+    let listener = TcpListener::bind(config.http.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; set http.listen to a free address", config.http.listen))?;
+    tracing::info!(address = %listener.local_addr()?, ?roles, "serving");
+
+    let drained = CancellationToken::new();
+    let health = Health {
+        pool: pool.clone(),
+        metrics: metrics.clone(),
+        worker: worker.as_ref().map(|worker| (worker.identity.clone(), worker.lease())),
+    };
+    let http = http::serve(listener, http::router(health), drained.clone());
+    let _gauges = AbortOnDropHandle::new(tokio::spawn(gauges::keep_fresh(pool, metrics)));
+    let loops = async {
+        tokio::join!(
+            async { if let Some(worker) = &worker { worker.run(&stop).await } },
+            async { if let Some(scheduler) = &scheduler { scheduler.run(&stop).await } },
+            stop.cancelled(),
+        );
+        drained.cancel();
+    };
+    let (http, ()) = tokio::join!(http, loops);
+    http.context("the HTTP listener failed")?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Settings: flags, then environment, then a TOML file. Unknown keys are refused, wherever they stand.
+
+use std::{num::NonZeroUsize, path::Path, time::Duration};
+
+use chrono_tz::Tz;
+use config::{Config as Sources, Environment, File, FileFormat};
+use serde::Deserialize;
+
+/// The prefix of every environment name; levels are joined by `__`.
+const PREFIX: &str = "DRIFT_RETENTION";
+
+/// All settings.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `database.*`
+    pub database: DatabaseConfig,
+    /// `http.*`
+    pub http: HttpConfig,
+    /// `worker.*`
+    pub worker: WorkerConfig,
+    /// `purge.*`
+    pub purge: PurgeConfig,
+    /// `schedule.*`
+    pub schedule: ScheduleConfig,
+}
+
+/// `database.*`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseConfig {
+    /// Where Postgres is: `postgres://user:password@host/database`. Also `DATABASE_URL`.
+    pub url: Option<String>,
+}
+
+/// `http.*`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Where health and metrics are served.
+    pub listen: std::net::SocketAddr,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+/// `worker.*`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// Runs at once; absent: the machine's cores.
+    pub concurrency: Option<usize>,
+    /// How often a worker says that it lives; one silent for four of these is taken for dead.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// Attempts before a run fails.
+    pub max_attempts: i32,
+    /// The longest first wait after a failed attempt.
+    #[serde(with = "humantime_serde")]
+    pub backoff_base: Duration,
+    /// The longest wait of all.
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    /// How long stopping may take.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_grace: Duration,
+    /// How long the records of final runs are kept.
+    #[serde(with = "humantime_serde")]
+    pub keep_runs: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: None,
+            heartbeat: Duration::from_secs(5),
+            max_attempts: 8,
+            backoff_base: Duration::from_secs(10),
+            backoff_max: Duration::from_secs(3600),
+            shutdown_grace: Duration::from_secs(10),
+            keep_runs: Duration::from_secs(400 * 86_400),
+        }
+    }
+}
+
+impl WorkerConfig {
+    /// Runs at once.
+    #[must_use]
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
+    }
+}
+
+/// `purge.*`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PurgeConfig {
+    /// Rows per batch; absent: the worker follows the time that batches take.
+    pub batch_size: Option<u32>,
+}
+
+/// `schedule.*`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// When slots are: a cron expression of six fields, seconds first.
+    pub cron: String,
+    /// The time zone in which it is read.
+    pub timezone: Tz,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { cron: "0 0 2 * * *".into(), timezone: Tz::UTC }
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A key is unknown, or a value is not of its kind.
+    #[error("the settings cannot be read; README.md, *Settings*, lists every key")]
+    Read(#[from] config::ConfigError),
+    /// A value is out of bounds.
+    #[error("{key} must be {must}, not {is}")]
+    OutOfBounds {
+        /// The key, as in TOML.
+        key: &'static str,
+        /// What it must be.
+        must: &'static str,
+        /// What it is.
+        is: String,
+    },
+    /// No database is named.
+    #[error("no database is named: set DATABASE_URL, `database.url` in the --config file, or pass --database-url")]
+    NoDatabase,
+}
+
+impl Config {
+    /// Reads the environment over `file`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a key is unknown, or a value is out of bounds.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut sources = Sources::builder();
+        if let Some(file) = file {
+            sources = sources.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        if let Some(url) = database_url_variable() {
+            let url = Sources::builder().set_override("database.url", url)?;
+            sources = sources.add_source(url.build()?);
+        }
+        let environment = Environment::with_prefix(PREFIX)
+            .prefix_separator("_")
+            .separator("__")
+            .try_parsing(true);
+        let config: Self = sources.add_source(environment).build()?.try_deserialize()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The database's URL.
+    ///
+    /// # Errors
+    /// When none is set.
+    pub fn database_url(&self) -> Result<&str, ConfigError> {
+        self.database.url.as_deref().ok_or(ConfigError::NoDatabase)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let worker = &self.worker;
+        // apalis counts the time after which a worker is dead in whole seconds.
+        bound("worker.heartbeat", worker.heartbeat >= Duration::from_millis(250), "at least 250ms", || {
+            humantime::format_duration(worker.heartbeat).to_string()
+        })?;
+        bound("worker.concurrency", worker.concurrency.is_none_or(|n| (1..=256).contains(&n)), "from 1 to 256", || {
+            worker.concurrency.unwrap_or_default().to_string()
+        })?;
+        bound("worker.max_attempts", (1..=1000).contains(&worker.max_attempts), "from 1 to 1000", || {
+            worker.max_attempts.to_string()
+        })?;
+        bound("worker.backoff_max", worker.backoff_max >= worker.backoff_base, "at least worker.backoff_base", || {
+            humantime::format_duration(worker.backoff_max).to_string()
+        })?;
+        bound("purge.batch_size", self.purge.batch_size.is_none_or(|n| (1..=100_000).contains(&n)), "from 1 to 100000", || {
+            self.purge.batch_size.unwrap_or_default().to_string()
+        })
+    }
+}
+
+/// `DATABASE_URL`, the one variable without our prefix: every Postgres tool knows it.
+#[expect(clippy::disallowed_methods, reason = "the home of settings")]
+fn database_url_variable() -> Option<String> {
+    std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty())
+}
+
+fn bound(
+    key: &'static str,
+    holds: bool,
+    must: &'static str,
+    is: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::OutOfBounds { key, must, is: is() }) }
+}

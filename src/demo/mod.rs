@@ -1,0 +1,1 @@
+//! The quick start: a Postgres of its own and sample organizations.

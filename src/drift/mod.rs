@@ -1,0 +1,3 @@
+//! What the main app shows: organizations, environments, incidents. Reads only.
+
+pub mod organizations;

@@ -1,0 +1,18 @@
+//! Organizations.
+
+use sqlx::PgPool;
+
+use crate::ids::OrgId;
+
+/// Every organization's id, in order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn ids(pool: &PgPool) -> sqlx::Result<Vec<OrgId>> {
+    sqlx::query_scalar!(
+        r#"-- drift.organization_ids
+        SELECT id AS "id: OrgId" FROM public.organizations ORDER BY id"#
+    )
+    .fetch_all(pool)
+    .await
+}

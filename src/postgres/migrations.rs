@@ -1,0 +1,180 @@
+//! The schema: apalis's own migrations, then ours, then what our load needs of apalis's tables.
+//!
+//! Only the `migrate` command changes the schema (racing first starts of a queue fail); everything else checks
+//! that it finds exactly the schema it was built for, and names the command that mends it.
+
+use std::collections::BTreeMap;
+
+use apalis_postgres::PostgresStorage;
+use sqlx::{
+    PgPool,
+    migrate::{Migrate, MigrateError, Migrator},
+};
+
+/// Our bookkeeping stands in our own schema: the main app may use sqlx as well.
+const TABLE: &str = "retention.migrations";
+
+/// One migration and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// Its version: the number that its file begins with.
+    pub version: i64,
+    /// Its name.
+    pub name: String,
+    /// Whether this database has it.
+    pub applied: bool,
+}
+
+/// Why the schema cannot be used, or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Migrations are missing, or apalis's own are, or its settings.
+    #[error("the database schema is behind this program ({0}); run `drift-retention migrate up`")]
+    Behind(String),
+    /// The database knows migrations that this program does not.
+    #[error("the database schema is newer than this program (migration {0}); upgrade drift-retention")]
+    Ahead(i64),
+    /// The target of a step back is no version of ours.
+    #[error("there is no migration {0}; `drift-retention migrate status` lists them")]
+    NoSuchVersion(i64),
+    /// apalis's own migrations failed.
+    #[error("cannot migrate the queue's schema `apalis`")]
+    Queue(#[source] MigrateError),
+    /// A migration of ours failed.
+    #[error("cannot migrate the schema")]
+    Migrate(#[from] MigrateError),
+    /// The database did not answer.
+    #[error("cannot read the database's schema")]
+    Database(#[from] sqlx::Error),
+}
+
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!();
+    migrator.create_schema("retention");
+    migrator.dangerous_set_table_name(TABLE);
+    migrator
+}
+
+/// Brings the schema up to this program's. Safe to run twice and from several places at once.
+///
+/// # Errors
+/// When a migration fails; those before it stay applied.
+pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
+    PostgresStorage::migrations().run(pool).await.map_err(SchemaError::Queue)?;
+    migrator().run(pool).await?;
+    tune_queue(pool).await?;
+    Ok(())
+}
+
+/// Steps back: one migration, or all those after `to`. apalis's own schema stays.
+///
+/// # Errors
+/// When `to` is unknown or a migration fails.
+pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
+    let migrator = migrator();
+    let known: Vec<i64> = versions(&migrator).into_keys().collect();
+    let target = match to {
+        Some(version) if version == 0 || known.contains(&version) => version,
+        Some(version) => return Err(SchemaError::NoSuchVersion(version)),
+        None => {
+            let applied: Vec<i64> =
+                status(pool).await?.iter().filter(|m| m.applied).map(|m| m.version).collect();
+            applied.iter().rev().nth(1).copied().unwrap_or(0)
+        }
+    };
+    migrator.undo(pool, target).await?;
+    Ok(())
+}
+
+/// Our migrations in order, and which of them this database has.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, SchemaError> {
+    let applied = applied(pool).await?;
+    Ok(versions(&migrator())
+        .into_iter()
+        .map(|(version, name)| MigrationStatus { version, name, applied: applied.contains(&version) })
+        .collect())
+}
+
+/// Checks that the schema is exactly the one this program was built for.
+///
+/// # Errors
+/// [`SchemaError::Behind`] or [`SchemaError::Ahead`], which say what to do.
+pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
+    let known = versions(&migrator());
+    let applied = applied(pool).await?;
+    if let Some(newer) = applied.iter().find(|version| !known.contains_key(version)) {
+        return Err(SchemaError::Ahead(*newer));
+    }
+    if let Some((version, name)) = known.iter().find(|(version, _)| !applied.contains(version)) {
+        return Err(SchemaError::Behind(format!("migration {version} {name:?} is missing")));
+    }
+    check_queue(pool).await
+}
+
+fn versions(migrator: &Migrator) -> BTreeMap<i64, String> {
+    migrator
+        .iter()
+        .filter(|migration| migration.migration_type.is_up_migration())
+        .map(|migration| (migration.version, migration.description.to_string()))
+        .collect()
+}
+
+async fn applied(pool: &PgPool) -> Result<Vec<i64>, SchemaError> {
+    applied_in(pool, TABLE).await
+}
+
+async fn applied_in(pool: &PgPool, table: &'static str) -> Result<Vec<i64>, SchemaError> {
+    let exists = sqlx::query_scalar!(
+        r#"-- migrations.exists
+        SELECT to_regclass($1) IS NOT NULL AS "exists!""#,
+        table
+    )
+    .fetch_one(pool)
+    .await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let mut conn = pool.acquire().await?;
+    Ok(conn.list_applied_migrations(table).await?.into_iter().map(|m| m.version).collect())
+}
+
+/// apalis's fetch falls into a hash join with a backlog; its orphan sweep has no index over active rows, and our
+/// pruning none over final ones.
+async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(
+        "-- migrations.tune_queue
+         ALTER FUNCTION apalis.get_jobs(text, text, int) SET enable_hashjoin = off;
+         ALTER FUNCTION apalis.get_jobs(text, text, int) SET enable_mergejoin = off;
+         CREATE INDEX IF NOT EXISTS drift_retention_active_jobs_idx ON apalis.jobs (lock_by)
+             WHERE status IN ('Queued', 'Running');
+         CREATE INDEX IF NOT EXISTS drift_retention_final_jobs_idx ON apalis.jobs (done_at)
+             WHERE status IN ('Done', 'Failed', 'Killed');",
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// apalis may replace its function in an upgrade: the settings are asserted at every start.
+async fn check_queue(pool: &PgPool) -> Result<(), SchemaError> {
+    let applied = applied_in(pool, "apalis._sqlx_migrations").await?;
+    if let Some(missing) =
+        PostgresStorage::migrations().iter().find(|m| !applied.contains(&m.version))
+    {
+        return Err(SchemaError::Behind(format!("queue migration {} is missing", missing.version)));
+    }
+    let tuned = sqlx::query_scalar!(
+        r#"-- migrations.check_queue
+        SELECT to_regclass('apalis.drift_retention_active_jobs_idx') IS NOT NULL
+           AND to_regclass('apalis.drift_retention_final_jobs_idx') IS NOT NULL
+           AND EXISTS (SELECT FROM pg_proc
+                       WHERE oid = to_regprocedure('apalis.get_jobs(text, text, int)')
+                         AND proconfig @> ARRAY['enable_hashjoin=off', 'enable_mergejoin=off']) AS "tuned!""#
+    )
+    .fetch_one(pool)
+    .await?;
+    if tuned { Ok(()) } else { Err(SchemaError::Behind("the queue's settings are missing".into())) }
+}

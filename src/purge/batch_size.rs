@@ -1,0 +1,86 @@
+//! How many rows the next batch may take: sized by time, so that a batch holds its locks for about as long
+//! whatever the rows weigh.
+
+use std::time::Duration;
+
+const START: i64 = 500;
+const MAX: i64 = 10_000;
+/// A batch shorter than this may grow, …
+const SHORT: Duration = Duration::from_millis(50);
+/// … and one longer than this shrinks.
+const LONG: Duration = Duration::from_millis(100);
+
+/// The size of the next batch, in rows.
+#[derive(Debug, Clone)]
+pub(super) struct BatchSize {
+    rows: i64,
+    max: i64,
+}
+
+impl BatchSize {
+    /// Sized by the worker, or at most `configured` rows.
+    pub(super) fn new(configured: Option<u32>) -> Self {
+        let max = configured.map_or(MAX, i64::from).max(1);
+        Self { rows: configured.map_or(START, i64::from).clamp(1, max), max }
+    }
+
+    pub(super) fn rows(&self) -> i64 {
+        self.rows
+    }
+
+    /// Follows the time that a full batch took.
+    pub(super) fn follow(&mut self, elapsed: Duration) {
+        if elapsed < SHORT {
+            self.rows = (self.rows * 2).min(self.max);
+        } else if elapsed > LONG {
+            self.rows = (self.rows / 2).max(1);
+        }
+    }
+
+    /// Makes way for whoever holds the rows. `false`: it cannot get smaller.
+    pub(super) fn shrink(&mut self) -> bool {
+        let smaller = (self.rows / 4).max(1);
+        let shrunk = smaller < self.rows;
+        self.rows = smaller;
+        shrunk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn quick_batches_grow_and_slow_ones_shrink() {
+        let mut size = BatchSize::new(None);
+        size.follow(Duration::from_millis(10));
+        assert_eq!(size.rows(), 2 * START);
+        size.follow(Duration::from_millis(75));
+        assert_eq!(size.rows(), 2 * START);
+        size.follow(Duration::from_millis(300));
+        assert_eq!(size.rows(), START);
+    }
+
+    #[test]
+    fn a_configured_size_is_never_exceeded() {
+        let mut size = BatchSize::new(Some(7));
+        size.follow(Duration::ZERO);
+        assert_eq!(size.rows(), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn the_size_stays_within_its_bounds(
+            configured in proptest::option::of(0_u32..100_000),
+            steps in proptest::collection::vec(0_u64..500, 0..50),
+        ) {
+            let mut size = BatchSize::new(configured);
+            for step in steps {
+                if step % 7 == 0 { size.shrink(); } else { size.follow(Duration::from_millis(step)); }
+                prop_assert!((1..=configured.map_or(MAX, |c| i64::from(c).max(1))).contains(&size.rows()));
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Approvals older than the window. Those still pending, and those whose incident is not closed, are live: they
+//! stay and are counted as kept.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Batch, Dataset, Progress, Remains, Scope, rows};
+use crate::retention::DatasetName;
+
+/// `public.approvals` by `created_at`.
+#[derive(Debug)]
+pub struct Approvals;
+
+/// The smallest `approvals.id`.
+const SMALLEST_KEY: &str = "00000000-0000-0000-0000-000000000000";
+
+#[async_trait]
+impl Dataset for Approvals {
+    fn name(&self) -> DatasetName {
+        DatasetName::Approvals
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["approvals"]
+    }
+
+    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
+        let count = sqlx::query_scalar!(
+            r#"-- purge.approvals.count_expired
+            SELECT count(*) AS "count!"
+            FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
+            WHERE a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending' AND i.status = 'closed'"#,
+            scope.org.0,
+            scope.cutoff.0
+        )
+        .fetch_one(conn)
+        .await?;
+        Ok(vec![rows(count)])
+    }
+
+    async fn delete_batch(
+        &self,
+        conn: &mut PgConnection,
+        scope: Scope,
+        progress: &mut Progress,
+        limit: i64,
+    ) -> sqlx::Result<Batch> {
+        let (after, after_key) = progress.after(SMALLEST_KEY);
+        // The incident is locked against change: it cannot be reopened while its approvals go.
+        let seen = sqlx::query!(
+            r#"-- purge.approvals.lock_batch
+            WITH expired AS MATERIALIZED (
+                SELECT a.created_at, a.id FROM public.approvals a
+                WHERE a.org_id = $1 AND a.created_at < $2
+                  AND (a.created_at, a.id) > ($3::text::timestamptz, $4::text::uuid)
+                ORDER BY a.created_at, a.id LIMIT $5
+            )
+            SELECT e.created_at::text AS "at!", e.id::text AS "key!", held.id AS "id?"
+            FROM expired e
+            LEFT JOIN LATERAL (
+                SELECT a.id FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
+                WHERE a.id = e.id AND a.org_id = $1 AND a.created_at < $2
+                  AND a.status <> 'pending' AND i.status = 'closed'
+                FOR UPDATE OF a SKIP LOCKED FOR SHARE OF i SKIP LOCKED) held ON true
+            ORDER BY e.created_at, e.id"#,
+            scope.org.0,
+            scope.cutoff.0,
+            after,
+            after_key,
+            limit
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
+        let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
+        let purged = if ids.is_empty() { 0 } else { delete(conn, scope, &ids).await? };
+        Ok(Batch { purged: vec![purged], exhausted })
+    }
+
+    async fn overdue(
+        &self,
+        conn: &mut PgConnection,
+        plans: &[String],
+        cutoffs: &[DateTime<Utc>],
+    ) -> sqlx::Result<Vec<(Uuid, f64)>> {
+        let found = sqlx::query!(
+            r#"-- purge.approvals.overdue
+            SELECT o.id, extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            FROM public.organizations o
+            JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
+            CROSS JOIN LATERAL (
+                SELECT a.created_at AS at
+                FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
+                WHERE a.org_id = o.id AND a.created_at < p.cutoff AND isfinite(a.created_at)
+                  AND a.status <> 'pending' AND i.status = 'closed'
+                ORDER BY a.created_at, a.id LIMIT 1) oldest"#,
+            plans,
+            cutoffs
+        )
+        .fetch_all(conn)
+        .await?;
+        Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
+    }
+
+    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains> {
+        let found = sqlx::query!(
+            r#"-- purge.approvals.remains
+            SELECT count(*) AS "expired!",
+                   count(*) FILTER (WHERE a.status <> 'pending' AND EXISTS (
+                       SELECT FROM public.incidents i WHERE i.id = a.incident_id AND i.status = 'closed')) AS "left_behind!"
+            FROM public.approvals a
+            WHERE a.org_id = $1 AND a.created_at < $2"#,
+            scope.org.0,
+            scope.cutoff.0
+        )
+        .fetch_one(conn)
+        .await?;
+        Ok(Remains {
+            left_behind: vec![rows(found.left_behind)],
+            kept: vec![rows(found.expired - found.left_behind)],
+        })
+    }
+}
+
+async fn delete(conn: &mut PgConnection, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- purge.approvals.delete_batch
+         DELETE FROM public.approvals a
+         USING public.incidents i
+         WHERE a.id = ANY ($3) AND a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending'
+           AND i.id = a.incident_id AND i.status = 'closed'",
+        scope.org.0,
+        scope.cutoff.0,
+        ids
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}

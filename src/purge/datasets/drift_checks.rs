@@ -1,0 +1,213 @@
+//! Drift checks and their workflow flags: gone after the plan's window. The newest check of every environment
+//! stays, however old; a check dated in the future protects nothing else and is itself kept (it is not expired).
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Batch, Dataset, Progress, Remains, Scope, rows};
+use crate::retention::DatasetName;
+
+/// `public.drift_checks` by `checked_at`, with `public.workflow_drift_flags`.
+#[derive(Debug)]
+pub struct DriftChecks;
+
+/// The smallest `drift_checks.id`.
+const SMALLEST_KEY: &str = "-9223372036854775808";
+
+#[async_trait]
+impl Dataset for DriftChecks {
+    fn name(&self) -> DatasetName {
+        DatasetName::DriftChecks
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["drift_checks", "workflow_drift_flags"]
+    }
+
+    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
+        let counts = sqlx::query!(
+            r#"-- purge.drift_checks.count_expired
+            WITH newest AS MATERIALIZED (
+                SELECT n.id
+                FROM (SELECT DISTINCT c.env_id FROM public.drift_checks c
+                      WHERE c.org_id = $1 AND c.checked_at < $2) e
+                CROSS JOIN LATERAL (
+                    SELECT n.id FROM public.drift_checks n
+                    WHERE n.env_id = e.env_id AND n.checked_at <= now()
+                    ORDER BY n.checked_at DESC, n.id DESC LIMIT 1) n
+            ), expired AS MATERIALIZED (
+                SELECT c.id FROM public.drift_checks c
+                WHERE c.org_id = $1 AND c.checked_at < $2 AND c.id NOT IN (SELECT id FROM newest)
+            )
+            SELECT (SELECT count(*) FROM expired) AS "checks!",
+                   (SELECT count(*) FROM expired e JOIN public.workflow_drift_flags f ON f.check_id = e.id) AS "flags!""#,
+            scope.org.0,
+            scope.cutoff.0
+        )
+        .fetch_one(conn)
+        .await?;
+        Ok(vec![rows(counts.checks), rows(counts.flags)])
+    }
+
+    async fn delete_batch(
+        &self,
+        conn: &mut PgConnection,
+        scope: Scope,
+        progress: &mut Progress,
+        limit: i64,
+    ) -> sqlx::Result<Batch> {
+        let (after, after_key) = progress.after(SMALLEST_KEY);
+        // Locks, in this order and without ever waiting: the newest check of each environment (against deletion
+        // only: it is what makes the older ones expendable), then each expired check that is older than it.
+        let seen = sqlx::query!(
+            r#"-- purge.drift_checks.lock_batch
+            WITH expired AS MATERIALIZED (
+                SELECT c.id, c.env_id, c.checked_at FROM public.drift_checks c
+                WHERE c.org_id = $1 AND c.checked_at < $2
+                  AND (c.checked_at, c.id) > ($3::text::timestamptz, $4::text::bigint)
+                ORDER BY c.checked_at, c.id LIMIT $5
+            ), newest AS MATERIALIZED (
+                SELECT n.id, n.env_id, n.checked_at
+                FROM (SELECT DISTINCT env_id FROM expired) e
+                CROSS JOIN LATERAL (
+                    SELECT n.id, n.env_id, n.checked_at FROM public.drift_checks n
+                    WHERE n.env_id = e.env_id AND n.checked_at <= now()
+                    ORDER BY n.checked_at DESC, n.id DESC LIMIT 1
+                    FOR KEY SHARE SKIP LOCKED) n
+            )
+            SELECT e.checked_at::text AS "at!", e.id::text AS "key!", gone.id AS "id?", n.id AS "newest?"
+            FROM expired e
+            LEFT JOIN newest n ON n.env_id = e.env_id AND (e.checked_at, e.id) < (n.checked_at, n.id)
+            LEFT JOIN LATERAL (
+                SELECT c.id FROM public.drift_checks c
+                WHERE c.id = e.id AND c.org_id = $1 AND c.env_id = n.env_id AND c.checked_at < $2
+                  AND (c.checked_at, c.id) < (n.checked_at, n.id)
+                FOR UPDATE SKIP LOCKED) gone ON true
+            ORDER BY e.checked_at, e.id"#,
+            scope.org.0,
+            scope.cutoff.0,
+            after,
+            after_key,
+            limit
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let (mut ids, mut newest) = (Vec::new(), Vec::new());
+        for row in &seen {
+            if let (Some(id), Some(witness)) = (row.id, row.newest) {
+                ids.push(id);
+                newest.push(witness);
+            }
+        }
+        newest.sort_unstable();
+        newest.dedup();
+
+        let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
+        let purged = if ids.is_empty() {
+            vec![0, 0]
+        } else {
+            // New statements, and so new snapshots: every flag that was added before the lock is seen, and none
+            // can be added after it.
+            let flags = delete_flags(conn, scope, &ids, &newest).await?;
+            vec![delete_checks(conn, scope, &ids, &newest).await?, flags]
+        };
+        Ok(Batch { purged, exhausted })
+    }
+
+    async fn overdue(
+        &self,
+        conn: &mut PgConnection,
+        plans: &[String],
+        cutoffs: &[DateTime<Utc>],
+    ) -> sqlx::Result<Vec<(Uuid, f64)>> {
+        let found = sqlx::query!(
+            r#"-- purge.drift_checks.overdue
+            SELECT o.id, extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            FROM public.organizations o
+            JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
+            CROSS JOIN LATERAL (
+                SELECT c.checked_at AS at FROM public.drift_checks c
+                WHERE c.org_id = o.id AND c.checked_at < p.cutoff AND isfinite(c.checked_at)
+                  AND EXISTS (SELECT FROM public.drift_checks n
+                              WHERE n.env_id = c.env_id AND n.checked_at <= now()
+                                AND (n.checked_at, n.id) > (c.checked_at, c.id))
+                ORDER BY c.checked_at, c.id LIMIT 1) oldest"#,
+            plans,
+            cutoffs
+        )
+        .fetch_all(conn)
+        .await?;
+        Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
+    }
+
+    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains> {
+        let found = sqlx::query!(
+            r#"-- purge.drift_checks.remains
+            SELECT count(*) AS "expired!",
+                   count(*) FILTER (WHERE EXISTS (
+                       SELECT FROM public.drift_checks n
+                       WHERE n.env_id = c.env_id AND n.checked_at <= now()
+                         AND (n.checked_at > c.checked_at OR (n.checked_at = c.checked_at AND n.id > c.id)))) AS "left_behind!"
+            FROM public.drift_checks c
+            WHERE c.org_id = $1 AND c.checked_at < $2"#,
+            scope.org.0,
+            scope.cutoff.0
+        )
+        .fetch_one(conn)
+        .await?;
+        // A flag cannot outlive its check: the foreign key holds that.
+        Ok(Remains {
+            left_behind: vec![rows(found.left_behind), 0],
+            kept: vec![rows(found.expired - found.left_behind), 0],
+        })
+    }
+}
+
+async fn delete_flags(
+    conn: &mut PgConnection,
+    scope: Scope,
+    ids: &[i64],
+    newest: &[i64],
+) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- purge.drift_checks.delete_flags
+         DELETE FROM public.workflow_drift_flags f
+         USING public.drift_checks c
+         WHERE f.check_id = c.id AND c.id = ANY ($3) AND c.org_id = $1 AND c.checked_at < $2
+           AND EXISTS (SELECT FROM public.drift_checks n
+                       WHERE n.id = ANY ($4) AND n.env_id = c.env_id AND n.checked_at <= now()
+                         AND (n.checked_at, n.id) > (c.checked_at, c.id))",
+        scope.org.0,
+        scope.cutoff.0,
+        ids,
+        newest
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn delete_checks(
+    conn: &mut PgConnection,
+    scope: Scope,
+    ids: &[i64],
+    newest: &[i64],
+) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- purge.drift_checks.delete_batch
+         DELETE FROM public.drift_checks c
+         WHERE c.id = ANY ($3) AND c.org_id = $1 AND c.checked_at < $2
+           AND EXISTS (SELECT FROM public.drift_checks n
+                       WHERE n.id = ANY ($4) AND n.env_id = c.env_id AND n.checked_at <= now()
+                         AND (n.checked_at, n.id) > (c.checked_at, c.id))",
+        scope.org.0,
+        scope.cutoff.0,
+        ids,
+        newest
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,170 @@
+//! Payloads of incidents whose status is exactly `closed` and whose `closed_at` is older than the cutoff. The
+//! payload row goes and the incident is stamped in the same transaction; an incident without a payload row is
+//! stamped too, so that it is not looked at again. A payload written after a purge goes on the next run and
+//! keeps the first stamp. The incident itself, and every other column of it, stays.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Batch, Dataset, Progress, Remains, Scope, rows};
+use crate::retention::DatasetName;
+
+/// `public.incident_payloads` by `incidents.closed_at`.
+#[derive(Debug)]
+pub struct IncidentPayloads;
+
+/// The smallest `incidents.id`.
+const SMALLEST_KEY: &str = "00000000-0000-0000-0000-000000000000";
+
+#[async_trait]
+impl Dataset for IncidentPayloads {
+    fn name(&self) -> DatasetName {
+        DatasetName::IncidentPayloads
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["incident_payloads"]
+    }
+
+    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
+        let count = sqlx::query_scalar!(
+            r#"-- purge.incident_payloads.count_expired
+            SELECT (SELECT count(*)
+                    FROM public.incidents i JOIN public.incident_payloads p ON p.incident_id = i.id
+                    WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                      AND i.payload_purged_at IS NULL)
+                 + (SELECT count(*)
+                    FROM retention.rewritten_payloads w
+                    JOIN public.incidents i ON i.id = w.incident_id
+                    JOIN public.incident_payloads p ON p.incident_id = w.incident_id
+                    WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                      AND i.payload_purged_at IS NOT NULL) AS "count!""#,
+            scope.org.0,
+            scope.cutoff.0
+        )
+        .fetch_one(conn)
+        .await?;
+        Ok(vec![rows(count)])
+    }
+
+    async fn delete_batch(
+        &self,
+        conn: &mut PgConnection,
+        scope: Scope,
+        progress: &mut Progress,
+        limit: i64,
+    ) -> sqlx::Result<Batch> {
+        let (after, after_key) = progress.after(SMALLEST_KEY);
+        // The full row lock also holds off a payload that the main app is about to write for the incident: its
+        // foreign key waits, and then sees the stamp.
+        let seen = sqlx::query!(
+            r#"-- purge.incident_payloads.lock_batch
+            WITH unstamped AS (
+                SELECT i.closed_at, i.id FROM public.incidents i
+                WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2 AND i.payload_purged_at IS NULL
+                  AND (i.closed_at, i.id) > ($3::text::timestamptz, $4::text::uuid)
+                ORDER BY i.closed_at, i.id LIMIT $5
+            ), rewritten AS (
+                SELECT i.closed_at, i.id
+                FROM retention.rewritten_payloads w JOIN public.incidents i ON i.id = w.incident_id
+                WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                  AND i.payload_purged_at IS NOT NULL
+                  AND (i.closed_at, i.id) > ($3::text::timestamptz, $4::text::uuid)
+                ORDER BY i.closed_at, i.id LIMIT $5
+            ), expired AS MATERIALIZED (
+                SELECT closed_at, id FROM unstamped UNION ALL SELECT closed_at, id FROM rewritten
+                ORDER BY closed_at, id LIMIT $5
+            )
+            SELECT e.closed_at::text AS "at!", e.id::text AS "key!", held.id AS "id?"
+            FROM expired e
+            LEFT JOIN LATERAL (
+                SELECT i.id FROM public.incidents i
+                WHERE i.id = e.id AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                FOR UPDATE SKIP LOCKED) held ON true
+            ORDER BY e.closed_at, e.id"#,
+            scope.org.0,
+            scope.cutoff.0,
+            after,
+            after_key,
+            limit
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
+        let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
+        let purged = if ids.is_empty() { 0 } else { purge(conn, scope, &ids).await? };
+        Ok(Batch { purged: vec![purged], exhausted })
+    }
+
+    async fn overdue(
+        &self,
+        conn: &mut PgConnection,
+        plans: &[String],
+        cutoffs: &[DateTime<Utc>],
+    ) -> sqlx::Result<Vec<(Uuid, f64)>> {
+        let found = sqlx::query!(
+            r#"-- purge.incident_payloads.overdue
+            SELECT o.id, extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            FROM public.organizations o
+            JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
+            CROSS JOIN LATERAL (
+                SELECT i.closed_at AS at FROM public.incidents i
+                WHERE i.org_id = o.id AND i.status = 'closed' AND i.payload_purged_at IS NULL
+                  AND i.closed_at < p.cutoff AND isfinite(i.closed_at)
+                ORDER BY i.closed_at, i.id LIMIT 1) oldest"#,
+            plans,
+            cutoffs
+        )
+        .fetch_all(conn)
+        .await?;
+        Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
+    }
+
+    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains> {
+        let left_behind = sqlx::query_scalar!(
+            r#"-- purge.incident_payloads.remains
+            SELECT (SELECT count(*) FROM public.incidents i
+                    WHERE i.org_id = $1 AND i.status = 'closed' AND i.payload_purged_at IS NULL
+                      AND i.closed_at < $2)
+                 + (SELECT count(*) FROM retention.rewritten_payloads w
+                    WHERE w.org_id = $1
+                      AND EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = w.incident_id)
+                      AND EXISTS (SELECT FROM public.incidents i
+                                  WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < $2)) AS "count!""#,
+            scope.org.0,
+            scope.cutoff.0
+        )
+        .fetch_one(conn)
+        .await?;
+        Ok(Remains { left_behind: vec![rows(left_behind)], kept: vec![0] })
+    }
+}
+
+/// Deletes the payloads of the locked incidents, stamps those not stamped before, and forgets their rewriting.
+async fn purge(conn: &mut PgConnection, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
+    let purged = sqlx::query_scalar!(
+        r#"-- purge.incident_payloads.delete_batch
+        WITH gone AS (
+            DELETE FROM public.incident_payloads p
+            USING public.incidents i
+            WHERE p.incident_id = i.id AND i.id = ANY ($3) AND i.org_id = $1
+              AND i.status = 'closed' AND i.closed_at < $2
+            RETURNING p.incident_id
+        ), stamped AS (
+            UPDATE public.incidents i SET payload_purged_at = now()
+            WHERE i.id = ANY ($3) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+              AND i.payload_purged_at IS NULL
+        ), noted AS (
+            DELETE FROM retention.rewritten_payloads w WHERE w.incident_id = ANY ($3) AND w.org_id = $1
+        )
+        SELECT count(*) AS "count!" FROM gone"#,
+        scope.org.0,
+        scope.cutoff.0,
+        ids
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(rows(purged))
+}

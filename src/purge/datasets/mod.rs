@@ -1,0 +1,122 @@
+//! The kinds of retained data, one file each. A new kind is a file here and a line in [`DATASETS`]: preview,
+//! purge, verification, metrics labels and records follow from the list.
+
+mod approvals;
+mod drift_checks;
+mod incident_payloads;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+pub use self::{approvals::Approvals, drift_checks::DriftChecks, incident_payloads::IncidentPayloads};
+use crate::{
+    ids::OrgId,
+    retention::{Cutoff, DatasetName},
+};
+
+/// Every dataset, in the order in which a run purges them.
+pub const DATASETS: &[&dyn Dataset] = &[&DriftChecks, &IncidentPayloads, &Approvals];
+
+/// Every table that loses rows, in the datasets' order.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    DATASETS.iter().flat_map(|dataset| dataset.tables()).copied()
+}
+
+/// Whose rows, and how old: what every statement of a dataset repeats.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope {
+    /// The organization.
+    pub org: OrgId,
+    /// Rows strictly older than this are expired.
+    pub cutoff: Cutoff,
+}
+
+/// How far a pass over a dataset has come: the timestamp and key of the last row it looked at, oldest first.
+///
+/// Both are Postgres's own text, so that every value a column can hold (`-infinity` too) survives the way back.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Option<(String, String)>);
+
+impl Progress {
+    /// The row to go on after; `smallest` is the smallest key there is.
+    fn after(&self, smallest: &str) -> (String, String) {
+        self.0.clone().unwrap_or_else(|| ("-infinity".into(), smallest.into()))
+    }
+
+    /// Moves on past the rows `seen` (timestamp and key, in order), and says whether they were the last: fewer
+    /// than `limit`.
+    fn pass(&mut self, seen: impl ExactSizeIterator<Item = (String, String)>, limit: i64) -> bool {
+        let exhausted = i64::try_from(seen.len()).is_ok_and(|seen| seen < limit);
+        self.0 = seen.last().or_else(|| self.0.take());
+        exhausted
+    }
+}
+
+/// What one batch did.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Rows deleted, by table, in the order of [`Dataset::tables`].
+    pub purged: Vec<u64>,
+    /// Whether this pass has now looked at every expired row.
+    pub exhausted: bool,
+}
+
+/// What separate SQL found after a purge.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// Expired and unprotected rows, by table: the purge missed them.
+    pub left_behind: Vec<u64>,
+    /// Expired rows that a rule protects, by table.
+    pub kept: Vec<u64>,
+}
+
+impl Remains {
+    /// Nothing found in any of so many tables: where there is no rule, nothing is looked for.
+    pub(super) fn nothing(tables: usize) -> Self {
+        Self { left_behind: vec![0; tables], kept: vec![0; tables] }
+    }
+}
+
+/// One kind of retained data.
+#[async_trait]
+pub trait Dataset: Sync + Send {
+    /// Which window of the policy applies.
+    fn name(&self) -> DatasetName;
+
+    /// The tables that lose rows, the dataset's own first.
+    fn tables(&self) -> &'static [&'static str];
+
+    /// How many rows a purge now would remove, by table. Changes nothing.
+    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>>;
+
+    /// Removes at most `limit` expired rows after `progress`, with what hangs on them. Rows that somebody else
+    /// holds are passed over. Every protection is part of the deleting statement; nothing is decided before.
+    ///
+    /// `progress` moves on before anything is deleted, so that the caller can pass over rows whose deletion failed.
+    async fn delete_batch(
+        &self,
+        conn: &mut PgConnection,
+        scope: Scope,
+        progress: &mut Progress,
+        limit: i64,
+    ) -> sqlx::Result<Batch>;
+
+    /// The organizations with an expired, unprotected row, and for each how many seconds its oldest one is past
+    /// the cutoff of the organization's plan: `plans` and `cutoffs` side by side.
+    async fn overdue(
+        &self,
+        conn: &mut PgConnection,
+        plans: &[String],
+        cutoffs: &[DateTime<Utc>],
+    ) -> sqlx::Result<Vec<(Uuid, f64)>>;
+
+    /// What is left, found by other SQL than the delete's.
+    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains>;
+}
+
+/// A `count(*)` as a number of rows.
+fn rows(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}

@@ -1,0 +1,64 @@
+//! How an attempt can end other than done, and the one place that decides retry or abort.
+
+use crate::retention::ResolveError;
+
+/// Why an attempt stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// The worker is stopping: the run is given back.
+    #[error("the worker is stopping")]
+    Stopped,
+    /// The run was cancelled, or another worker has taken it over: this attempt may commit nothing more.
+    #[error("this attempt no longer owns the run")]
+    Superseded,
+    /// The organization has no policy, so nothing may go. No retry mends that.
+    #[error("nothing was purged: the organization's plan cannot be resolved; correct organizations.plan, then replay the run")]
+    PolicyUnresolved(#[source] ResolveError),
+    /// Rows that should have gone are still there: held by the main app for longer than the attempt would wait.
+    #[error("{rows} expired rows of {table} are still there: another transaction holds them")]
+    LeftBehind {
+        /// The first table with such rows.
+        table: &'static str,
+        /// How many of them.
+        rows: u64,
+    },
+    /// Row locks that the attempt needs were held for longer than it would wait.
+    #[error("another transaction holds rows that the purge needs")]
+    Contention(#[source] sqlx::Error),
+    /// The attempt's code panicked.
+    #[error("the purge panicked: {0}")]
+    Panic(String),
+    /// Postgres failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+impl PurgeError {
+    /// The `error_kind` that records, filters and alerts use.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Superseded => "superseded",
+            Self::PolicyUnresolved(_) => "policy_unresolved",
+            Self::LeftBehind { .. } | Self::Contention(_) => "contention",
+            Self::Panic(_) => "panic",
+            Self::Database(_) => "database",
+        }
+    }
+
+    /// Whether no retry can mend it.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::PolicyUnresolved(_))
+    }
+}
+
+impl From<ResolveError> for PurgeError {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Database(error) => Self::Database(error),
+            unresolved => Self::PolicyUnresolved(unresolved),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The claim: one statement that decides whether a delivery becomes an attempt.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, postgres::types::PgInterval, types::Json};
+
+use super::Delivery;
+use crate::{
+    ids::{OrgId, RunId},
+    purge::OwnedRun,
+    retention::RetentionPolicy,
+};
+
+/// How long an owner may be silent before its run may be taken over.
+#[derive(Debug, Clone, Copy)]
+pub struct Lease(pub Duration);
+
+impl Lease {
+    pub(super) fn interval(self) -> PgInterval {
+        PgInterval { months: 0, days: 0, microseconds: i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX) }
+    }
+}
+
+/// What a delivery came to.
+#[derive(Debug)]
+pub enum Claim {
+    /// The run is ours: purge.
+    Owned(OwnedRun),
+    /// It had used up its attempts; it is `failed` now.
+    Exhausted {
+        /// Whose run.
+        org: OrgId,
+        /// Who had asked for it.
+        trigger: String,
+    },
+    /// It was cancelled while it waited, and this was its delivery.
+    Cancelled {
+        /// Who had asked for it.
+        trigger: String,
+    },
+    /// Final already, not due yet, held by a live owner, or gone: nothing to do.
+    Nothing,
+}
+
+/// Claims `run` for the worker that received `delivery`: raises its ownership token and counts the attempt.
+///
+/// A run that is `running` is taken over only when its owner's heartbeat is older than `lease`. Over the cap the
+/// run ends as `failed`, kind `attempts_exhausted`: a run that kills its process every time does not loop.
+///
+/// # Errors
+/// When the database fails; then nothing was claimed.
+pub async fn claim(
+    pool: &PgPool,
+    run: RunId,
+    delivery: &Delivery,
+    max_attempts: i32,
+    lease: Lease,
+) -> sqlx::Result<Claim> {
+    let claimed = sqlx::query!(
+        r#"-- queue.claim
+        UPDATE retention.purge_runs r
+        SET token = r.token + 1,
+            worker = $2,
+            delivery_id = $3,
+            max_attempts = $4,
+            next_attempt_at = NULL,
+            started_at = coalesce(r.started_at, now()),
+            attempts = least(r.attempts + 1, greatest(r.attempts, $4)),
+            status = CASE WHEN r.attempts < $4 THEN 'running' ELSE 'failed' END,
+            finished_at = CASE WHEN r.attempts < $4 THEN NULL ELSE now() END,
+            error_kind = CASE WHEN r.attempts < $4 THEN r.error_kind ELSE 'attempts_exhausted' END,
+            error = CASE WHEN r.attempts < $4 THEN r.error
+                         ELSE format('all %s attempts are used up and the last one never reported back (its worker died); %s',
+                                     r.attempts, coalesce('before that: ' || r.error, 'no attempt left an error')) END
+        WHERE r.id = $1
+          AND CASE r.status
+                WHEN 'queued' THEN r.next_attempt_at IS NULL OR r.next_attempt_at <= now()
+                WHEN 'retrying' THEN r.next_attempt_at IS NULL OR r.next_attempt_at <= now()
+                WHEN 'running' THEN NOT EXISTS (SELECT FROM apalis.workers w
+                                                WHERE w.id = r.worker AND w.last_seen > now() - $5::interval)
+                ELSE false
+              END
+        RETURNING r.org_id, r.trigger, r.token, r.status, r.attempts,
+                  r.started_at AS "started_at!: DateTime<Utc>",
+                  r.policy AS "policy: Json<RetentionPolicy>""#,
+        run.0,
+        delivery.worker,
+        delivery.id,
+        max_attempts,
+        lease.interval()
+    )
+    .fetch_optional(pool)
+    .await?;
+    let Some(claimed) = claimed else { return was_cancelled_while_waiting(pool, run, delivery).await };
+    let org = OrgId(claimed.org_id);
+    if claimed.status == "failed" {
+        return Ok(Claim::Exhausted { org, trigger: claimed.trigger });
+    }
+    Ok(Claim::Owned(OwnedRun {
+        id: run,
+        org,
+        token: claimed.token,
+        trigger: claimed.trigger,
+        attempt: claimed.attempts,
+        max_attempts,
+        started_at: claimed.started_at,
+        policy: claimed.policy.map(|policy| policy.0),
+    }))
+}
+
+/// Whoever cancels a waiting run may be a process without metrics: its own delivery reports it, once.
+async fn was_cancelled_while_waiting(
+    pool: &PgPool,
+    run: RunId,
+    delivery: &Delivery,
+) -> sqlx::Result<Claim> {
+    let trigger = sqlx::query_scalar!(
+        "-- queue.claim_cancelled
+         SELECT trigger FROM retention.purge_runs WHERE id = $1 AND status = 'cancelled' AND delivery_id = $2",
+        run.0,
+        delivery.id
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(trigger.map_or(Claim::Nothing, |trigger| Claim::Cancelled { trigger }))
+}

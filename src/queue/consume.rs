@@ -1,0 +1,187 @@
+//! apalis's workers, held to our rules: unique names per process and restart, one delivery fetched at a time, at
+//! most four in hand per worker, restarted after every error, drained on stop.
+
+use std::{future::Future, time::Duration};
+
+use apalis::layers::WorkerBuilderExt;
+use apalis_core::{
+    backend::ext::poll_strategy::PollWith,
+    error::{AbortError, BoxDynError, WorkerError},
+    task::task_id::TaskId,
+    worker::{builder::WorkerBuilder, context::WorkerContext},
+};
+use apalis_postgres::{Config, PostgresStorage};
+use futures::future::join_all;
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Lease, QUEUE, retire_workers, wakeups::Notices};
+use crate::ids::RunId;
+
+/// More than this in hand fills the channel through which a worker acknowledges, and stopping would hang.
+const IN_HAND: usize = 4;
+/// A worker silent for so many heartbeats is taken for dead.
+pub(crate) const MISSED_HEARTBEATS: u32 = 4;
+/// The pause before a worker that failed starts again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the consumer needs to know.
+#[derive(Debug, Clone)]
+pub struct ConsumerSettings {
+    /// How many runs at once.
+    pub concurrency: usize,
+    /// How often a worker says that it lives.
+    pub heartbeat: Duration,
+}
+
+impl ConsumerSettings {
+    /// How long a silent worker keeps its runs.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease(self.heartbeat * MISSED_HEARTBEATS)
+    }
+}
+
+/// This process among all workers: what the names of its apalis workers begin with.
+#[derive(Debug, Clone)]
+pub struct WorkerIdentity(String);
+
+impl WorkerIdentity {
+    /// An identity that no other process has, and that a restart does not have again.
+    #[must_use]
+    pub fn unique() -> Self {
+        let host = nix::unistd::gethostname()
+            .map_or_else(|_| "host".to_owned(), |host| host.to_string_lossy().into_owned());
+        Self(format!("{host}:{}:{}", std::process::id(), Uuid::new_v4().simple()))
+    }
+
+    /// What the names of its workers begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One delivery, as a worker received it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The apalis job.
+    pub id: String,
+    /// The apalis worker that holds it.
+    pub worker: String,
+    /// The run to attempt.
+    pub run: RunId,
+}
+
+/// What a delivery's job is to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, as far as this delivery goes.
+    Done,
+    /// The run failed for good: the job shows as killed.
+    Killed,
+}
+
+/// Works off deliveries until `stop`, then drains: returns when every delivery in hand is acknowledged.
+pub async fn consume<H, F>(
+    pool: &PgPool,
+    settings: &ConsumerSettings,
+    identity: &WorkerIdentity,
+    stop: &CancellationToken,
+    handler: H,
+) where
+    H: Fn(Delivery) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    let notices = Notices::start(pool.clone());
+    let mut left = settings.concurrency.max(1);
+    let mut workers = Vec::new();
+    while left > 0 {
+        let in_hand = left.min(IN_HAND);
+        left -= in_hand;
+        let name = format!("{}:{}", identity.prefix(), workers.len());
+        workers.push(keep_working(pool, settings, name, in_hand, &notices, stop, handler.clone()));
+    }
+    join_all(workers).await;
+}
+
+/// Runs one apalis worker, and another after it when it fails: each under a name of its own.
+async fn keep_working<H, F>(
+    pool: &PgPool,
+    settings: &ConsumerSettings,
+    name: String,
+    in_hand: usize,
+    notices: &Notices,
+    stop: &CancellationToken,
+    handler: H,
+) where
+    H: Fn(Delivery) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    for restart in 0.. {
+        let name = format!("{name}.{restart}");
+        let handler = handler.clone();
+        let backend = PollWith::new(
+            PostgresStorage::<Value>::new(pool).with_config(config(settings)),
+            notices.subscribe(),
+        );
+        let worker = WorkerBuilder::new(name.as_str()).backend(backend).concurrency(in_hand).build(
+            move |payload: Value, id: TaskId, worker: WorkerContext| {
+                receive(payload, id, worker, handler.clone())
+            },
+        );
+        let stopped = stop.clone().cancelled_owned();
+        // A task of its own: a worker that panics is restarted like one that fails.
+        let ended = tokio::spawn(worker.run_until(async move {
+            stopped.await;
+            Ok::<(), WorkerError>(())
+        }));
+        match ended.await {
+            Ok(Ok(())) if stop.is_cancelled() => return,
+            Ok(Ok(())) => tracing::warn!(worker = name, "the queue's worker ended; starting it again"),
+            Ok(Err(error)) => tracing::warn!(worker = name, %error, "the queue's worker failed; starting it again"),
+            Err(panic) => tracing::error!(worker = name, %panic, "the queue's worker panicked; starting it again"),
+        }
+        // Its attempts ended with it: others need not wait for its heartbeat to grow old.
+        if let Err(error) = retire_workers(pool, &name).await {
+            tracing::debug!(%error, "the ended worker's heartbeat will have to grow old");
+        }
+        tokio::select! {
+            () = sleep(RESTART_PAUSE) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn config(settings: &ConsumerSettings) -> Config {
+    Config::default()
+        .queue(QUEUE)
+        .batch_size(1)
+        .heartbeat_interval(settings.heartbeat)
+        .missed_heartbeats(MISSED_HEARTBEATS as usize)
+}
+
+/// Decodes here and not in apalis, whose worker would die of a payload that it cannot read.
+async fn receive<H, F>(
+    payload: Value,
+    id: TaskId,
+    worker: WorkerContext,
+    handler: H,
+) -> Result<(), BoxDynError>
+where
+    H: Fn(Delivery) -> F,
+    F: Future<Output = Verdict>,
+{
+    let Some(run) = payload.get("run_id").and_then(Value::as_str).and_then(|id| id.parse().ok()) else {
+        tracing::error!(job = %id, "a job in the queue is no delivery of a run; it is dropped");
+        return Err(AbortError::new("not a delivery of a run").into());
+    };
+    let delivery = Delivery { id: id.to_string(), worker: worker.name().to_owned(), run };
+    match handler(delivery).await {
+        Verdict::Done => Ok(()),
+        Verdict::Killed => Err(AbortError::new("the run failed for good").into()),
+    }
+}

@@ -1,0 +1,117 @@
+//! The one enqueue path: everything ends in the functions of migration 0007, where the run and its delivery are
+//! made in one transaction.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::ids::{OrgId, RunId};
+
+/// What became of a request to purge.
+#[derive(Debug, Clone, Serialize)]
+pub struct Enqueued {
+    /// The run: a new one, or the live one that the request met.
+    pub run_id: RunId,
+    /// Whose run.
+    pub org_id: OrgId,
+    /// The run's status: `queued`, or what the live one is doing.
+    pub status: String,
+    /// Whether the request met a live run.
+    pub coalesced: bool,
+}
+
+/// Why nothing was enqueued.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// No such organization.
+    #[error("organization {0} does not exist: nothing was enqueued; check the id")]
+    NoOrganization(OrgId),
+    /// The database failed.
+    #[error("cannot enqueue the purge")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Asks for a purge of `org` now, in the caller's transaction.
+///
+/// # Errors
+/// When the organization does not exist or the database fails.
+pub async fn enqueue_purge(
+    conn: &mut PgConnection,
+    org: OrgId,
+    requested_by: &str,
+    reason: Option<&str>,
+) -> Result<Enqueued, EnqueueError> {
+    let made = sqlx::query!(
+        r#"-- queue.enqueue_purge
+        SELECT run_id AS "run_id!", status AS "status!", coalesced AS "coalesced!"
+        FROM retention.enqueue_purge($1, $2, $3)"#,
+        org.0,
+        requested_by,
+        reason
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(|error| no_organization(org, error))?;
+    Ok(Enqueued { run_id: RunId(made.run_id), org_id: org, status: made.status, coalesced: made.coalesced })
+}
+
+/// Asks for a purge of each of `orgs` now, in the caller's transaction.
+///
+/// # Errors
+/// When an organization does not exist or the database fails; then none was enqueued.
+pub async fn enqueue_purges(
+    conn: &mut PgConnection,
+    orgs: &[Uuid],
+    requested_by: &str,
+    reason: Option<&str>,
+) -> sqlx::Result<Vec<Enqueued>> {
+    let made = sqlx::query!(
+        r#"-- queue.enqueue_purges
+        SELECT o.id AS "org_id!", e.run_id AS "run_id!", e.status AS "status!", e.coalesced AS "coalesced!"
+        FROM unnest($1::uuid[]) AS o (id)
+        CROSS JOIN LATERAL retention.enqueue_purge(o.id, $2, $3) e"#,
+        orgs,
+        requested_by,
+        reason
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(made
+        .into_iter()
+        .map(|row| Enqueued {
+            run_id: RunId(row.run_id),
+            org_id: OrgId(row.org_id),
+            status: row.status,
+            coalesced: row.coalesced,
+        })
+        .collect())
+}
+
+/// The function raises a foreign-key violation for an organization that does not exist.
+pub(super) fn no_organization(org: OrgId, error: sqlx::Error) -> EnqueueError {
+    match error.as_database_error().and_then(|db| db.code()).as_deref() {
+        Some("23503") => EnqueueError::NoOrganization(org),
+        _ => EnqueueError::Database(error),
+    }
+}
+
+/// Makes the slot's runs for these organizations; returns how many are new, and how many had a live run already.
+///
+/// # Errors
+/// When the database fails; then none was made.
+pub async fn enqueue_slot(
+    conn: &mut PgConnection,
+    slot: DateTime<Utc>,
+    orgs: &[Uuid],
+) -> sqlx::Result<(i64, i64)> {
+    let made = sqlx::query!(
+        r#"-- queue.enqueue_slot
+        SELECT enqueued AS "enqueued!", coalesced AS "coalesced!" FROM retention.enqueue_slot($1, $2)"#,
+        slot,
+        orgs
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((made.enqueued, made.coalesced))
+}

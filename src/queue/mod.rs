@@ -1,0 +1,38 @@
+//! The queue: the only place that knows apalis.
+//!
+//! `retention.purge_runs` is the truth; an apalis job is one *delivery* of a run's id. A delivery may come twice
+//! or late and nothing goes wrong, because the [`claim`] decides: it moves the run to `running` under a new
+//! ownership token, or finds that there is nothing to do. Retries are new deliveries with a time ([`settle`]),
+//! so apalis's own failure paths are never on our road.
+
+mod backoff;
+mod claim;
+mod consume;
+mod enqueue;
+mod operate;
+mod reconcile;
+mod records;
+mod settle;
+mod wakeups;
+
+pub use backoff::Backoff;
+pub use claim::{Claim, Lease, claim};
+pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume};
+pub use enqueue::{EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot};
+pub use operate::{OperateError, Operator, Replayed, cancel, replay, replay_failed, replayable};
+pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
+pub use records::{
+    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status, get, list,
+    totals, unfinished, unsuccessful,
+};
+pub use settle::{Settled, fail_or_retry, give_back, redeliver, succeed, was_cancelled};
+
+/// The queue's name: `apalis.jobs.job_type` and `apalis.workers.worker_type`, as the migrations write it.
+pub const QUEUE: &str = "drift-retention.purge";
+/// The channel on which apalis's trigger tells of new jobs.
+const CHANNEL: &str = "apalis::job::insert";
+
+/// Priority of a delivery: what a person waits for comes before the nightly slot.
+fn priority(trigger: &str) -> i32 {
+    if trigger == "schedule" { 0 } else { 10 }
+}

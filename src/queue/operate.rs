@@ -1,0 +1,186 @@
+//! What operators do to runs: replay and cancel. Each writes who did what, and why, in the same transaction.
+
+use serde::Serialize;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::{
+    EnqueueError,
+    enqueue::{Enqueued, no_organization},
+};
+use crate::ids::{OrgId, RunId};
+
+/// Who acts, and why.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// Their name, as it stands in the records.
+    pub name: String,
+    /// Their reason, if they gave one.
+    pub reason: Option<String>,
+}
+
+/// A run and the one that repeats it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Replayed {
+    /// The run that is repeated; it stays as it was.
+    pub replay_of: RunId,
+    /// The run that repeats it, or the organization's live run that the replay met.
+    #[serde(flatten)]
+    pub enqueued: Enqueued,
+}
+
+/// Why an operator's action did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// No such run.
+    #[error("there is no run {0}; `drift-retention runs list` shows them")]
+    NoRun(RunId),
+    /// Only what failed or was cancelled can be replayed.
+    #[error("run {0} is {1}: only a failed or cancelled run can be replayed; to purge again use `drift-retention purge --org`")]
+    NotReplayable(RunId, String),
+    /// Only a live run can be cancelled.
+    #[error("run {0} is {1} already: only a queued, running or retrying run can be cancelled")]
+    NotLive(RunId, String),
+    /// The new run could not be enqueued.
+    #[error(transparent)]
+    Enqueue(#[from] EnqueueError),
+    /// The database failed.
+    #[error("the database failed; nothing was changed")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Repeats one failed or cancelled run as a new run.
+///
+/// # Errors
+/// When the run cannot be replayed; then nothing changed.
+pub async fn replay(pool: &PgPool, run: RunId, by: &Operator) -> Result<Replayed, OperateError> {
+    let mut tx = pool.begin().await?;
+    let replayed = replay_in(&mut tx, run, by).await?;
+    tx.commit().await?;
+    Ok(replayed)
+}
+
+/// The failed runs that a replay by filter takes: of each organization the latest, if nothing succeeded since.
+///
+/// # Errors
+/// When the database fails.
+pub async fn replayable(pool: &PgPool, error_kind: Option<&str>) -> sqlx::Result<Vec<(RunId, OrgId)>> {
+    let runs = sqlx::query!(
+        "-- queue.replayable
+         SELECT DISTINCT ON (r.org_id) r.id, r.org_id
+         FROM retention.purge_runs r
+         WHERE r.status = 'failed' AND ($1::text IS NULL OR r.error_kind = $1)
+           AND NOT EXISTS (SELECT FROM retention.purge_runs later
+                           WHERE later.org_id = r.org_id AND later.status = 'succeeded'
+                             AND later.created_at > r.created_at)
+         ORDER BY r.org_id, r.created_at DESC, r.id DESC",
+        error_kind
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(runs.into_iter().map(|run| (RunId(run.id), OrgId(run.org_id))).collect())
+}
+
+/// Repeats every run that [`replayable`] finds. Each is a transaction of its own.
+///
+/// # Errors
+/// At the first run that cannot be replayed; those before it are.
+pub async fn replay_failed(
+    pool: &PgPool,
+    error_kind: Option<&str>,
+    by: &Operator,
+) -> Result<Vec<Replayed>, OperateError> {
+    let mut replayed = Vec::new();
+    for (run, _) in replayable(pool, error_kind).await? {
+        replayed.push(replay(pool, run, by).await?);
+    }
+    Ok(replayed)
+}
+
+/// Cancels a live run. A running one stops at its next batch; what it has purged by then stays purged.
+///
+/// # Errors
+/// When the run does not exist or is final; then nothing changed.
+pub async fn cancel(pool: &PgPool, run: RunId, by: &Operator) -> Result<OrgId, OperateError> {
+    let mut tx = pool.begin().await?;
+    let org = sqlx::query_scalar!(
+        "-- queue.cancel
+         UPDATE retention.purge_runs
+         SET status = 'cancelled', token = token + 1, finished_at = now(), next_attempt_at = NULL
+         WHERE id = $1 AND status IN ('queued', 'running', 'retrying')
+         RETURNING org_id",
+        run.0
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(org) = org else {
+        let (_, status) = find(&mut tx, run).await?;
+        return Err(OperateError::NotLive(run, status));
+    };
+    record(&mut tx, "cancel", run, org, by, None).await?;
+    tx.commit().await?;
+    Ok(OrgId(org))
+}
+
+async fn replay_in(conn: &mut PgConnection, run: RunId, by: &Operator) -> Result<Replayed, OperateError> {
+    let (org, status) = find(conn, run).await?;
+    if !matches!(status.as_str(), "failed" | "cancelled") {
+        return Err(OperateError::NotReplayable(run, status));
+    }
+    let made = sqlx::query!(
+        r#"-- queue.replay
+        SELECT run_id AS "run_id!", status AS "status!", coalesced AS "coalesced!"
+        FROM retention.enqueue_run($1, 'replay', $2, $3, $4)"#,
+        org.0,
+        by.name,
+        by.reason,
+        run.0
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(|error| no_organization(org, error))?;
+    let enqueued = Enqueued {
+        run_id: RunId(made.run_id),
+        org_id: org,
+        status: made.status,
+        coalesced: made.coalesced,
+    };
+    record(conn, "replay", run, org.0, by, Some(&enqueued)).await?;
+    Ok(Replayed { replay_of: run, enqueued })
+}
+
+async fn find(conn: &mut PgConnection, run: RunId) -> Result<(OrgId, String), OperateError> {
+    let found = sqlx::query!(
+        "-- queue.find_run
+         SELECT org_id, status FROM retention.purge_runs WHERE id = $1",
+        run.0
+    )
+    .fetch_optional(conn)
+    .await?
+    .ok_or(OperateError::NoRun(run))?;
+    Ok((OrgId(found.org_id), found.status))
+}
+
+async fn record(
+    conn: &mut PgConnection,
+    action: &str,
+    run: RunId,
+    org: Uuid,
+    by: &Operator,
+    led_to: Option<&Enqueued>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.record_action
+         INSERT INTO retention.operator_actions (actor, action, run_id, org_id, reason, details)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        by.name,
+        action,
+        run.0,
+        org,
+        by.reason,
+        led_to.map(|led_to| serde_json::json!(led_to))
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

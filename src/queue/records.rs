@@ -1,0 +1,305 @@
+//! Reading runs: one, or a page of them, newest first, each with its steps.
+
+use std::{collections::HashMap, fmt, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+use sqlx::{PgPool, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    ids::{OrgId, RunId},
+    purge::datasets::tables,
+};
+
+/// A run's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the contract's own words")]
+pub enum RunStatus {
+    Queued,
+    Running,
+    Retrying,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl RunStatus {
+    /// Its name in the database.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One purge of one organization, as recorded.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the columns of retention.purge_runs, documented in the contract and the migration")]
+pub struct Run {
+    pub id: RunId,
+    pub org_id: OrgId,
+    pub trigger: String,
+    pub requested_by: String,
+    pub reason: Option<String>,
+    pub scheduled_for: Option<DateTime<Utc>>,
+    pub replay_of: Option<Uuid>,
+    pub status: String,
+    pub plan: Option<String>,
+    pub policy: Option<serde_json::Value>,
+    pub attempts: i32,
+    pub max_attempts: i32,
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub verified_at: Option<DateTime<Utc>>,
+    pub error_kind: Option<String>,
+    pub error: Option<String>,
+    pub steps: Json<Vec<Step>>,
+}
+
+impl Run {
+    /// Rows purged in all tables.
+    #[must_use]
+    pub fn rows_purged(&self) -> i64 {
+        self.steps.iter().map(|step| step.rows_purged).sum()
+    }
+
+    /// Whether nothing more will happen to it.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self.status.as_str(), "succeeded" | "failed" | "cancelled")
+    }
+}
+
+/// What a run did to one table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the columns of retention.purge_run_steps")]
+pub struct Step {
+    pub table_name: String,
+    pub cutoff: Option<DateTime<Utc>>,
+    pub status: String,
+    pub rows_purged: i64,
+    pub rows_kept: i64,
+    pub batches: i32,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Only this organization's.
+    pub org: Option<OrgId>,
+    /// Only those in this status.
+    pub status: Option<RunStatus>,
+}
+
+/// Where a page ended: the next one begins after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    created_at: DateTime<Utc>,
+    id: Uuid,
+}
+
+/// A cursor that no page of ours ended with.
+#[derive(Debug, thiserror::Error)]
+#[error("the cursor is none of ours: use next_cursor of the page before, unchanged")]
+pub struct BadCursor;
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.created_at.timestamp_micros(), self.id.simple())
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (micros, id) = text.split_once('_').ok_or(BadCursor)?;
+        let created_at = micros.parse().ok().and_then(DateTime::from_timestamp_micros).ok_or(BadCursor)?;
+        Ok(Self { created_at, id: id.parse().map_err(|_| BadCursor)? })
+    }
+}
+
+/// A page of runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Page {
+    /// Newest first.
+    pub items: Vec<Run>,
+    /// Where to go on; none: this was the last page.
+    pub next_cursor: Option<Cursor>,
+}
+
+/// One run with its steps.
+///
+/// # Errors
+/// When the database fails.
+pub async fn get(pool: &PgPool, id: RunId) -> sqlx::Result<Option<Run>> {
+    Ok(select(pool, Some(id), &RunFilter::default(), None, 1).await?.pop())
+}
+
+/// At most `limit` runs, newest first, after `cursor`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    pool: &PgPool,
+    filter: &RunFilter,
+    cursor: Option<Cursor>,
+    limit: u32,
+) -> sqlx::Result<Page> {
+    let limit = limit as usize;
+    // One more than asked for tells whether there is a next page.
+    let mut items = select(pool, None, filter, cursor, limit as i64 + 1).await?;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next_cursor = items
+        .last()
+        .filter(|_| more)
+        .map(|run| Cursor { created_at: run.created_at, id: run.id.0 });
+    Ok(Page { items, next_cursor })
+}
+
+/// The one query behind every view of runs.
+async fn select(
+    pool: &PgPool,
+    id: Option<RunId>,
+    filter: &RunFilter,
+    cursor: Option<Cursor>,
+    limit: i64,
+) -> sqlx::Result<Vec<Run>> {
+    let tables: Vec<String> = tables().map(str::to_owned).collect();
+    sqlx::query_as!(
+        Run,
+        r#"-- queue.select_runs
+        SELECT r.id AS "id: RunId", r.org_id AS "org_id: OrgId", r.trigger, r.requested_by, r.reason,
+               r.scheduled_for, r.replay_of, r.status, r.plan, r.policy, r.attempts, r.max_attempts,
+               r.next_attempt_at, r.created_at, r.started_at, r.finished_at, r.verified_at,
+               r.error_kind, r.error,
+               coalesce((SELECT json_agg(s ORDER BY array_position($7::text[], s.table_name))
+                         FROM retention.purge_run_steps s WHERE s.run_id = r.id), '[]') AS "steps!: Json<Vec<Step>>"
+        FROM retention.purge_runs r
+        WHERE ($1::uuid IS NULL OR r.id = $1)
+          AND ($2::uuid IS NULL OR r.org_id = $2)
+          AND ($3::text IS NULL OR r.status = $3)
+          AND ($4::timestamptz IS NULL OR (r.created_at, r.id) < ($4, $5::uuid))
+        ORDER BY r.created_at DESC, r.id DESC
+        LIMIT $6"#,
+        id.map(|id| id.0),
+        filter.org.map(|org| org.0),
+        filter.status.map(RunStatus::name),
+        cursor.map(|cursor| cursor.created_at),
+        cursor.map(|cursor| cursor.id),
+        limit,
+        &tables
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How many runs there are in each status; statuses without runs are left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count_by_status(pool: &PgPool) -> sqlx::Result<HashMap<String, i64>> {
+    let counts = sqlx::query!(
+        r#"-- queue.count_by_status
+        SELECT status, count(*) AS "count!" FROM retention.purge_runs GROUP BY status"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(counts.into_iter().map(|row| (row.status, row.count)).collect())
+}
+
+/// Those of `ids` that are not final yet.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unfinished(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "-- queue.unfinished
+         SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND status IN ('queued', 'running', 'retrying')",
+        ids
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// What a set of runs purged.
+#[derive(Debug, Clone)]
+pub struct Total {
+    /// The plan they ran under.
+    pub plan: String,
+    /// The table.
+    pub table: String,
+    /// Rows purged.
+    pub rows_purged: i64,
+    /// Expired rows that a rule protects.
+    pub rows_kept: i64,
+}
+
+/// What the runs `ids` purged, by plan and table.
+///
+/// # Errors
+/// When the database fails.
+pub async fn totals(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Total>> {
+    sqlx::query_as!(
+        Total,
+        r#"-- queue.totals
+        SELECT r.plan AS "plan!", s.table_name AS "table!", sum(s.rows_purged)::bigint AS "rows_purged!",
+               sum(s.rows_kept)::bigint AS "rows_kept!"
+        FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id
+        WHERE r.id = ANY ($1) AND r.plan IS NOT NULL
+        GROUP BY r.plan, s.table_name"#,
+        ids
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// A run that did not succeed.
+#[derive(Debug, Clone)]
+pub struct Unsuccessful {
+    /// The run.
+    pub id: Uuid,
+    /// Whose run.
+    pub org_id: Uuid,
+    /// `failed` or `cancelled`.
+    pub status: String,
+    /// Its error kind.
+    pub error_kind: Option<String>,
+    /// What failed, why, and what to do.
+    pub error: Option<String>,
+}
+
+/// Those of `ids` that ended other than well.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unsuccessful(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Unsuccessful>> {
+    sqlx::query_as!(
+        Unsuccessful,
+        "-- queue.unsuccessful
+         SELECT id, org_id, status, error_kind, error FROM retention.purge_runs
+         WHERE id = ANY ($1) AND status IN ('failed', 'cancelled') ORDER BY created_at, id",
+        ids
+    )
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,163 @@
+//! How an attempt ends: each ending is one transaction that only the run's owner can commit.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool, postgres::types::PgInterval};
+
+use super::{Backoff, priority};
+use crate::{
+    ids::RunId,
+    purge::{OwnedRun, PurgeError, Report, close_steps},
+    telemetry::logs,
+};
+
+/// What an ending came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Recorded.
+    Done,
+    /// The run waits for another attempt.
+    Retrying(Duration),
+    /// The run is `failed`.
+    Failed,
+    /// Somebody else owns the run by now: nothing was recorded.
+    Superseded,
+}
+
+/// Closes a verified run.
+///
+/// # Errors
+/// When the database fails; then nothing was recorded.
+pub async fn succeed(pool: &PgPool, run: &OwnedRun, report: &Report) -> sqlx::Result<Settled> {
+    let mut tx = pool.begin().await?;
+    let closed = sqlx::query!(
+        "-- queue.succeed
+         UPDATE retention.purge_runs
+         SET status = 'succeeded', verified_at = now(), finished_at = now(), error_kind = NULL, error = NULL
+         WHERE id = $1 AND token = $2 AND status = 'running'",
+        run.id.0,
+        run.token
+    )
+    .execute(&mut *tx)
+    .await?;
+    if closed.rows_affected() == 0 {
+        return Ok(Settled::Superseded);
+    }
+    close_steps(&mut tx, run.id, &report.remains).await?;
+    tx.commit().await?;
+    Ok(Settled::Done)
+}
+
+/// Records a failed attempt: a new delivery after a wait, or the end of the run. The one place that decides.
+///
+/// # Errors
+/// When the database fails; then nothing was recorded.
+pub async fn fail_or_retry(
+    pool: &PgPool,
+    run: &OwnedRun,
+    error: &PurgeError,
+    backoff: Backoff,
+) -> sqlx::Result<Settled> {
+    let retry = !error.is_permanent() && run.attempt < run.max_attempts;
+    let wait = retry.then(|| backoff.wait(run.attempt));
+    let interval = wait.map(|wait| PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(wait.as_micros()).unwrap_or(i64::MAX),
+    });
+    let mut tx = pool.begin().await?;
+    let recorded = sqlx::query!(
+        "-- queue.fail_or_retry
+         UPDATE retention.purge_runs
+         SET status = CASE WHEN $3::interval IS NULL THEN 'failed' ELSE 'retrying' END,
+             finished_at = CASE WHEN $3::interval IS NULL THEN now() END,
+             next_attempt_at = now() + $3::interval, error_kind = $4, error = $5
+         WHERE id = $1 AND token = $2 AND status = 'running'",
+        run.id.0,
+        run.token,
+        interval as _,
+        error.kind(),
+        logs::chain(error)
+    )
+    .execute(&mut *tx)
+    .await?;
+    if recorded.rows_affected() == 0 {
+        return Ok(Settled::Superseded);
+    }
+    if retry {
+        deliver(&mut tx, run.id, &run.trigger).await?;
+    }
+    tx.commit().await?;
+    Ok(wait.map_or(Settled::Failed, Settled::Retrying))
+}
+
+/// Gives the run back unfinished, because the worker stops: somebody else goes on at once, and no attempt is spent.
+///
+/// # Errors
+/// When the database fails; then the run is taken over once this worker's heartbeat is old.
+pub async fn give_back(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<Settled> {
+    let mut tx = pool.begin().await?;
+    let given = sqlx::query!(
+        "-- queue.give_back
+         UPDATE retention.purge_runs SET status = 'queued', attempts = attempts - 1, worker = NULL
+         WHERE id = $1 AND token = $2 AND status = 'running'",
+        run.id.0,
+        run.token
+    )
+    .execute(&mut *tx)
+    .await?;
+    if given.rows_affected() == 0 {
+        return Ok(Settled::Superseded);
+    }
+    deliver(&mut tx, run.id, &run.trigger).await?;
+    tx.commit().await?;
+    Ok(Settled::Done)
+}
+
+/// Whether a superseded attempt lost its run to a cancellation rather than to another worker.
+///
+/// # Errors
+/// When the database fails.
+pub async fn was_cancelled(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<bool> {
+    let cancelled = sqlx::query_scalar!(
+        r#"-- queue.was_cancelled
+        SELECT EXISTS (SELECT FROM retention.purge_runs
+                       WHERE id = $1 AND token = $2::bigint + 1 AND status = 'cancelled') AS "cancelled!""#,
+        run.id.0,
+        run.token
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(cancelled)
+}
+
+/// Hands on a delivery that came while the worker was stopping: an unclaimed one, attempts untouched.
+///
+/// # Errors
+/// When the database fails; then the run is found stranded and delivered by the reconciler.
+pub async fn redeliver(pool: &PgPool, run: RunId) -> sqlx::Result<()> {
+    let mut tx = pool.begin().await?;
+    let waiting = sqlx::query_scalar!(
+        "-- queue.redeliver
+         SELECT trigger FROM retention.purge_runs WHERE id = $1 AND status IN ('queued', 'retrying') FOR UPDATE",
+        run.0
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(trigger) = waiting {
+        deliver(&mut tx, run, &trigger).await?;
+    }
+    tx.commit().await
+}
+
+async fn deliver(conn: &mut PgConnection, run: RunId, trigger: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.deliver
+         SELECT retention.deliver(ARRAY[$1::uuid], $2)",
+        run.0,
+        priority(trigger)
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}

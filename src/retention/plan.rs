@@ -1,0 +1,137 @@
+//! The plans, how they are written, and what each promises: the authoritative table.
+
+use std::{fmt, str::FromStr};
+
+use super::{RetentionPolicy, Window};
+
+/// A plan of WorkflowOps: `organizations.plan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Plan {
+    /// `free`: drift checks for 7 days; no rule for anything else.
+    Free,
+    /// `pro`: drift checks for 30 days, payloads and approvals of closed incidents for 180.
+    Pro,
+    /// `agency`, `agency+`, `agency_plus`: 90 and 365 days.
+    Agency,
+    /// `enterprise`: 180 and 2555 days.
+    Enterprise,
+}
+
+/// A plan name that stands in no table. Such an organization is purged of nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("plan {0:?} is unknown (known: free, pro, agency, agency+, agency_plus, enterprise)")]
+pub struct UnknownPlan(pub String);
+
+impl Plan {
+    /// Every plan, in ascending order of what it keeps.
+    pub const ALL: [Self; 4] = [Self::Free, Self::Pro, Self::Agency, Self::Enterprise];
+
+    /// The windows this plan promises. `None` is *no rule*: nothing of that kind is ever purged.
+    #[must_use]
+    pub const fn policy(self) -> RetentionPolicy {
+        let (drift_checks, closed_incidents) = match self {
+            Self::Free => (7, None),
+            Self::Pro => (30, Some(180)),
+            Self::Agency => (90, Some(365)),
+            Self::Enterprise => (180, Some(2555)),
+        };
+        let closed_incidents = match closed_incidents {
+            Some(days) => Some(Window::days(days)),
+            None => None,
+        };
+        RetentionPolicy {
+            drift_checks: Some(Window::days(drift_checks)),
+            incident_payloads: closed_incidents,
+            approvals: closed_incidents,
+        }
+    }
+
+    /// The canonical name, as it stands in records and metric labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Pro => "pro",
+            Self::Agency => "agency",
+            Self::Enterprise => "enterprise",
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Plan {
+    type Err = UnknownPlan;
+
+    /// Matches case-insensitively after trimming. Anything else is an error, never a default.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim().to_lowercase().as_str() {
+            "free" => Ok(Self::Free),
+            "pro" => Ok(Self::Pro),
+            "agency" | "agency+" | "agency_plus" => Ok(Self::Agency),
+            "enterprise" => Ok(Self::Enterprise),
+            _ => Err(UnknownPlan(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn days(plan: Plan) -> (Option<u32>, Option<u32>, Option<u32>) {
+        let policy = plan.policy();
+        (
+            policy.drift_checks.map(Window::in_days),
+            policy.incident_payloads.map(Window::in_days),
+            policy.approvals.map(Window::in_days),
+        )
+    }
+
+    #[test]
+    fn every_plan_keeps_what_the_table_says() {
+        assert_eq!(days(Plan::Free), (Some(7), None, None));
+        assert_eq!(days(Plan::Pro), (Some(30), Some(180), Some(180)));
+        assert_eq!(days(Plan::Agency), (Some(90), Some(365), Some(365)));
+        assert_eq!(days(Plan::Enterprise), (Some(180), Some(2555), Some(2555)));
+    }
+
+    #[test]
+    fn names_match_in_any_case_and_with_blanks_around() {
+        let spellings = [
+            ("free", Plan::Free),
+            ("FREE", Plan::Free),
+            (" Pro\n", Plan::Pro),
+            ("pRo", Plan::Pro),
+            ("agency", Plan::Agency),
+            ("Agency+", Plan::Agency),
+            ("AGENCY_PLUS", Plan::Agency),
+            ("\tagency_plus ", Plan::Agency),
+            ("Enterprise", Plan::Enterprise),
+        ];
+        for (text, plan) in spellings {
+            assert_eq!(text.parse(), Ok(plan), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_unresolved_and_never_free() {
+        for text in [
+            "", " ", "fre", "free2", "pro+", "agency++", "agency plus", "agency-plus", "enterprise_",
+            "legacy-2019", "null", "fr ee", "ｆｒｅｅ",
+        ] {
+            assert_eq!(text.parse::<Plan>(), Err(UnknownPlan(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_canonical_name_parses_to_its_own_plan() {
+        for plan in Plan::ALL {
+            assert_eq!(plan.name().parse(), Ok(plan));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Starts logging to stderr. `default_level` holds where `RUST_LOG` says nothing.
+pub fn init(default_level: &str) {
+    // apalis and sqlx tell of every wake-up and notice at `info`: that is noise at our default.
+    let default = format!("{default_level},apalis_core=warn,apalis_postgres=warn,sqlx=warn");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let registry = tracing_subscriber::registry().with(filter);
+    let terminal = io::stderr().is_terminal();
+    // A second call (a test's) keeps the first one's subscriber.
+    let _ = if terminal {
+        registry.with(fmt::layer().with_writer(io::stderr).with_target(false)).try_init()
+    } else {
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+    };
+}
+
+/// An error and its causes in one line, for where it is handled.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat their source in their own message.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

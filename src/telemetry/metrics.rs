@@ -1,0 +1,135 @@
+//! Every metric, declared once, with every label set at 0 from the start: Prometheus would miss the first
+//! increment of a series that was not there before. Never an organization in a label.
+
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
+};
+
+/// Where runs can end up, as the `outcome` label of `purge_runs_total`.
+pub const OUTCOMES: [&str; 4] = ["succeeded", "failed", "cancelled", "retried"];
+/// Who asked for a run: the `trigger` label.
+pub const TRIGGERS: [&str; 3] = ["schedule", "purge_now", "replay"];
+/// The states of a run: the `status` label of `queue_runs`.
+pub const STATUSES: [&str; 6] =
+    ["queued", "running", "retrying", "succeeded", "failed", "cancelled"];
+
+/// The metrics of one process, all under `drift_retention_`.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Rows really gone, by `table` and `plan`; counted after commit.
+    pub purged_rows: IntCounterVec,
+    /// Attempts that ended, by `outcome` and `trigger`.
+    pub runs: IntCounterVec,
+    /// Seconds from a run's claim to its end, per attempt.
+    pub run_duration: Histogram,
+    /// Seconds per batch, by dataset (`table` is its first table).
+    pub batch_duration: HistogramVec,
+    /// Runs by `status`, from the database.
+    pub queue_runs: IntGaugeVec,
+    /// How far past its cutoff the oldest expired row is, in seconds, by `table`.
+    pub overdue: GaugeVec,
+    /// Organizations with an expired row that no run has taken yet.
+    pub organizations_overdue: IntGauge,
+    /// Organizations whose plan stands in no table.
+    pub organizations_unresolved: IntGauge,
+    /// The latest slot that the scheduler has enqueued, as a Unix time.
+    pub last_slot: IntGauge,
+}
+
+impl Metrics {
+    /// All metrics at zero, for these `tables` (in the datasets' order) and `plans`.
+    ///
+    /// # Errors
+    /// When two metrics share a name: a mistake in this file.
+    pub fn new<'a>(
+        tables: impl Iterator<Item = &'a str>,
+        plans: impl Iterator<Item = &'a str>,
+    ) -> prometheus::Result<Self> {
+        let metrics = Self {
+            registry: Registry::new_custom(Some("drift_retention".into()), None)?,
+            purged_rows: IntCounterVec::new(
+                Opts::new("purged_rows_total", "Rows purged, counted after commit"),
+                &["table", "plan"],
+            )?,
+            runs: IntCounterVec::new(
+                Opts::new("purge_runs_total", "Purge attempts that ended, by outcome"),
+                &["outcome", "trigger"],
+            )?,
+            run_duration: Histogram::with_opts(
+                HistogramOpts::new("purge_run_duration_seconds", "Duration of one attempt of a run")
+                    .buckets(vec![0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0]),
+            )?,
+            batch_duration: HistogramVec::new(
+                HistogramOpts::new("purge_batch_duration_seconds", "Duration of one batch")
+                    .buckets(vec![0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]),
+                &["table"],
+            )?,
+            queue_runs: IntGaugeVec::new(Opts::new("queue_runs", "Runs by status"), &["status"])?,
+            overdue: GaugeVec::new(
+                Opts::new("overdue_seconds", "How far past its cutoff the oldest expired row is"),
+                &["table"],
+            )?,
+            organizations_overdue: IntGauge::new(
+                "organizations_overdue",
+                "Organizations with an expired row that is not purged yet",
+            )?,
+            organizations_unresolved: IntGauge::new(
+                "organizations_policy_unresolved",
+                "Organizations whose plan is unknown: nothing of theirs is purged",
+            )?,
+            last_slot: IntGauge::new(
+                "scheduler_last_slot_timestamp_seconds",
+                "The latest slot that was enqueued",
+            )?,
+        };
+        metrics.register()?;
+        metrics.zero(tables.collect(), plans.collect());
+        Ok(metrics)
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
+        let build_info = IntGaugeVec::new(Opts::new("build_info", "The running version"), &["version"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let all: [Box<dyn Collector>; 10] = [
+            Box::new(self.purged_rows.clone()),
+            Box::new(self.runs.clone()),
+            Box::new(self.run_duration.clone()),
+            Box::new(self.batch_duration.clone()),
+            Box::new(self.queue_runs.clone()),
+            Box::new(self.overdue.clone()),
+            Box::new(self.organizations_overdue.clone()),
+            Box::new(self.organizations_unresolved.clone()),
+            Box::new(self.last_slot.clone()),
+            Box::new(build_info),
+        ];
+        all.into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    fn zero(&self, tables: Vec<&str>, plans: Vec<&str>) {
+        for table in tables {
+            for plan in &plans {
+                self.purged_rows.with_label_values(&[table, plan]);
+            }
+        }
+        for trigger in TRIGGERS {
+            for outcome in OUTCOMES {
+                self.runs.with_label_values(&[outcome, trigger]);
+            }
+        }
+        for status in STATUSES {
+            self.queue_runs.with_label_values(&[status]);
+        }
+    }
+
+    /// The page that Prometheus scrapes, in its text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text: a mistake in this file.
+    pub fn render(&self) -> prometheus::Result<String> {
+        let mut page = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut page)?;
+        Ok(String::from_utf8_lossy(&page).into_owned())
+    }
+}

@@ -1,0 +1,230 @@
+//! The worker's loop: a delivery becomes a claim, a claim an attempt, and every attempt an ending that is
+//! recorded, whatever happens to the process, the database or the run in between.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::PgPool;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    config::WorkerConfig,
+    purge::{OwnedRun, PurgeError, Purger, Report},
+    queue::{
+        self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
+    },
+    telemetry::{logs::chain, metrics::Metrics},
+};
+
+/// How often stranded runs are looked for.
+const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// The pause before an ending that could not be recorded is recorded again.
+const RECORD_PAUSE: Duration = Duration::from_millis(500);
+
+/// A worker process: it works off deliveries until it is stopped.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// The database.
+    pub pool: PgPool,
+    /// Purges runs.
+    pub purger: Purger,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Its name among all workers.
+    pub identity: WorkerIdentity,
+    consumer: ConsumerSettings,
+    backoff: Backoff,
+    max_attempts: i32,
+    shutdown_grace: Duration,
+    keep_runs: Duration,
+}
+
+impl Worker {
+    /// A worker with these settings.
+    #[must_use]
+    pub fn new(
+        pool: PgPool,
+        metrics: Arc<Metrics>,
+        config: &WorkerConfig,
+        batch_size: Option<u32>,
+    ) -> Self {
+        Self {
+            purger: Purger { pool: pool.clone(), metrics: metrics.clone(), batch_size },
+            pool,
+            metrics,
+            identity: WorkerIdentity::unique(),
+            consumer: ConsumerSettings {
+                concurrency: config.concurrency(),
+                heartbeat: config.heartbeat,
+            },
+            backoff: Backoff { base: config.backoff_base, max: config.backoff_max },
+            max_attempts: config.max_attempts,
+            shutdown_grace: config.shutdown_grace,
+            keep_runs: config.keep_runs,
+        }
+    }
+
+    /// How long a silent worker keeps its runs.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.consumer.lease()
+    }
+
+    /// Works until `stop`; then gives running runs back and drains, within the grace.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let _reconciler = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_reconciling()));
+        let handler = {
+            let (worker, stop) = (self.clone(), stop.clone());
+            move |delivery| {
+                let (worker, stop) = (worker.clone(), stop.clone());
+                async move { worker.handle(delivery, &stop).await }
+            }
+        };
+        tokio::select! {
+            () = queue::consume(&self.pool, &self.consumer, &self.identity, stop, handler) => {}
+            () = async { stop.cancelled().await; sleep(self.shutdown_grace).await } => {
+                tracing::warn!("not drained within the grace; what is unfinished is taken over elsewhere");
+            }
+        }
+        if let Err(error) = queue::retire_workers(&self.pool, self.identity.prefix()).await {
+            tracing::warn!(error = chain(&error), "this worker's heartbeat will have to grow old");
+        }
+    }
+
+    async fn keep_reconciling(self) {
+        let mut ticks = interval(RECONCILE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match queue::reconcile(&self.pool, self.lease(), self.keep_runs).await {
+                Ok(0) => {}
+                Ok(runs) => tracing::info!(runs, "delivered stranded runs again"),
+                Err(error) => tracing::warn!(error = chain(&error), "cannot reconcile; trying again"),
+            }
+        }
+    }
+
+    /// One delivery, from claim to ending.
+    async fn handle(&self, delivery: Delivery, stop: &CancellationToken) -> Verdict {
+        if stop.is_cancelled() {
+            self.persist(|| queue::redeliver(&self.pool, delivery.run)).await;
+            return Verdict::Done;
+        }
+        let claim = || {
+            queue::claim(&self.pool, delivery.run, &delivery, self.max_attempts, self.lease())
+        };
+        match self.persist(claim).await {
+            Claim::Owned(run) => self.attempt(run, stop).await,
+            Claim::Exhausted { org, trigger } => {
+                tracing::error!(run_id = %delivery.run, org_id = %org, error_kind = "attempts_exhausted",
+                    "run failed: every attempt is used up and none reported back");
+                self.count("failed", &trigger);
+                Verdict::Killed
+            }
+            Claim::Cancelled { trigger } => {
+                self.count("cancelled", &trigger);
+                Verdict::Done
+            }
+            Claim::Nothing => Verdict::Done,
+        }
+    }
+
+    async fn attempt(&self, run: OwnedRun, stop: &CancellationToken) -> Verdict {
+        tracing::debug!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, "attempt begins");
+        let started = Instant::now();
+        let outcome = self.purge(&run, stop).await;
+        self.metrics.run_duration.observe(started.elapsed().as_secs_f64());
+        match outcome {
+            Ok(report) => self.succeed(&run, &report).await,
+            Err(PurgeError::Stopped) => {
+                self.persist(|| queue::give_back(&self.pool, &run)).await;
+                tracing::info!(run_id = %run.id, org_id = %run.org, "gave the run back: the worker stops");
+                Verdict::Done
+            }
+            Err(PurgeError::Superseded) => {
+                if self.persist(|| queue::was_cancelled(&self.pool, &run)).await {
+                    self.count("cancelled", &run.trigger);
+                }
+                Verdict::Done
+            }
+            Err(error) => self.fail(&run, &error).await,
+        }
+    }
+
+    /// The purge in a task of its own: heartbeats go on beside it, a panic ends the attempt and nothing else, and
+    /// it ends when this future is dropped.
+    async fn purge(&self, run: &OwnedRun, stop: &CancellationToken) -> Result<Report, PurgeError> {
+        let (purger, owned, stop) = (self.purger.clone(), run.clone(), stop.clone());
+        let task = tokio::spawn(async move { purger.purge(&owned, &stop).await });
+        match AbortOnDropHandle::new(task).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(PurgeError::Panic(panic_message(error))),
+        }
+    }
+
+    async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
+        if self.persist(|| queue::succeed(&self.pool, run, report)).await == Settled::Superseded {
+            return Verdict::Done;
+        }
+        self.count("succeeded", &run.trigger);
+        for table in &report.tables {
+            tracing::info!(run_id = %run.id, org_id = %run.org, plan = %report.plan, table = table.table,
+                rows_purged = table.purged, rows_kept = table.kept,
+                cutoff = table.cutoff.map(|cutoff| cutoff.to_rfc3339()),
+                "purged {} rows from {}", table.purged, table.table);
+        }
+        Verdict::Done
+    }
+
+    async fn fail(&self, run: &OwnedRun, error: &PurgeError) -> Verdict {
+        let (kind, why) = (error.kind(), chain(error));
+        match self.persist(|| queue::fail_or_retry(&self.pool, run, error, self.backoff)).await {
+            Settled::Retrying(wait) => {
+                tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
+                    error = why, "attempt failed; the next one is in {:.1} s", wait.as_secs_f64());
+                self.count("retried", &run.trigger);
+                Verdict::Done
+            }
+            Settled::Failed => {
+                tracing::error!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
+                    error = why, "run failed");
+                self.count("failed", &run.trigger);
+                Verdict::Killed
+            }
+            Settled::Done | Settled::Superseded => Verdict::Done,
+        }
+    }
+
+    fn count(&self, outcome: &str, trigger: &str) {
+        self.metrics.runs.with_label_values(&[outcome, trigger]).inc();
+    }
+
+    /// Does one step of a run's life until the database has taken it. A delivery that was acknowledged without it
+    /// would strand the run; a database that stays away ends the worker's heartbeat, and with it this.
+    async fn persist<T, F>(&self, step: impl Fn() -> F) -> T
+    where
+        F: Future<Output = sqlx::Result<T>>,
+    {
+        loop {
+            match step().await {
+                Ok(done) => return done,
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "cannot record the run's progress; trying again");
+                    sleep(RECORD_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn panic_message(error: tokio::task::JoinError) -> String {
+    if !error.is_panic() {
+        return "the attempt was aborted".into();
+    }
+    let panic = error.into_panic();
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into())
+}
