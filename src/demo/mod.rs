@@ -1,0 +1,3 @@
+//! The quick start: sample organizations to try the product on.
+
+pub mod sample_data;

@@ -1,0 +1,3 @@
+//! The database: where it runs.
+
+pub mod local;
