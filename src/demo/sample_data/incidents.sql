@@ -123,7 +123,7 @@ JOIN public.incidents i USING (id)
 CROSS JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
                'id', w.id, 'n8n_id', w.n8n_id, 'name', w.name,
-               'flag', CASE WHEN position = 3 THEN 'not_in_git' ELSE 'modified' END,
+               'flag', CASE WHEN position = 3 OR position = 1 AND i.title LIKE '% is not in git' THEN 'not_in_git' ELSE 'modified' END,
                'version_id', md5(s.id || w.id)::uuid, 'edited_by', pg_temp.person(s.id || w.id),
                'nodes', node.changes) ORDER BY position) AS workflows,
            sum(jsonb_array_length(node.changes)) AS node_changes
@@ -133,7 +133,10 @@ CROSS JOIN LATERAL (
     CROSS JOIN LATERAL (
         SELECT jsonb_agg(c.change ORDER BY k) AS changes
         FROM generate_series(0, pg_temp.pick(s.id || w.id, 4)) AS k
-        JOIN sample_changes c ON c.i = (pg_temp.pick(w.id || s.id, 13) + k * 4) % 13
+        -- The first change of the first workflow is the one in the title.
+        JOIN sample_changes c ON c.i = (k * 4 + CASE position
+            WHEN 1 THEN (ARRAY[7, 9, 3, 0, 1, 5, 4])[1 + pg_temp.pick(s.id::text, 7)]
+            ELSE pg_temp.pick(w.id || s.id, 13) END) % 13
     ) AS node
 ) AS found
 WHERE s.kind <> 'closed, payload lost';
