@@ -11,15 +11,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use drift_retention::postgres::local::{LocalServer, ServerBinaries, StopMode};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal::SIGTERM, kill},
     unistd::Pid,
 };
 use tokio::{
     process::{Child, Command},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
 
@@ -41,6 +41,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         .next()
         .context("no command given: cargo run --example with_postgres -- COMMAND ARGS…")?;
 
+    let mut signals = Signals::listen()?;
     let dir = tempfile::Builder::new()
         .prefix("drift-retention-")
         .tempdir()?;
@@ -48,27 +49,62 @@ async fn main() -> anyhow::Result<ExitCode> {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     let binaries = ServerBinaries::find(bin_dir().as_deref())?;
     let server = LocalServer::start(&binaries, dir.path(), &OPTIONS).await?;
-    let status = run(&server, Command::new(&program).args(arguments)).await;
+    let status = run(
+        &server,
+        Command::new(&program).args(arguments),
+        &mut signals,
+    )
+    .await;
     // Stopped and removed whether or not the command could be run; its outcome counts.
     let stopped = server.stop(StopMode::Immediate).await;
     dir.close()?;
-    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    let status = status.with_context(|| format!("running {} failed", program.display()))?;
     stopped?;
     Ok(exit_code(status))
 }
 
+/// Signals to us. Listened for before there is a server: from then on no signal may end us and leave it behind.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self {
+            interrupt,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        }
+    }
+}
+
 /// Runs the command to its end, or past a signal to us.
-async fn run(server: &LocalServer, command: &mut Command) -> anyhow::Result<ExitStatus> {
-    // Before the command starts: from here on a signal must not end us, with a server left behind.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn run(
+    server: &LocalServer,
+    command: &mut Command,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitStatus> {
     server.create_database(DATABASE).await?;
+    if timeout(Duration::ZERO, signals.next()).await.is_ok() {
+        bail!("interrupted before the command began");
+    }
     let mut child = command.env("DATABASE_URL", server.url(DATABASE)).spawn()?;
     tokio::select! {
         status = child.wait() => return Ok(status?),
-        // Ctrl-C reaches the command by itself, being in our process group.
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => pass_on_termination(&child)?,
+        signal = signals.next() => {
+            // Ctrl-C reaches the command by itself, being in our process group.
+            if signal == SignalKind::terminate() {
+                pass_on_termination(&child)?;
+            }
+        }
     }
     if timeout(GRACE, child.wait()).await.is_err() {
         child.start_kill()?;
@@ -78,7 +114,7 @@ async fn run(server: &LocalServer, command: &mut Command) -> anyhow::Result<Exit
 
 fn pass_on_termination(child: &Child) -> anyhow::Result<()> {
     if let Some(id) = child.id() {
-        kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGTERM)?;
+        kill(Pid::from_raw(i32::try_from(id)?), SIGTERM)?;
     }
     Ok(())
 }

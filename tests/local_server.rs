@@ -12,6 +12,10 @@ use std::{
 };
 
 use drift_retention::postgres::local::{LocalServer, LocalServerError, ServerBinaries, StopMode};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use sqlx::{Connection, Executor, PgConnection, Row};
 use tempfile::TempDir;
 
@@ -75,6 +79,22 @@ async fn server_left_behind_is_adopted_and_can_be_stopped() {
     let restarted = start(dir.path()).await;
     assert_ne!(restarted.pid(), pid);
     restarted.stop(StopMode::Immediate).await.unwrap();
+}
+
+#[tokio::test]
+async fn server_that_was_killed_is_started_again() {
+    let dir = reachable_directory();
+    let server = start(dir.path()).await;
+    server.create_database("kept").await.unwrap();
+    let killed = server.pid();
+    kill(Pid::from_raw(killed), Signal::SIGKILL).unwrap();
+    server.stop(StopMode::Fast).await.unwrap(); // reaps it; its pid file stays behind
+    assert!(dir.path().join("data/postmaster.pid").exists());
+
+    let server = start(dir.path()).await;
+    assert_ne!(server.pid(), killed);
+    assert!(!server.create_database("kept").await.unwrap(), "recovered");
+    server.stop(StopMode::Fast).await.unwrap();
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ impl LocalServer {
         }
     }
 
-    /// Stops the server and waits until it has exited.
+    /// Stops the server and waits until it has exited; one that is gone already is no error.
     ///
     /// # Errors
     /// When the server cannot be signalled or is still running after a minute.
@@ -162,9 +162,12 @@ impl LocalServer {
             StopMode::Fast => Signal::SIGINT,
             StopMode::Immediate => Signal::SIGQUIT,
         };
-        match kill(Pid::from_raw(pid), signal) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(source) => return Err(LocalServerError::Signal { pid, source }),
+        // Of a server that is gone already, the process id may be somebody else's by now.
+        if self.is_running() {
+            match kill(Pid::from_raw(pid), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(source) => return Err(LocalServerError::Signal { pid, source }),
+            }
         }
         let deadline = Instant::now() + STOP_DEADLINE;
         while self.is_running() {
