@@ -1,1 +1,3 @@
-//! The quick start: a Postgres of its own and sample organizations.
+//! The quick start: sample organizations that look like a real `WorkflowOps`.
+
+pub mod sample_data;
