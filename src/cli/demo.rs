@@ -1,7 +1,196 @@
-//! `demo`
-use std::process::ExitCode;
-use anyhow::Result;
-use super::Settings;
+//! `demo`: a Postgres of its own, sample organizations, one real purge through the real queue, and what went.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use etcetera::BaseStrategy;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Settings, output, pool_size, preview, purge,
+    serve::{self, Role, new_metrics},
+    stopping,
+};
+use crate::{
+    config::Config,
+    demo::sample_data,
+    drift::organizations,
+    postgres::{
+        self,
+        local::{LocalServer, ServerBinaries, StopMode},
+        migrations,
+    },
+    purge::{Preview, datasets},
+    queue,
+    retention::Plan,
+    scheduler::{Schedule, Scheduler},
+};
+
+/// Its database on a server of its own.
+const DATABASE: &str = "workflowops";
+
 #[derive(Debug, clap::Args)]
-pub(super) struct DemoArgs {}
-pub(super) async fn run(_: DemoArgs, _: &Settings) -> Result<ExitCode> { Ok(ExitCode::SUCCESS) }
+pub(super) struct DemoArgs {
+    /// Throw the demo's data away and start over
+    #[arg(long)]
+    reset: bool,
+    /// End after the purge instead of serving
+    #[arg(long)]
+    exit: bool,
+    /// Where the demo's Postgres keeps its data
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode> {
+    let config = settings.load()?;
+    let stop = stopping::on_signal()?;
+    let dir = args.data_dir.clone().map_or_else(default_dir, Ok)?;
+    if args.reset {
+        reset(&dir).await?;
+    }
+    println!("Starting Postgres in {} …", dir.display());
+    let server = start(&dir).await?;
+    let outcome = on(&server, &config, &args, &stop).await;
+    // The server stops whatever happened: nothing is left running.
+    server.stop(StopMode::Fast).await?;
+    outcome
+}
+
+async fn on(
+    server: &LocalServer,
+    config: &Config,
+    args: &DemoArgs,
+    stop: &CancellationToken,
+) -> Result<ExitCode> {
+    server.create_database(DATABASE).await?;
+    let url = server.url(DATABASE);
+    let pool = postgres::pool(&url, pool_size(config))?;
+    migrations::up(&pool).await?;
+    if sample_data::is_loaded(&pool).await? {
+        println!("Going on with the data of the last demo; --reset starts over.");
+    } else {
+        println!("Loading 40 sample organizations …");
+        sample_data::load(&pool).await?;
+    }
+    println!("\nWhat a purge would remove now, by plan:\n");
+    println!("{}", preview_by_plan(&pool).await?);
+
+    let ids = tick(&pool, config, stop).await?;
+    println!("\nThe scheduler's slot came: {} runs are queued. The worker purges …", ids.len());
+    purge::work(config, &pool, &ids, stop).await?;
+    println!("\nWhat went:\n\n{}", purge::totals(&pool, &ids).await?);
+    print_failures(&pool, &ids).await?;
+    print_next(&url, config, args.exit, ids.first());
+    if !args.exit && !stop.is_cancelled() {
+        serve::serve(config, pool.clone(), &[Role::Api, Role::Scheduler, Role::Worker], stop.clone()).await?;
+    }
+    pool.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a user's data belongs; root's is where the server's own user can reach it.
+fn default_dir() -> Result<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/drift-retention/demo"));
+    }
+    let base = etcetera::choose_base_strategy().context("cannot find your home; pass --data-dir")?;
+    Ok(base.data_dir().join("drift-retention/demo"))
+}
+
+async fn start(dir: &Path) -> Result<LocalServer> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}; pass --data-dir", dir.display()))?;
+    let binaries = ServerBinaries::find(bin_dir().as_deref())?;
+    Ok(LocalServer::start(&binaries, dir, &[]).await?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "PG_BIN_DIR names the server for every command that starts one")]
+fn bin_dir() -> Option<PathBuf> {
+    std::env::var_os("PG_BIN_DIR").map(PathBuf::from)
+}
+
+/// Stops a server that a killed demo left, and removes its data. Touches nothing that is not a demo's.
+async fn reset(dir: &Path) -> Result<()> {
+    if !dir.join("data/PG_VERSION").exists() {
+        return Ok(());
+    }
+    start(dir).await?.stop(StopMode::Immediate).await?;
+    for name in ["data", "password", "lock", "server.log"] {
+        let path = dir.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The scheduler at work on a slot that is due right now: the real one, with a cron of every second.
+async fn tick(pool: &PgPool, config: &Config, stop: &CancellationToken) -> Result<Vec<Uuid>> {
+    let mut now_and_then = config.schedule.clone();
+    "* * * * * *".clone_into(&mut now_and_then.cron);
+    let scheduler =
+        Scheduler { pool: pool.clone(), schedule: Schedule::new(&now_and_then)?, metrics: new_metrics()? };
+    let began: DateTime<Utc> = postgres::now(&mut *pool.acquire().await?).await?;
+    loop {
+        scheduler.tick(stop).await?;
+        let runs = queue::live_since(pool, began).await?;
+        if !runs.is_empty() || stop.is_cancelled() {
+            return Ok(runs);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
+    let previews = preview::previews(pool, &organizations::ids(pool).await?).await?;
+    let mut table =
+        output::table(&["plan", "organizations", "checks", "flags", "payloads", "approvals"], 1);
+    for plan in Plan::ALL {
+        let of_plan: Vec<&Preview> = previews.iter().filter(|p| p.plan == Ok(plan)).collect();
+        let mut row = vec![plan.to_string(), of_plan.len().to_string()];
+        for index in 0..datasets::tables().count() {
+            row.push(output::number(of_plan.iter().map(|p| p.tables[index].1).sum::<u64>()));
+        }
+        table.add_row(row);
+    }
+    let unresolved = previews.iter().filter(|p| p.plan.is_err()).count();
+    table.add_row(["unknown", &unresolved.to_string(), "0", "0", "0", "0"]);
+    Ok(table)
+}
+
+async fn print_failures(pool: &PgPool, ids: &[Uuid]) -> Result<()> {
+    for run in queue::unsuccessful(pool, ids).await? {
+        println!("\nOne run failed closed ({}):", run.error_kind.as_deref().unwrap_or(&run.status));
+        println!("  organization {}", run.org_id);
+        println!("  {}", run.error.as_deref().unwrap_or("cancelled"));
+    }
+    Ok(())
+}
+
+fn print_next(url: &str, config: &Config, exit: bool, run: Option<&Uuid>) {
+    println!("\nTry next:");
+    if exit {
+        println!("  drift-retention demo            the same, and then it serves");
+        return;
+    }
+    println!("  export DATABASE_URL='{url}'");
+    println!("  drift-retention runs list");
+    if let Some(run) = run {
+        println!("  drift-retention runs show {run}");
+    }
+    println!("  drift-retention preview --all");
+    println!("  drift-retention purge --all --wait");
+    println!("  curl -s http://{}/metrics | grep purged_rows", config.http.listen);
+    println!("\nServing on http://{}; Ctrl-C ends it, and Postgres with it.", config.http.listen);
+}

@@ -23,6 +23,7 @@ pub use operate::{OperateError, Operator, Replayed, cancel, replay, replay_faile
 pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
     BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status, get, list,
+    live_since,
     totals, unfinished, unsuccessful,
 };
 pub use settle::{Settled, fail_or_retry, give_back, redeliver, succeed, was_cancelled};

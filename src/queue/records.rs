@@ -303,3 +303,18 @@ pub async fn unsuccessful(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Unsuc
     .fetch_all(pool)
     .await
 }
+
+/// The runs of the schedule that are live, and were made or woken since `since`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn live_since(pool: &PgPool, since: DateTime<Utc>) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "-- queue.live_since
+         SELECT id FROM retention.purge_runs
+         WHERE status IN ('queued', 'running', 'retrying') AND created_at >= $1 ORDER BY id",
+        since
+    )
+    .fetch_all(pool)
+    .await
+}
