@@ -8,8 +8,10 @@ SHELL := bash
 # Pinned tools that were not on the PATH are linked here by .ci/install-tools.sh.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-# A server of its own for one command: DATABASE_URL names it, and it is gone afterwards.
-WITH_POSTGRES := cargo run --quiet --locked --example with_postgres --
+# A server of its own for one command: DATABASE_URL names it, and it is gone afterwards. Built, then started
+# without cargo: what `cargo run` puts into the environment makes a cargo inside it compile ring, and all that
+# stands on it, once more.
+WITH_POSTGRES := $(or $(CARGO_TARGET_DIR),target)/debug/examples/with_postgres
 
 .PHONY: help
 help: ## List these commands
@@ -21,6 +23,7 @@ demo: postgres ## Sample organizations, one real purge, then the console, on a P
 
 .PHONY: test
 test: postgres ## All tests, on a throwaway Postgres
+	cargo build --quiet --locked --example with_postgres
 	@if command -v cargo-nextest >/dev/null; then \
 		tests="cargo nextest run --locked $(if $(CI),--profile ci)"; \
 	else \
