@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Makes sure that the tools of `make check` and `make test` are there, each in the version pinned here.
+#
+#   .ci/install-tools.sh [TOOL…]      without names: all of them
+#
+# What is on the PATH in the right version is used. Anything else goes to a cache directory of this project,
+# which survives `cargo clean` and serves every checkout, and is linked into target/tools/bin, which the Makefile
+# puts first on the PATH. The tools you installed for yourself are left alone.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+links=$PWD/target/tools/bin
+cache=${DRIFT_RETENTION_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/drift-retention/tools}
+PATH=$links:$PATH
+
+say() { echo "install-tools: $*" >&2; }
+
+version_on_path() { # program, arguments… → the first version number it prints; nothing when it is not there
+    command -v "$1" >/dev/null || return 0
+    "$@" 2>/dev/null </dev/null | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1 || true
+}
+
+from_crates_io() { # crate, version, directory, further arguments…
+    local crate=$1 version=$2 root=$3
+    shift 3
+    cargo install --quiet --locked --root "$root" "$@" "$crate@$version"
+}
+
+typos_from_pypi() { # tool, version, directory: PyPI has it built, crates.io only its source
+    if python3 -m venv "$3" >/dev/null 2>&1 &&
+        "$3/bin/pip" install --quiet --disable-pip-version-check "$1==$2" 2>/dev/null; then
+        return
+    fi
+    rm -rf "$3"
+    from_crates_io typos-cli "$2" "$3"
+}
+
+ensure() { # tool, version, the programs it brings, how to ask its version, how to install it…
+    local tool=$1 version=$2 programs=$3 ask=$4 installer=$5
+    shift 5
+    local root=$cache/$tool-$version program missing=
+    # shellcheck disable=SC2086 # words
+    [[ "$(version_on_path $ask)" != "$version" ]] || return 0
+    for program in $programs; do
+        [[ -x "$root/bin/$program" ]] || missing=1
+    done
+    if [[ -n "$missing" ]]; then
+        say "installing $tool $version (once, into $cache)"
+        mkdir -p "$cache"
+        "$installer" "$tool" "$version" "$root" "$@"
+    fi
+    mkdir -p "$links"
+    for program in $programs; do
+        ln -sfn "$root/bin/$program" "$links/$program"
+    done
+}
+
+install() {
+    case $1 in
+    # Writes the files that the crate's macros read: the same version as the crate `sqlx`.
+    sqlx-cli) ensure sqlx-cli 0.9.0 "cargo-sqlx sqlx" "sqlx --version" \
+        from_crates_io --no-default-features --features postgres,rustls ;;
+    cargo-deny) ensure cargo-deny 0.20.2 cargo-deny "cargo-deny --version" from_crates_io ;;
+    cargo-machete) ensure cargo-machete 0.9.2 cargo-machete "cargo-machete --version" from_crates_io ;;
+    typos) ensure typos 1.52.0 typos "typos --version" typos_from_pypi ;;
+    # It decides nothing, it only runs the tests: any that understands .config/nextest.toml will do.
+    cargo-nextest) command -v cargo-nextest >/dev/null ||
+        ensure cargo-nextest 0.9.151 cargo-nextest "cargo-nextest nextest --version" from_crates_io ;;
+    *)
+        say "unknown tool $1"
+        exit 2
+        ;;
+    esac
+}
+
+(($#)) || set -- sqlx-cli cargo-deny typos cargo-machete cargo-nextest
+for tool; do
+    install "$tool"
+done

@@ -1,0 +1,88 @@
+# The daily commands. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Pinned tools that were not on the PATH are linked here by .ci/install-tools.sh.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
+# A server of its own for one command: DATABASE_URL names it, and it is gone afterwards. Built, then started
+# without cargo: what `cargo run` puts into the environment makes a cargo inside it compile ring, and all that
+# stands on it, once more.
+WITH_POSTGRES := $(or $(CARGO_TARGET_DIR),target)/debug/examples/with_postgres
+
+.PHONY: help
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: postgres ## Sample organizations, one real purge, then the console, on a Postgres of its own
+	cargo run --locked --release -- demo
+
+.PHONY: test
+test: postgres ## All tests, on a throwaway Postgres
+	cargo build --quiet --locked --example with_postgres
+	@if command -v cargo-nextest >/dev/null; then \
+		tests="cargo nextest run --locked $(if $(CI),--profile ci)"; \
+	else \
+		tests="cargo test --locked --tests"; \
+	fi; \
+	set -x; $(WITH_POSTGRES) sh -exc "$$tests; cargo test --locked --quiet --doc"
+
+.PHONY: check
+check: fmt clippy sqlx-check deny typos machete doc ## All that CI checks besides the tests
+
+.PHONY: fmt
+fmt: ## Is everything formatted?
+	cargo fmt --check
+
+.PHONY: clippy
+clippy: ## Lints, warnings are errors
+	cargo clippy --locked --quiet --all-targets -- -D warnings
+
+# After clippy, which has compiled the dependencies: see `prepare`.
+.PHONY: sqlx-check
+sqlx-check: clippy tools postgres ## Does .sqlx/ match the queries and the schema?
+	.ci/with-scratch-postgres.sh cargo sqlx prepare --check --no-dotenv -- --locked --quiet --all-targets
+
+.PHONY: deny
+deny: tools ## Licences, forbidden duplicates and sources of the dependencies
+	cargo deny --log-level error check bans licenses sources
+
+.PHONY: typos
+typos: tools ## Spelling
+	typos
+
+.PHONY: machete
+machete: tools ## Dependencies that nothing uses
+	cargo machete
+
+.PHONY: doc
+doc: ## Do the docs build, private items and links included?
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --document-private-items
+
+# The dependencies are compiled first and offline: apalis-postgres has checked queries too, and compiled by
+# `cargo sqlx prepare` it would leave its own in our .sqlx/. That check fails at our own crate as long as .sqlx/
+# is out of date, which is why we are here: the next line says what is really wrong.
+.PHONY: prepare
+prepare: tools postgres ## Refresh .sqlx/ after a change of SQL or schema: commit the result
+	@cargo check --locked --quiet --all-targets >/dev/null 2>&1 || true
+	.ci/with-scratch-postgres.sh cargo sqlx prepare --no-dotenv -- --locked --quiet --all-targets
+
+.PHONY: audit
+audit: tools ## Known vulnerabilities of the dependencies (downloads the RustSec database)
+	cargo deny check advisories
+
+.PHONY: clean
+clean: ## Remove what was built
+	cargo clean
+
+.PHONY: postgres
+postgres: # a server's programs; says what it installs, does nothing when they are there
+	@.ci/install-postgres.sh
+
+.PHONY: tools
+tools:
+	@.ci/install-tools.sh sqlx-cli cargo-deny typos cargo-machete
