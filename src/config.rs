@@ -43,7 +43,9 @@ pub struct HttpConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)),
+        }
     }
 }
 
@@ -115,7 +117,10 @@ pub struct ScheduleConfig {
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { cron: "0 0 2 * * *".into(), timezone: Tz::UTC }
+        Self {
+            cron: "0 0 2 * * *".into(),
+            timezone: Tz::UTC,
+        }
     }
 }
 
@@ -136,7 +141,9 @@ pub enum ConfigError {
         is: String,
     },
     /// No database is named.
-    #[error("no database is named: set DATABASE_URL, `database.url` in the --config file, or pass --database-url")]
+    #[error(
+        "no database is named: set DATABASE_URL, `database.url` in the --config file, or pass --database-url"
+    )]
     NoDatabase,
 }
 
@@ -174,28 +181,47 @@ impl Config {
     fn validate(&self) -> Result<(), ConfigError> {
         let worker = &self.worker;
         // apalis counts the time after which a worker is dead in whole seconds.
-        bound("worker.heartbeat", worker.heartbeat >= Duration::from_millis(250), "at least 250ms", || {
-            humantime::format_duration(worker.heartbeat).to_string()
-        })?;
-        bound("worker.concurrency", worker.concurrency.is_none_or(|n| (1..=256).contains(&n)), "from 1 to 256", || {
-            worker.concurrency.unwrap_or_default().to_string()
-        })?;
-        bound("worker.max_attempts", (1..=1000).contains(&worker.max_attempts), "from 1 to 1000", || {
-            worker.max_attempts.to_string()
-        })?;
-        bound("worker.backoff_max", worker.backoff_max >= worker.backoff_base, "at least worker.backoff_base", || {
-            humantime::format_duration(worker.backoff_max).to_string()
-        })?;
-        bound("purge.batch_size", self.purge.batch_size.is_none_or(|n| (1..=100_000).contains(&n)), "from 1 to 100000", || {
-            self.purge.batch_size.unwrap_or_default().to_string()
-        })
+        bound(
+            "worker.heartbeat",
+            worker.heartbeat >= Duration::from_millis(250),
+            "at least 250ms",
+            || humantime::format_duration(worker.heartbeat).to_string(),
+        )?;
+        bound(
+            "worker.concurrency",
+            worker.concurrency.is_none_or(|n| (1..=256).contains(&n)),
+            "from 1 to 256",
+            || worker.concurrency.unwrap_or_default().to_string(),
+        )?;
+        bound(
+            "worker.max_attempts",
+            (1..=1000).contains(&worker.max_attempts),
+            "from 1 to 1000",
+            || worker.max_attempts.to_string(),
+        )?;
+        bound(
+            "worker.backoff_max",
+            worker.backoff_max >= worker.backoff_base,
+            "at least worker.backoff_base",
+            || humantime::format_duration(worker.backoff_max).to_string(),
+        )?;
+        bound(
+            "purge.batch_size",
+            self.purge
+                .batch_size
+                .is_none_or(|n| (1..=100_000).contains(&n)),
+            "from 1 to 100000",
+            || self.purge.batch_size.unwrap_or_default().to_string(),
+        )
     }
 }
 
 /// `DATABASE_URL`, the one variable without our prefix: every Postgres tool knows it.
 #[expect(clippy::disallowed_methods, reason = "the home of settings")]
 fn database_url_variable() -> Option<String> {
-    std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty())
+    std::env::var("DATABASE_URL")
+        .ok()
+        .filter(|url| !url.is_empty())
 }
 
 fn bound(
@@ -204,5 +230,13 @@ fn bound(
     must: &'static str,
     is: impl FnOnce() -> String,
 ) -> Result<(), ConfigError> {
-    if holds { Ok(()) } else { Err(ConfigError::OutOfBounds { key, must, is: is() }) }
+    if holds {
+        Ok(())
+    } else {
+        Err(ConfigError::OutOfBounds {
+            key,
+            must,
+            is: is(),
+        })
+    }
 }

@@ -24,7 +24,10 @@ pub async fn keep_fresh(pool: PgPool, metrics: Arc<Metrics>) {
     loop {
         ticks.tick().await;
         if let Err(error) = refresh(&pool, &metrics).await {
-            tracing::warn!(error = chain(&error), "cannot refresh the gauges; they keep their last values");
+            tracing::warn!(
+                error = chain(&error),
+                "cannot refresh the gauges; they keep their last values"
+            );
         }
     }
 }
@@ -33,7 +36,10 @@ pub async fn keep_fresh(pool: PgPool, metrics: Arc<Metrics>) {
 ///
 /// # Errors
 /// When the database fails; then some keep their last values.
-#[allow(clippy::cast_possible_wrap, reason = "a count of organizations fits in 63 bits")]
+#[allow(
+    clippy::cast_possible_wrap,
+    reason = "a count of organizations fits in 63 bits"
+)]
 pub async fn refresh(pool: &PgPool, metrics: &Metrics) -> sqlx::Result<()> {
     let runs = queue::count_by_status(pool).await?;
     for status in STATUSES {
@@ -44,7 +50,9 @@ pub async fn refresh(pool: &PgPool, metrics: &Metrics) -> sqlx::Result<()> {
     for (table, seconds) in &overdue.seconds {
         metrics.overdue.with_label_values(&[table]).set(*seconds);
     }
-    metrics.organizations_overdue.set(overdue.organizations as i64);
+    metrics
+        .organizations_overdue
+        .set(overdue.organizations as i64);
     metrics.organizations_unresolved.set(overdue.unresolved);
     Ok(())
 }

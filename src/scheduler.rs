@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use croner::{Cron, parser::{CronParser, Seconds}};
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds},
+};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     config::ScheduleConfig,
-    postgres,
-    queue,
+    postgres, queue,
     telemetry::{logs::chain, metrics::Metrics},
 };
 
@@ -38,7 +40,9 @@ pub struct Schedule {
 
 /// A cron expression that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("schedule.cron {0:?} is not a cron expression of six fields, seconds first, such as \"0 0 2 * * *\"")]
+#[error(
+    "schedule.cron {0:?} is not a cron expression of six fields, seconds first, such as \"0 0 2 * * *\""
+)]
 pub struct BadSchedule(pub String, #[source] croner::errors::CronError);
 
 impl Schedule {
@@ -52,21 +56,30 @@ impl Schedule {
             .build()
             .parse(&config.cron)
             .map_err(|error| BadSchedule(config.cron.clone(), error))?;
-        Ok(Self { cron, timezone: config.timezone })
+        Ok(Self {
+            cron,
+            timezone: config.timezone,
+        })
     }
 
     /// The latest slot that is due at `now`, if there ever was one.
     #[must_use]
     pub fn latest(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let local = now.with_timezone(&self.timezone);
-        self.cron.find_previous_occurrence(&local, true).ok().map(|slot| slot.to_utc())
+        self.cron
+            .find_previous_occurrence(&local, true)
+            .ok()
+            .map(|slot| slot.to_utc())
     }
 
     /// The first slot after `now`, if there is one.
     #[must_use]
     pub fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let local = now.with_timezone(&self.timezone);
-        self.cron.find_next_occurrence(&local, false).ok().map(|slot| slot.to_utc())
+        self.cron
+            .find_next_occurrence(&local, false)
+            .ok()
+            .map(|slot| slot.to_utc())
     }
 }
 
@@ -117,7 +130,10 @@ impl Scheduler {
             let pause = match self.look(stop).await {
                 Ok(pause) => pause,
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "cannot enqueue the schedule; trying again");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot enqueue the schedule; trying again"
+                    );
                     PAUSE
                 }
             };
@@ -131,7 +147,12 @@ impl Scheduler {
     /// One look; returns how long to sleep before the next.
     async fn look(&self, stop: &CancellationToken) -> sqlx::Result<Duration> {
         match self.tick(stop).await? {
-            Tick::Worked { slot, enqueued, coalesced, complete } => {
+            Tick::Worked {
+                slot,
+                enqueued,
+                coalesced,
+                complete,
+            } => {
                 tracing::info!(%slot, enqueued, coalesced, complete, "enqueued {enqueued} runs for slot {slot}");
                 if !complete {
                     return Ok(PAUSE);
@@ -142,8 +163,13 @@ impl Scheduler {
         }
         let mut conn = self.pool.acquire().await?;
         let now = postgres::now(&mut conn).await?;
-        let until = self.schedule.next(now).and_then(|next| (next - now).to_std().ok());
-        Ok(until.unwrap_or(LONGEST_SLEEP).clamp(Duration::from_millis(10), LONGEST_SLEEP))
+        let until = self
+            .schedule
+            .next(now)
+            .and_then(|next| (next - now).to_std().ok());
+        Ok(until
+            .unwrap_or(LONGEST_SLEEP)
+            .clamp(Duration::from_millis(10), LONGEST_SLEEP))
     }
 
     /// Enqueues the latest due slot, unless that is done.
@@ -151,15 +177,23 @@ impl Scheduler {
     /// # Errors
     /// When the database fails; what was enqueued stays, and the next tick goes on from there.
     pub async fn tick(&self, stop: &CancellationToken) -> sqlx::Result<Tick> {
-        let Some(newest) = self.open_slot().await? else { return Ok(Tick::Idle) };
+        let Some(newest) = self.open_slot().await? else {
+            return Ok(Tick::Idle);
+        };
         if newest.complete {
             self.metrics.last_slot.set(newest.slot.timestamp());
-            return Ok(if newest.is_baseline { Tick::Baseline } else { Tick::Idle });
+            return Ok(if newest.is_baseline {
+                Tick::Baseline
+            } else {
+                Tick::Idle
+            });
         }
         let slot = newest.slot;
         let (mut enqueued, mut coalesced, mut complete) = (0, 0, false);
         while !stop.is_cancelled() && !complete {
-            let Some(chunk) = self.chunk(slot, &mut complete).await? else { break };
+            let Some(chunk) = self.chunk(slot, &mut complete).await? else {
+                break;
+            };
             enqueued += chunk.enqueued;
             coalesced += chunk.coalesced;
             if chunk.blocked.is_some() && chunk.enqueued + chunk.coalesced == 0 {
@@ -169,7 +203,12 @@ impl Scheduler {
         if complete {
             self.metrics.last_slot.set(slot.timestamp());
         }
-        Ok(Tick::Worked { slot, enqueued, coalesced, complete })
+        Ok(Tick::Worked {
+            slot,
+            enqueued,
+            coalesced,
+            complete,
+        })
     }
 
     /// Opens the latest due slot unless it, or a later one, is there; returns the newest slot there is.
@@ -179,7 +218,9 @@ impl Scheduler {
     async fn open_slot(&self) -> sqlx::Result<Option<Newest>> {
         let mut conn = self.pool.acquire().await?;
         let now = postgres::now(&mut conn).await?;
-        let Some(latest) = self.schedule.latest(now) else { return Ok(None) };
+        let Some(latest) = self.schedule.latest(now) else {
+            return Ok(None);
+        };
         let is_baseline = sqlx::query_scalar!(
             r#"-- scheduler.open_slot
             INSERT INTO retention.schedule_slots (slot, completed_at)
@@ -207,7 +248,10 @@ impl Scheduler {
 
     /// The slot's next organizations, in one transaction; `None`: another scheduler is at it.
     async fn chunk(&self, slot: DateTime<Utc>, complete: &mut bool) -> sqlx::Result<Option<Chunk>> {
-        let mut tx = self.pool.begin_with("BEGIN; SET LOCAL lock_timeout = '1s'").await?;
+        let mut tx = self
+            .pool
+            .begin_with("BEGIN; SET LOCAL lock_timeout = '1s'")
+            .await?;
         let place = sqlx::query!(
             "-- scheduler.hold_slot
              SELECT after_org, deferred FROM retention.schedule_slots
@@ -222,7 +266,11 @@ impl Scheduler {
         let fresh = next_organizations(&mut tx, after_org).await?;
         let is_fresh = !fresh.is_empty();
         // Those that were blocked before are tried again once all others have their run.
-        let orgs = if is_fresh { fresh } else { std::mem::take(&mut deferred) };
+        let orgs = if is_fresh {
+            fresh
+        } else {
+            std::mem::take(&mut deferred)
+        };
         let mut chunk = Chunk::default();
         let mut rest = orgs.as_slice();
         while !rest.is_empty() {
@@ -267,7 +315,10 @@ struct Newest {
     is_baseline: bool,
 }
 
-async fn next_organizations(conn: &mut PgConnection, after: Option<Uuid>) -> sqlx::Result<Vec<Uuid>> {
+async fn next_organizations(
+    conn: &mut PgConnection,
+    after: Option<Uuid>,
+) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "-- scheduler.next_organizations
          SELECT id FROM public.organizations WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
@@ -310,7 +361,11 @@ mod tests {
     use super::*;
 
     fn schedule(cron: &str, timezone: Tz) -> Schedule {
-        Schedule::new(&ScheduleConfig { cron: cron.into(), timezone }).unwrap()
+        Schedule::new(&ScheduleConfig {
+            cron: cron.into(),
+            timezone,
+        })
+        .unwrap()
     }
 
     fn utc(text: &str) -> DateTime<Utc> {
@@ -323,7 +378,10 @@ mod tests {
         let now = utc("2026-11-23T18:00:00Z");
         assert_eq!(nightly.latest(now), Some(utc("2026-11-23T02:00:00Z")));
         assert_eq!(nightly.next(now), Some(utc("2026-11-24T02:00:00Z")));
-        assert_eq!(nightly.latest(utc("2026-11-23T02:00:00Z")), Some(utc("2026-11-23T02:00:00Z")));
+        assert_eq!(
+            nightly.latest(utc("2026-11-23T02:00:00Z")),
+            Some(utc("2026-11-23T02:00:00Z"))
+        );
     }
 
     #[test]
@@ -333,7 +391,10 @@ mod tests {
         for (from, nights) in [("2026-03-27T12:00:00Z", 4), ("2026-10-23T12:00:00Z", 4)] {
             let (from, mut slots) = (utc(from), Vec::new());
             let mut at = from;
-            while let Some(next) = nightly.next(at).filter(|next| *next < from + chrono::TimeDelta::days(4)) {
+            while let Some(next) = nightly
+                .next(at)
+                .filter(|next| *next < from + chrono::TimeDelta::days(4))
+            {
                 slots.push(next);
                 at = next;
             }
@@ -343,7 +404,11 @@ mod tests {
 
     #[test]
     fn a_bad_expression_says_what_a_good_one_looks_like() {
-        let error = Schedule::new(&ScheduleConfig { cron: "daily".into(), timezone: Tz::UTC }).unwrap_err();
+        let error = Schedule::new(&ScheduleConfig {
+            cron: "daily".into(),
+            timezone: Tz::UTC,
+        })
+        .unwrap_err();
         assert!(error.to_string().contains("0 0 2 * * *"));
     }
 }

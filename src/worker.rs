@@ -49,7 +49,11 @@ impl Worker {
         batch_size: Option<u32>,
     ) -> Self {
         Self {
-            purger: Purger { pool: pool.clone(), metrics: metrics.clone(), batch_size },
+            purger: Purger {
+                pool: pool.clone(),
+                metrics: metrics.clone(),
+                batch_size,
+            },
             pool,
             metrics,
             identity: WorkerIdentity::unique(),
@@ -57,7 +61,10 @@ impl Worker {
                 concurrency: config.concurrency(),
                 heartbeat: config.heartbeat,
             },
-            backoff: Backoff { base: config.backoff_base, max: config.backoff_max },
+            backoff: Backoff {
+                base: config.backoff_base,
+                max: config.backoff_max,
+            },
             max_attempts: config.max_attempts,
             shutdown_grace: config.shutdown_grace,
             keep_runs: config.keep_runs,
@@ -87,7 +94,10 @@ impl Worker {
             }
         }
         if let Err(error) = queue::retire_workers(&self.pool, self.identity.prefix()).await {
-            tracing::warn!(error = chain(&error), "this worker's heartbeat will have to grow old");
+            tracing::warn!(
+                error = chain(&error),
+                "this worker's heartbeat will have to grow old"
+            );
         }
     }
 
@@ -99,7 +109,9 @@ impl Worker {
             match queue::reconcile(&self.pool, self.lease(), self.keep_runs).await {
                 Ok(0) => {}
                 Ok(runs) => tracing::info!(runs, "delivered stranded runs again"),
-                Err(error) => tracing::warn!(error = chain(&error), "cannot reconcile; trying again"),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "cannot reconcile; trying again")
+                }
             }
         }
     }
@@ -107,11 +119,18 @@ impl Worker {
     /// One delivery, from claim to ending.
     async fn handle(&self, delivery: Delivery, stop: &CancellationToken) -> Verdict {
         if stop.is_cancelled() {
-            self.persist(|| queue::redeliver(&self.pool, delivery.run)).await;
+            self.persist(|| queue::redeliver(&self.pool, delivery.run))
+                .await;
             return Verdict::Done;
         }
         let claim = || {
-            queue::claim(&self.pool, delivery.run, &delivery, self.max_attempts, self.lease())
+            queue::claim(
+                &self.pool,
+                delivery.run,
+                &delivery,
+                self.max_attempts,
+                self.lease(),
+            )
         };
         match self.persist(claim).await {
             Claim::Owned(run) => self.attempt(run, stop).await,
@@ -133,7 +152,9 @@ impl Worker {
         tracing::debug!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, "attempt begins");
         let started = Instant::now();
         let outcome = self.purge(&run, stop).await;
-        self.metrics.run_duration.observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .run_duration
+            .observe(started.elapsed().as_secs_f64());
         match outcome {
             Ok(report) => self.succeed(&run, &report).await,
             Err(PurgeError::Stopped) => {
@@ -142,7 +163,10 @@ impl Worker {
                 Verdict::Done
             }
             Err(PurgeError::Superseded) => {
-                if self.persist(|| queue::was_cancelled(&self.pool, &run)).await {
+                if self
+                    .persist(|| queue::was_cancelled(&self.pool, &run))
+                    .await
+                {
                     self.count("cancelled", &run.trigger);
                 }
                 Verdict::Done
@@ -163,7 +187,11 @@ impl Worker {
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
-        if self.persist(|| queue::succeed(&self.pool, run, report)).await == Settled::Superseded {
+        if self
+            .persist(|| queue::succeed(&self.pool, run, report))
+            .await
+            == Settled::Superseded
+        {
             return Verdict::Done;
         }
         self.count("succeeded", &run.trigger);
@@ -178,7 +206,10 @@ impl Worker {
 
     async fn fail(&self, run: &OwnedRun, error: &PurgeError) -> Verdict {
         let (kind, why) = (error.kind(), chain(error));
-        match self.persist(|| queue::fail_or_retry(&self.pool, run, error, self.backoff)).await {
+        match self
+            .persist(|| queue::fail_or_retry(&self.pool, run, error, self.backoff))
+            .await
+        {
             Settled::Retrying(wait) => {
                 tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
                     error = why, "attempt failed; the next one is in {:.1} s", wait.as_secs_f64());
@@ -196,7 +227,10 @@ impl Worker {
     }
 
     fn count(&self, outcome: &str, trigger: &str) {
-        self.metrics.runs.with_label_values(&[outcome, trigger]).inc();
+        self.metrics
+            .runs
+            .with_label_values(&[outcome, trigger])
+            .inc();
     }
 
     /// Does one step of a run's life until the database has taken it. A delivery that was acknowledged without it
@@ -209,7 +243,10 @@ impl Worker {
             match step().await {
                 Ok(done) => return done,
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "cannot record the run's progress; trying again");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot record the run's progress; trying again"
+                    );
                     sleep(RECORD_PAUSE).await;
                 }
             }

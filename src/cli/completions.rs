@@ -12,6 +12,11 @@ pub(super) struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs) -> ExitCode {
-    generate(args.shell, &mut super::Args::command(), "drift-retention", &mut io::stdout());
+    generate(
+        args.shell,
+        &mut super::Args::command(),
+        "drift-retention",
+        &mut io::stdout(),
+    );
     ExitCode::SUCCESS
 }

@@ -84,13 +84,22 @@ async fn on(
     println!("{}", preview_by_plan(&pool).await?);
 
     let ids = tick(&pool, config, stop).await?;
-    println!("\nThe scheduler's slot came: {} runs are queued. The worker purges …", ids.len());
+    println!(
+        "\nThe scheduler's slot came: {} runs are queued. The worker purges …",
+        ids.len()
+    );
     purge::work(config, &pool, &ids, stop).await?;
     println!("\nWhat went:\n\n{}", purge::totals(&pool, &ids).await?);
     print_failures(&pool, &ids).await?;
     print_next(&url, config, args.exit, ids.first());
     if !args.exit && !stop.is_cancelled() {
-        serve::serve(config, pool.clone(), &[Role::Api, Role::Scheduler, Role::Worker], stop.clone()).await?;
+        serve::serve(
+            config,
+            pool.clone(),
+            &[Role::Api, Role::Scheduler, Role::Worker],
+            stop.clone(),
+        )
+        .await?;
     }
     pool.close().await;
     Ok(ExitCode::SUCCESS)
@@ -101,17 +110,22 @@ fn default_dir() -> Result<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/drift-retention/demo"));
     }
-    let base = etcetera::choose_base_strategy().context("cannot find your home; pass --data-dir")?;
+    let base =
+        etcetera::choose_base_strategy().context("cannot find your home; pass --data-dir")?;
     Ok(base.data_dir().join("drift-retention/demo"))
 }
 
 async fn start(dir: &Path) -> Result<LocalServer> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}; pass --data-dir", dir.display()))?;
+    fs::create_dir_all(dir)
+        .with_context(|| format!("cannot make {}; pass --data-dir", dir.display()))?;
     let binaries = ServerBinaries::find(bin_dir().as_deref())?;
     Ok(LocalServer::start(&binaries, dir, &[]).await?)
 }
 
-#[expect(clippy::disallowed_methods, reason = "PG_BIN_DIR names the server for every command that starts one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "PG_BIN_DIR names the server for every command that starts one"
+)]
 fn bin_dir() -> Option<PathBuf> {
     std::env::var_os("PG_BIN_DIR").map(PathBuf::from)
 }
@@ -124,7 +138,11 @@ async fn reset(dir: &Path) -> Result<()> {
     start(dir).await?.stop(StopMode::Immediate).await?;
     for name in ["data", "password", "lock", "server.log"] {
         let path = dir.join(name);
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));
@@ -139,8 +157,11 @@ async fn reset(dir: &Path) -> Result<()> {
 async fn tick(pool: &PgPool, config: &Config, stop: &CancellationToken) -> Result<Vec<Uuid>> {
     let mut now_and_then = config.schedule.clone();
     "* * * * * *".clone_into(&mut now_and_then.cron);
-    let scheduler =
-        Scheduler { pool: pool.clone(), schedule: Schedule::new(&now_and_then)?, metrics: new_metrics()? };
+    let scheduler = Scheduler {
+        pool: pool.clone(),
+        schedule: Schedule::new(&now_and_then)?,
+        metrics: new_metrics()?,
+    };
     let began: DateTime<Utc> = postgres::now(&mut *pool.acquire().await?).await?;
     loop {
         scheduler.tick(stop).await?;
@@ -154,13 +175,24 @@ async fn tick(pool: &PgPool, config: &Config, stop: &CancellationToken) -> Resul
 
 async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
     let previews = preview::previews(pool, &organizations::ids(pool).await?).await?;
-    let mut table =
-        output::table(&["plan", "organizations", "checks", "flags", "payloads", "approvals"], 1);
+    let mut table = output::table(
+        &[
+            "plan",
+            "organizations",
+            "checks",
+            "flags",
+            "payloads",
+            "approvals",
+        ],
+        1,
+    );
     for plan in Plan::ALL {
         let of_plan: Vec<&Preview> = previews.iter().filter(|p| p.plan == Ok(plan)).collect();
         let mut row = vec![plan.to_string(), of_plan.len().to_string()];
         for index in 0..datasets::tables().count() {
-            row.push(output::number(of_plan.iter().map(|p| p.tables[index].1).sum::<u64>()));
+            row.push(output::number(
+                of_plan.iter().map(|p| p.tables[index].1).sum::<u64>(),
+            ));
         }
         table.add_row(row);
     }
@@ -171,7 +203,10 @@ async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
 
 async fn print_failures(pool: &PgPool, ids: &[Uuid]) -> Result<()> {
     for run in queue::unsuccessful(pool, ids).await? {
-        println!("\nOne run failed closed ({}):", run.error_kind.as_deref().unwrap_or(&run.status));
+        println!(
+            "\nOne run failed closed ({}):",
+            run.error_kind.as_deref().unwrap_or(&run.status)
+        );
         println!("  organization {}", run.org_id);
         println!("  {}", run.error.as_deref().unwrap_or("cancelled"));
     }
@@ -191,6 +226,12 @@ fn print_next(url: &str, config: &Config, exit: bool, run: Option<&Uuid>) {
     }
     println!("  drift-retention preview --all");
     println!("  drift-retention purge --all --wait");
-    println!("  curl -s http://{}/metrics | grep purged_rows", config.http.listen);
-    println!("\nServing on http://{}; Ctrl-C ends it, and Postgres with it.", config.http.listen);
+    println!(
+        "  curl -s http://{}/metrics | grep purged_rows",
+        config.http.listen
+    );
+    println!(
+        "\nServing on http://{}; Ctrl-C ends it, and Postgres with it.",
+        config.http.listen
+    );
 }

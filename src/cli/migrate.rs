@@ -33,7 +33,11 @@ pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<
     let mut table = output::table(&["version", "migration", "applied"], 3);
     for migration in migrations::status(&pool).await? {
         let applied = if migration.applied { "yes" } else { "no" };
-        table.add_row([migration.version.to_string(), migration.name, applied.to_owned()]);
+        table.add_row([
+            migration.version.to_string(),
+            migration.name,
+            applied.to_owned(),
+        ]);
     }
     println!("{table}");
     Ok(ExitCode::SUCCESS)

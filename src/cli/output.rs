@@ -1,7 +1,7 @@
 //! How things look: tables for people, JSON for programs, ages, and errors as one chain.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use comfy_table::{CellAlignment, ContentArrangement, Table, style::presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// A table whose columns from `numbers` on are numbers.
 pub(super) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING.header_separator(LineStyle::new('─', '─', '─', '─')));
     table.set_content_arrangement(ContentArrangement::Dynamic);
     if !table.is_tty() {
         table.set_width(80);
@@ -55,20 +55,31 @@ pub(super) fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     } else {
         format!("{} d", length.num_days())
     };
-    if past < TimeDelta::zero() { format!("in {text}") } else { format!("{text} ago") }
+    if past < TimeDelta::zero() {
+        format!("in {text}")
+    } else {
+        format!("{text} ago")
+    }
 }
 
 /// Who uses the command line, for the records.
 pub(super) fn actor() -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
-    format!("cli:{}", user.map_or_else(|| "unknown".to_owned(), |user| user.name))
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid())
+        .ok()
+        .flatten();
+    format!(
+        "cli:{}",
+        user.map_or_else(|| "unknown".to_owned(), |user| user.name)
+    )
 }
 
 /// A progress bar over `length` steps; shown on a terminal only.
 pub(super) fn progress(length: usize, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length as u64).with_style(style).with_message(what)
+    ProgressBar::new(length as u64)
+        .with_style(style)
+        .with_message(what)
 }
 
 /// An error and its causes in one line.
@@ -90,7 +101,19 @@ mod tests {
     #[test]
     fn ages_are_rounded_down_to_one_unit() {
         let now = DateTime::from_timestamp(1_000_000_000, 0).unwrap();
-        let ages = [0, 59, 60, 7199, 86_400, 172_800, -90].map(|s| age(now, now - TimeDelta::seconds(s)));
-        assert_eq!(ages, ["now", "59 s ago", "1 min ago", "1 h ago", "24 h ago", "2 d ago", "in 1 min"]);
+        let ages =
+            [0, 59, 60, 7199, 86_400, 172_800, -90].map(|s| age(now, now - TimeDelta::seconds(s)));
+        assert_eq!(
+            ages,
+            [
+                "now",
+                "59 s ago",
+                "1 min ago",
+                "1 h ago",
+                "24 h ago",
+                "2 d ago",
+                "in 1 min"
+            ]
+        );
     }
 }

@@ -47,7 +47,9 @@ pub(super) async fn run(args: &PolicyArgs, settings: &Settings) -> Result<ExitCo
     ];
     for (what, dataset) in rows {
         let window = policy.get(dataset);
-        let days = window.map_or("no rule".to_owned(), |window| format!("{} days", window.in_days()));
+        let days = window.map_or("no rule".to_owned(), |window| {
+            format!("{} days", window.in_days())
+        });
         table.add_row([what.to_owned(), days]);
     }
     table.add_row(["Open incidents", "never purged"]);

@@ -56,8 +56,11 @@ pub(super) async fn previews(pool: &PgPool, orgs: &[OrgId]) -> Result<Vec<Previe
 }
 
 fn to_json(preview: &Preview) -> Value {
-    let tables: Map<_, _> =
-        preview.tables.iter().map(|(table, rows)| ((*table).to_owned(), json!(rows))).collect();
+    let tables: Map<_, _> = preview
+        .tables
+        .iter()
+        .map(|(table, rows)| ((*table).to_owned(), json!(rows)))
+        .collect();
     json!({
         "org_id": preview.org,
         "plan": preview.plan.as_ref().ok().map(|plan| plan.name()),
@@ -67,9 +70,22 @@ fn to_json(preview: &Preview) -> Value {
 }
 
 fn to_table(previews: &[Preview]) -> comfy_table::Table {
-    let mut table = output::table(&["organization", "plan", "checks", "flags", "payloads", "approvals"], 2);
+    let mut table = output::table(
+        &[
+            "organization",
+            "plan",
+            "checks",
+            "flags",
+            "payloads",
+            "approvals",
+        ],
+        2,
+    );
     for preview in previews {
-        let plan = preview.plan.as_ref().map_or("unresolved", |plan| plan.name());
+        let plan = preview
+            .plan
+            .as_ref()
+            .map_or("unresolved", |plan| plan.name());
         let mut row = vec![preview.org.to_string(), plan.to_owned()];
         row.extend(preview.tables.iter().map(|(_, rows)| output::number(*rows)));
         table.add_row(row);

@@ -15,7 +15,7 @@ use crate::{
     drift::organizations,
     ids::OrgId,
     purge::datasets,
-    queue::{self, Enqueued, Lease},
+    queue::{self, Enqueued, Lease, Total},
     retention::Plan,
     worker::Worker,
 };
@@ -59,18 +59,28 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     } else if args.wait {
         let lease = Lease(config.worker.heartbeat * 4);
         if queue::live_workers(&pool, lease).await? == 0 {
-            eprintln!("warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
-                       `purge --work` does it here");
+            eprintln!(
+                "warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
+                       `purge --work` does it here"
+            );
         }
         finished(&pool, &ids, &stop).await?;
     }
-    let failed = if follow { conclude(&pool, &mut runs, args.json).await? } else { false };
+    let failed = if follow {
+        conclude(&pool, &mut runs, args.json).await?
+    } else {
+        false
+    };
     if args.json {
         output::json(&json!({"runs": runs}))?;
     } else if !follow {
         print_enqueued(&runs);
     }
-    Ok(if failed || (follow && stop.is_cancelled()) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed || (follow && stop.is_cancelled()) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 async fn enqueue(pool: &PgPool, org: Option<OrgId>, reason: Option<&str>) -> Result<Vec<Enqueued>> {
@@ -81,7 +91,11 @@ async fn enqueue(pool: &PgPool, org: Option<OrgId>, reason: Option<&str>) -> Res
         tx.commit().await?;
         return Ok(vec![run]);
     }
-    let orgs: Vec<Uuid> = organizations::ids(pool).await?.into_iter().map(|org| org.0).collect();
+    let orgs: Vec<Uuid> = organizations::ids(pool)
+        .await?
+        .into_iter()
+        .map(|org| org.0)
+        .collect();
     let bar = output::progress(orgs.len(), "enqueueing");
     let mut runs = Vec::with_capacity(orgs.len());
     for chunk in orgs.chunks(CHUNK) {
@@ -101,7 +115,12 @@ pub(super) async fn work(
     ids: &[Uuid],
     stop: &CancellationToken,
 ) -> Result<()> {
-    let worker = Worker::new(pool.clone(), new_metrics()?, &config.worker, config.purge.batch_size);
+    let worker = Worker::new(
+        pool.clone(),
+        new_metrics()?,
+        &config.worker,
+        config.purge.batch_size,
+    );
     let enough = stop.child_token();
     let (followed, ()) = tokio::join!(
         async {
@@ -138,8 +157,10 @@ async fn conclude(pool: &PgPool, runs: &mut [Enqueued], json: bool) -> Result<bo
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
     let unsuccessful = queue::unsuccessful(pool, &ids).await?;
     let unfinished = queue::unfinished(pool, &ids).await?;
-    let by_id: BTreeMap<Uuid, &str> =
-        unsuccessful.iter().map(|run| (run.id, run.status.as_str())).collect();
+    let by_id: BTreeMap<Uuid, &str> = unsuccessful
+        .iter()
+        .map(|run| (run.id, run.status.as_str()))
+        .collect();
     for run in runs.iter_mut() {
         let status = by_id.get(&run.run_id.0).copied();
         if let Some(status) = status {
@@ -151,36 +172,64 @@ async fn conclude(pool: &PgPool, runs: &mut [Enqueued], json: bool) -> Result<bo
     if !json {
         println!("{}", totals(pool, &ids).await?);
         for run in &unsuccessful {
-            println!("{} {} of {}: {}", run.status, run.id, run.org_id, run.error.as_deref().unwrap_or("cancelled"));
+            println!(
+                "{} {} of {}: {}",
+                run.status,
+                run.id,
+                run.org_id,
+                run.error.as_deref().unwrap_or("cancelled")
+            );
         }
         if !unfinished.is_empty() {
-            println!("{} of {} runs are not finished", unfinished.len(), ids.len());
+            println!(
+                "{} of {} runs are not finished",
+                unfinished.len(),
+                ids.len()
+            );
         }
     }
     Ok(!unsuccessful.is_empty())
 }
 
-/// What the runs purged, per plan and table.
+/// What the runs purged, per plan and table; `+ n kept` are rows that a rule protects.
 pub(super) async fn totals(pool: &PgPool, ids: &[Uuid]) -> Result<comfy_table::Table> {
     let totals = queue::totals(pool, ids).await?;
-    let mut table = output::table(&["plan", "table", "purged", "kept by a rule"], 2);
+    let mut header = vec!["plan"];
+    header.extend(datasets::tables());
+    let mut table = output::table(&header, 1);
     for plan in Plan::ALL {
-        for name in datasets::tables() {
-            if let Some(total) = totals.iter().find(|t| t.plan == plan.name() && t.table == name) {
-                let (purged, kept) = (output::number(total.rows_purged), output::number(total.rows_kept));
-                table.add_row([plan.name(), name, &purged, &kept]);
-            }
-        }
+        let mut row = vec![plan.to_string()];
+        row.extend(datasets::tables().map(|name| {
+            let total = totals
+                .iter()
+                .find(|total| total.plan == plan.name() && total.table == name);
+            total.map_or_else(|| "–".to_owned(), cell)
+        }));
+        table.add_row(row);
     }
     Ok(table)
+}
+
+fn cell(total: &Total) -> String {
+    let purged = output::number(total.rows_purged);
+    match total.rows_kept {
+        0 => purged,
+        kept => format!("{purged} (+{} kept)", output::number(kept)),
+    }
 }
 
 fn print_enqueued(runs: &[Enqueued]) {
     let coalesced = runs.iter().filter(|run| run.coalesced).count();
     match runs {
-        [run] if run.coalesced => println!("run {} is {} already: this request joins it", run.run_id, run.status),
+        [run] if run.coalesced => println!(
+            "run {} is {} already: this request joins it",
+            run.run_id, run.status
+        ),
         [run] => println!("run {} is queued", run.run_id),
-        runs => println!("{} runs queued, {coalesced} requests joined a live run", runs.len() - coalesced),
+        runs => println!(
+            "{} runs queued, {coalesced} requests joined a live run",
+            runs.len() - coalesced
+        ),
     }
     if !runs.is_empty() {
         println!("follow with: drift-retention runs list");

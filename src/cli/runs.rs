@@ -88,7 +88,15 @@ pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<Exi
         RunsCommand::Show { id, json } => show(&pool, id, json).await,
         RunsCommand::Replay(args) => replay(&pool, args).await,
         RunsCommand::Cancel { id, reason } => {
-            let org = queue::cancel(&pool, id, &Operator { name: output::actor(), reason }).await?;
+            let org = queue::cancel(
+                &pool,
+                id,
+                &Operator {
+                    name: output::actor(),
+                    reason,
+                },
+            )
+            .await?;
             println!("run {id} of organization {org} is cancelled");
             Ok(ExitCode::SUCCESS)
         }
@@ -96,7 +104,10 @@ pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<Exi
 }
 
 async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
-    let filter = RunFilter { org: args.org, status: args.status };
+    let filter = RunFilter {
+        org: args.org,
+        status: args.status,
+    };
     let page = queue::list(pool, &filter, args.cursor, args.limit).await?;
     if args.json {
         output::json(&page)?;
@@ -127,7 +138,9 @@ async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
 }
 
 async fn show(pool: &PgPool, id: RunId, json: bool) -> Result<ExitCode> {
-    let Some(run) = queue::get(pool, id).await? else { bail!(OperateError::NoRun(id)) };
+    let Some(run) = queue::get(pool, id).await? else {
+        bail!(OperateError::NoRun(id))
+    };
     if json {
         output::json(&run)?;
     } else {
@@ -168,12 +181,17 @@ fn facts(run: &Run) -> comfy_table::Table {
 }
 
 fn steps(run: &Run) -> comfy_table::Table {
-    let mut table = output::table(&["table", "status", "cutoff", "purged", "kept", "batches"], 3);
+    let mut table = output::table(
+        &["table", "status", "cutoff", "purged", "kept", "batches"],
+        3,
+    );
     for step in &run.steps.0 {
         table.add_row([
             step.table_name.clone(),
             step.status.clone(),
-            step.cutoff.map_or("no rule".into(), |cutoff| cutoff.format("%F %T UTC").to_string()),
+            step.cutoff.map_or("no rule".into(), |cutoff| {
+                cutoff.format("%F %T UTC").to_string()
+            }),
             output::number(step.rows_purged),
             output::number(step.rows_kept),
             step.batches.to_string(),
@@ -183,7 +201,10 @@ fn steps(run: &Run) -> comfy_table::Table {
 }
 
 async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
-    let by = Operator { name: output::actor(), reason: args.reason };
+    let by = Operator {
+        name: output::actor(),
+        reason: args.reason,
+    };
     if args.dry_run {
         let runs = queue::replayable(pool, args.error_kind.as_deref()).await?;
         return show_dry_run(&runs, args.json);
@@ -200,9 +221,16 @@ async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
     } else if replayed.is_empty() {
         println!("nothing to replay");
     }
-    for Replayed { replay_of, enqueued } in replayed.iter().filter(|_| !args.json) {
+    for Replayed {
+        replay_of,
+        enqueued,
+    } in replayed.iter().filter(|_| !args.json)
+    {
         if enqueued.coalesced {
-            println!("{replay_of}: its organization has a live run already, {}", enqueued.run_id);
+            println!(
+                "{replay_of}: its organization has a live run already, {}",
+                enqueued.run_id
+            );
         } else {
             println!("{replay_of} is replayed as {}", enqueued.run_id);
         }
@@ -212,7 +240,10 @@ async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
 
 fn show_dry_run(runs: &[(RunId, OrgId)], json: bool) -> Result<ExitCode> {
     if json {
-        let runs: Vec<_> = runs.iter().map(|(run, org)| json!({"run_id": run, "org_id": org})).collect();
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|(run, org)| json!({"run_id": run, "org_id": org}))
+            .collect();
         output::json(&json!({"would_replay": runs}))?;
     } else {
         for (run, org) in runs {

@@ -59,7 +59,12 @@ pub(super) async fn serve(
 ) -> Result<()> {
     let metrics = new_metrics()?;
     let worker = roles.contains(&Role::Worker).then(|| {
-        Worker::new(pool.clone(), metrics.clone(), &config.worker, config.purge.batch_size)
+        Worker::new(
+            pool.clone(),
+            metrics.clone(),
+            &config.worker,
+            config.purge.batch_size,
+        )
     });
     let scheduler = match roles.contains(&Role::Scheduler) {
         true => Some(Scheduler {
@@ -71,21 +76,36 @@ pub(super) async fn serve(
     };
     let listener = TcpListener::bind(config.http.listen)
         .await
-        .with_context(|| format!("cannot listen on {}; set http.listen to a free address", config.http.listen))?;
+        .with_context(|| {
+            format!(
+                "cannot listen on {}; set http.listen to a free address",
+                config.http.listen
+            )
+        })?;
     tracing::info!(address = %listener.local_addr()?, ?roles, "serving");
 
     let drained = CancellationToken::new();
     let health = Health {
         pool: pool.clone(),
         metrics: metrics.clone(),
-        worker: worker.as_ref().map(|worker| (worker.identity.clone(), worker.lease())),
+        worker: worker
+            .as_ref()
+            .map(|worker| (worker.identity.clone(), worker.lease())),
     };
     let http = http::serve(listener, http::router(health), drained.clone());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(gauges::keep_fresh(pool, metrics)));
     let loops = async {
         tokio::join!(
-            async { if let Some(worker) = &worker { worker.run(&stop).await } },
-            async { if let Some(scheduler) = &scheduler { scheduler.run(&stop).await } },
+            async {
+                if let Some(worker) = &worker {
+                    worker.run(&stop).await
+                }
+            },
+            async {
+                if let Some(scheduler) = &scheduler {
+                    scheduler.run(&stop).await
+                }
+            },
             stop.cancelled(),
         );
         drained.cancel();

@@ -10,7 +10,8 @@ pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = stop.clone();
     tokio::spawn(async move {
-        let mut next = async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
+        let mut next =
+            async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
         next().await;
         tracing::info!("stopping; a second signal ends it at once");
         token.cancel();
@@ -20,7 +21,10 @@ pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a second signal asks for exactly this")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a second signal asks for exactly this"
+)]
 fn end_at_once() {
     std::process::exit(130);
 }

@@ -54,7 +54,11 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
     };
     let mut worker = None;
     if let Some((identity, lease)) = &health.worker {
-        let alive = timeout(TIMEOUT, queue::workers_alive(&health.pool, identity, *lease)).await;
+        let alive = timeout(
+            TIMEOUT,
+            queue::workers_alive(&health.pool, identity, *lease),
+        )
+        .await;
         worker = Some(match alive {
             Ok(Ok(true)) => "ok".to_owned(),
             Ok(Ok(false)) => "the worker's heartbeat is older than its lease".to_owned(),
@@ -63,8 +67,20 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
         });
     }
     let ready = schema == "ok" && worker.as_deref().is_none_or(|worker| worker == "ok");
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, schema, worker })).into_response()
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(Readiness {
+            ready,
+            schema,
+            worker,
+        }),
+    )
+        .into_response()
 }
 
 pub(super) async fn metrics(State(health): State<Arc<Health>>) -> Response {

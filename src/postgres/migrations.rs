@@ -32,7 +32,9 @@ pub enum SchemaError {
     #[error("the database schema is behind this program ({0}); run `drift-retention migrate up`")]
     Behind(String),
     /// The database knows migrations that this program does not.
-    #[error("the database schema is newer than this program (migration {0}); upgrade drift-retention")]
+    #[error(
+        "the database schema is newer than this program (migration {0}); upgrade drift-retention"
+    )]
     Ahead(i64),
     /// The target of a step back is no version of ours.
     #[error("there is no migration {0}; `drift-retention migrate status` lists them")]
@@ -60,7 +62,10 @@ fn migrator() -> Migrator {
 /// # Errors
 /// When a migration fails; those before it stay applied.
 pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
-    PostgresStorage::migrations().run(pool).await.map_err(SchemaError::Queue)?;
+    PostgresStorage::migrations()
+        .run(pool)
+        .await
+        .map_err(SchemaError::Queue)?;
     migrator().run(pool).await?;
     tune_queue(pool).await?;
     Ok(())
@@ -77,8 +82,12 @@ pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
         Some(version) if version == 0 || known.contains(&version) => version,
         Some(version) => return Err(SchemaError::NoSuchVersion(version)),
         None => {
-            let applied: Vec<i64> =
-                status(pool).await?.iter().filter(|m| m.applied).map(|m| m.version).collect();
+            let applied: Vec<i64> = status(pool)
+                .await?
+                .iter()
+                .filter(|m| m.applied)
+                .map(|m| m.version)
+                .collect();
             applied.iter().rev().nth(1).copied().unwrap_or(0)
         }
     };
@@ -94,7 +103,11 @@ pub async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, SchemaError> 
     let applied = applied(pool).await?;
     Ok(versions(&migrator())
         .into_iter()
-        .map(|(version, name)| MigrationStatus { version, name, applied: applied.contains(&version) })
+        .map(|(version, name)| MigrationStatus {
+            version,
+            name,
+            applied: applied.contains(&version),
+        })
         .collect())
 }
 
@@ -109,7 +122,9 @@ pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
         return Err(SchemaError::Ahead(*newer));
     }
     if let Some((version, name)) = known.iter().find(|(version, _)| !applied.contains(version)) {
-        return Err(SchemaError::Behind(format!("migration {version} {name:?} is missing")));
+        return Err(SchemaError::Behind(format!(
+            "migration {version} {name:?} is missing"
+        )));
     }
     check_queue(pool).await
 }
@@ -138,7 +153,12 @@ async fn applied_in(pool: &PgPool, table: &'static str) -> Result<Vec<i64>, Sche
         return Ok(Vec::new());
     }
     let mut conn = pool.acquire().await?;
-    Ok(conn.list_applied_migrations(table).await?.into_iter().map(|m| m.version).collect())
+    Ok(conn
+        .list_applied_migrations(table)
+        .await?
+        .into_iter()
+        .map(|m| m.version)
+        .collect())
 }
 
 /// apalis's fetch falls into a hash join with a backlog; its orphan sweep has no index over active rows, and our
@@ -161,10 +181,14 @@ async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
 /// apalis may replace its function in an upgrade: the settings are asserted at every start.
 async fn check_queue(pool: &PgPool) -> Result<(), SchemaError> {
     let applied = applied_in(pool, "apalis._sqlx_migrations").await?;
-    if let Some(missing) =
-        PostgresStorage::migrations().iter().find(|m| !applied.contains(&m.version))
+    if let Some(missing) = PostgresStorage::migrations()
+        .iter()
+        .find(|m| !applied.contains(&m.version))
     {
-        return Err(SchemaError::Behind(format!("queue migration {} is missing", missing.version)));
+        return Err(SchemaError::Behind(format!(
+            "queue migration {} is missing",
+            missing.version
+        )));
     }
     let tuned = sqlx::query_scalar!(
         r#"-- migrations.check_queue
@@ -176,5 +200,11 @@ async fn check_queue(pool: &PgPool) -> Result<(), SchemaError> {
     )
     .fetch_one(pool)
     .await?;
-    if tuned { Ok(()) } else { Err(SchemaError::Behind("the queue's settings are missing".into())) }
+    if tuned {
+        Ok(())
+    } else {
+        Err(SchemaError::Behind(
+            "the queue's settings are missing".into(),
+        ))
+    }
 }

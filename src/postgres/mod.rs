@@ -26,7 +26,10 @@ pub fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
         .application_name("drift-retention")
         .options([
             ("statement_timeout", STATEMENT_TIMEOUT),
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+            (
+                "idle_in_transaction_session_timeout",
+                IDLE_IN_TRANSACTION_TIMEOUT,
+            ),
         ])
         .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1));
     Ok(PgPoolOptions::new()
@@ -43,7 +46,8 @@ pub fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
 /// # Errors
 /// When no connection is to be had.
 pub async fn begin_yielding(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    pool.begin_with("BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s'").await
+    pool.begin_with("BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s'")
+        .await
 }
 
 /// Whether Postgres gave up on a row lock that somebody else holds (`lock_not_available`, `query_canceled` by

@@ -21,7 +21,10 @@ impl BatchSize {
     /// Sized by the worker, or at most `configured` rows.
     pub(super) fn new(configured: Option<u32>) -> Self {
         let max = configured.map_or(MAX, i64::from).max(1);
-        Self { rows: configured.map_or(START, i64::from).clamp(1, max), max }
+        Self {
+            rows: configured.map_or(START, i64::from).clamp(1, max),
+            max,
+        }
     }
 
     pub(super) fn rows(&self) -> i64 {

@@ -12,7 +12,7 @@ pub enum PurgeError {
     #[error("this attempt no longer owns the run")]
     Superseded,
     /// The organization has no policy, so nothing may go. No retry mends that.
-    #[error("nothing was purged: the organization's plan cannot be resolved; correct organizations.plan, then replay the run")]
+    #[error("nothing was purged; correct organizations.plan, then replay the run")]
     PolicyUnresolved(#[source] ResolveError),
     /// Rows that should have gone are still there: held by the main app for longer than the attempt would wait.
     #[error("{rows} expired rows of {table} are still there: another transaction holds them")]

@@ -48,11 +48,16 @@ pub(super) async fn prove(conn: &mut PgConnection, run: &OwnedRun) -> Result<Pla
     )
     .fetch_optional(conn)
     .await?;
-    let Some(proof) = proof else { return Err(ResolveError::NoOrganization(run.org).into()) };
+    let Some(proof) = proof else {
+        return Err(ResolveError::NoOrganization(run.org).into());
+    };
     if !proof.owned {
         return Err(PurgeError::Superseded);
     }
-    Ok(proof.plan.parse().map_err(|unknown| ResolveError::UnknownPlan(run.org, unknown))?)
+    Ok(proof
+        .plan
+        .parse()
+        .map_err(|unknown| ResolveError::UnknownPlan(run.org, unknown))?)
 }
 
 /// Freezes the plan and policy on the run, and the cutoffs on its steps. The transaction has proved ownership.
@@ -76,7 +81,10 @@ pub(super) async fn record_policy(
         .iter()
         .flat_map(|dataset| {
             let cutoff = cutoffs.get(dataset.name()).map(|cutoff| cutoff.0);
-            dataset.tables().iter().map(move |table| ((*table).to_owned(), cutoff))
+            dataset
+                .tables()
+                .iter()
+                .map(move |table| ((*table).to_owned(), cutoff))
         })
         .unzip();
     sqlx::query!(
@@ -103,7 +111,10 @@ pub(super) async fn record_batch(
     purged: &[u64],
 ) -> sqlx::Result<()> {
     let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
-    let purged: Vec<i64> = purged.iter().map(|rows| i64::try_from(*rows).unwrap_or(i64::MAX)).collect();
+    let purged: Vec<i64> = purged
+        .iter()
+        .map(|rows| i64::try_from(*rows).unwrap_or(i64::MAX))
+        .collect();
     sqlx::query!(
         "-- purge.record_batch
          UPDATE retention.purge_run_steps s
@@ -133,7 +144,12 @@ pub async fn close_steps(
         .iter()
         .zip(remains)
         .flat_map(|(dataset, remains)| dataset.tables().iter().zip(&remains.kept))
-        .map(|(table, kept)| ((*table).to_owned(), i64::try_from(*kept).unwrap_or(i64::MAX)))
+        .map(|(table, kept)| {
+            (
+                (*table).to_owned(),
+                i64::try_from(*kept).unwrap_or(i64::MAX),
+            )
+        })
         .unzip();
     sqlx::query!(
         "-- purge.close_steps

@@ -30,7 +30,11 @@ pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError>
         Ok(plan) => plan,
         Err(error @ ResolveError::UnknownPlan(..)) => {
             let why = crate::telemetry::logs::chain(&error);
-            return Ok(Preview { org, plan: Err(why), tables: nothing() });
+            return Ok(Preview {
+                org,
+                plan: Err(why),
+                tables: nothing(),
+            });
         }
         Err(error) => return Err(error),
     };
@@ -39,10 +43,18 @@ pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError>
     let mut tables = Vec::new();
     for dataset in DATASETS {
         let counts = match cutoffs.get(dataset.name()) {
-            Some(cutoff) => dataset.count_expired(&mut tx, Scope { org, cutoff }).await?,
+            Some(cutoff) => {
+                dataset
+                    .count_expired(&mut tx, Scope { org, cutoff })
+                    .await?
+            }
             None => vec![0; dataset.tables().len()],
         };
         tables.extend(dataset.tables().iter().copied().zip(counts));
     }
-    Ok(Preview { org, plan: Ok(plan), tables })
+    Ok(Preview {
+        org,
+        plan: Ok(plan),
+        tables,
+    })
 }

@@ -84,7 +84,11 @@ impl Purger {
     ///
     /// # Errors
     /// Every [`PurgeError`]; the caller records it on the run.
-    pub async fn purge(&self, run: &OwnedRun, stop: &CancellationToken) -> Result<Report, PurgeError> {
+    pub async fn purge(
+        &self,
+        run: &OwnedRun,
+        stop: &CancellationToken,
+    ) -> Result<Report, PurgeError> {
         let mut attempt = Attempt::start(self, run, stop).await?;
         let mut pause = PAUSE;
         for pass in 1.. {
@@ -106,8 +110,14 @@ impl Purger {
 }
 
 fn first_left_behind(remains: &[Remains]) -> Option<PurgeError> {
-    let tables = DATASETS.iter().zip(remains).flat_map(|(d, r)| d.tables().iter().zip(&r.left_behind));
-    tables.filter(|(_, rows)| **rows > 0).map(|(table, rows)| PurgeError::LeftBehind { table, rows: *rows }).next()
+    let tables = DATASETS
+        .iter()
+        .zip(remains)
+        .flat_map(|(d, r)| d.tables().iter().zip(&r.left_behind));
+    tables
+        .filter(|(_, rows)| **rows > 0)
+        .map(|(table, rows)| PurgeError::LeftBehind { table, rows: *rows })
+        .next()
 }
 
 impl<'a> Attempt<'a> {
@@ -118,12 +128,25 @@ impl<'a> Attempt<'a> {
     ) -> Result<Self, PurgeError> {
         let mut tx = purger.pool.begin().await?;
         let plan = ledger::prove(&mut tx, run).await?;
-        let policy = run.policy.map_or(plan.policy(), |recorded| recorded.longer(plan.policy()));
+        let policy = run
+            .policy
+            .map_or(plan.policy(), |recorded| recorded.longer(plan.policy()));
         let cutoffs = policy.cutoffs(run.started_at);
         ledger::record_policy(&mut tx, run, plan, policy, &cutoffs).await?;
         tx.commit().await?;
-        let purged = DATASETS.iter().map(|dataset| vec![0; dataset.tables().len()]).collect();
-        Ok(Self { purger, run, stop, plan, policy, cutoffs, purged })
+        let purged = DATASETS
+            .iter()
+            .map(|dataset| vec![0; dataset.tables().len()])
+            .collect();
+        Ok(Self {
+            purger,
+            run,
+            stop,
+            plan,
+            policy,
+            cutoffs,
+            purged,
+        })
     }
 
     /// The plan changed while the run was going: for this run the longer window of each dataset wins.
@@ -151,7 +174,10 @@ impl<'a> Attempt<'a> {
             }
             let before = progress.clone();
             let started = Instant::now();
-            match self.batch(dataset, cutoff, &mut progress, size.rows()).await {
+            match self
+                .batch(dataset, cutoff, &mut progress, size.rows())
+                .await
+            {
                 Ok(BatchOutcome::Committed(batch)) => {
                     contended = 0;
                     self.count(index, dataset, &batch, started.elapsed());
@@ -195,8 +221,13 @@ impl<'a> Attempt<'a> {
         if plan != self.plan {
             return Ok(BatchOutcome::PlanChanged(plan));
         }
-        let scope = Scope { org: self.run.org, cutoff };
-        let batch = dataset.delete_batch(&mut tx, scope, progress, limit).await?;
+        let scope = Scope {
+            org: self.run.org,
+            cutoff,
+        };
+        let batch = dataset
+            .delete_batch(&mut tx, scope, progress, limit)
+            .await?;
         if batch.purged.iter().any(|rows| *rows > 0) {
             ledger::record_batch(&mut tx, self.run, dataset.tables(), &batch.purged).await?;
         }
@@ -207,11 +238,20 @@ impl<'a> Attempt<'a> {
     /// Counts a committed batch.
     fn count(&mut self, index: usize, dataset: &dyn Dataset, batch: &Batch, elapsed: Duration) {
         let metrics = &self.purger.metrics;
-        metrics.batch_duration.with_label_values(&[dataset.tables()[0]]).observe(elapsed.as_secs_f64());
-        for ((table, rows), total) in
-            dataset.tables().iter().zip(&batch.purged).zip(&mut self.purged[index])
+        metrics
+            .batch_duration
+            .with_label_values(&[dataset.tables()[0]])
+            .observe(elapsed.as_secs_f64());
+        for ((table, rows), total) in dataset
+            .tables()
+            .iter()
+            .zip(&batch.purged)
+            .zip(&mut self.purged[index])
         {
-            metrics.purged_rows.with_label_values(&[table, self.plan.name()]).inc_by(*rows);
+            metrics
+                .purged_rows
+                .with_label_values(&[table, self.plan.name()])
+                .inc_by(*rows);
             *total += rows;
         }
     }
@@ -222,7 +262,17 @@ impl<'a> Attempt<'a> {
         let mut remains = Vec::with_capacity(DATASETS.len());
         for dataset in DATASETS {
             remains.push(match self.cutoffs.get(dataset.name()) {
-                Some(cutoff) => dataset.remains(&mut conn, Scope { org: self.run.org, cutoff }).await?,
+                Some(cutoff) => {
+                    dataset
+                        .remains(
+                            &mut conn,
+                            Scope {
+                                org: self.run.org,
+                                cutoff,
+                            },
+                        )
+                        .await?
+                }
                 None => Remains::nothing(dataset.tables().len()),
             });
         }
@@ -242,9 +292,18 @@ impl<'a> Attempt<'a> {
         for ((dataset, purged), remains) in DATASETS.iter().zip(&self.purged).zip(&remains) {
             let cutoff = self.cutoffs.get(dataset.name()).map(|cutoff| cutoff.0);
             for ((table, purged), kept) in dataset.tables().iter().zip(purged).zip(&remains.kept) {
-                tables.push(TableReport { table, cutoff, purged: *purged, kept: *kept });
+                tables.push(TableReport {
+                    table,
+                    cutoff,
+                    purged: *purged,
+                    kept: *kept,
+                });
             }
         }
-        Report { plan: self.plan, tables, remains }
+        Report {
+            plan: self.plan,
+            tables,
+            remains,
+        }
     }
 }

@@ -23,7 +23,9 @@ impl Backoff {
     }
 
     fn ceiling(&self, attempt: i32) -> Duration {
-        let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(0).min(30);
+        let doublings = u32::try_from(attempt.saturating_sub(1))
+            .unwrap_or(0)
+            .min(30);
         self.base.saturating_mul(1 << doublings).min(self.max)
     }
 }
@@ -49,7 +51,10 @@ mod tests {
 
     #[test]
     fn the_first_wait_is_at_most_the_base() {
-        let backoff = Backoff { base: Duration::from_secs(10), max: Duration::from_secs(3600) };
+        let backoff = Backoff {
+            base: Duration::from_secs(10),
+            max: Duration::from_secs(3600),
+        };
         assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&backoff.wait(1)));
         assert_eq!(backoff.ceiling(40), backoff.max);
     }

@@ -18,7 +18,11 @@ pub struct Lease(pub Duration);
 
 impl Lease {
     pub(super) fn interval(self) -> PgInterval {
-        PgInterval { months: 0, days: 0, microseconds: i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX) }
+        PgInterval {
+            months: 0,
+            days: 0,
+            microseconds: i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX),
+        }
     }
 }
 
@@ -92,10 +96,15 @@ pub async fn claim(
     )
     .fetch_optional(pool)
     .await?;
-    let Some(claimed) = claimed else { return was_cancelled_while_waiting(pool, run, delivery).await };
+    let Some(claimed) = claimed else {
+        return was_cancelled_while_waiting(pool, run, delivery).await;
+    };
     let org = OrgId(claimed.org_id);
     if claimed.status == "failed" {
-        return Ok(Claim::Exhausted { org, trigger: claimed.trigger });
+        return Ok(Claim::Exhausted {
+            org,
+            trigger: claimed.trigger,
+        });
     }
     Ok(Claim::Owned(OwnedRun {
         id: run,

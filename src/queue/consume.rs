@@ -53,9 +53,15 @@ impl WorkerIdentity {
     /// An identity that no other process has, and that a restart does not have again.
     #[must_use]
     pub fn unique() -> Self {
-        let host = nix::unistd::gethostname()
-            .map_or_else(|_| "host".to_owned(), |host| host.to_string_lossy().into_owned());
-        Self(format!("{host}:{}:{}", std::process::id(), Uuid::new_v4().simple()))
+        let host = nix::unistd::gethostname().map_or_else(
+            |_| "host".to_owned(),
+            |host| host.to_string_lossy().into_owned(),
+        );
+        Self(format!(
+            "{host}:{}:{}",
+            std::process::id(),
+            Uuid::new_v4().simple()
+        ))
     }
 
     /// What the names of its workers begin with.
@@ -103,7 +109,15 @@ pub async fn consume<H, F>(
         let in_hand = left.min(IN_HAND);
         left -= in_hand;
         let name = format!("{}:{}", identity.prefix(), workers.len());
-        workers.push(keep_working(pool, settings, name, in_hand, &notices, stop, handler.clone()));
+        workers.push(keep_working(
+            pool,
+            settings,
+            name,
+            in_hand,
+            &notices,
+            stop,
+            handler.clone(),
+        ));
     }
     join_all(workers).await;
 }
@@ -128,11 +142,12 @@ async fn keep_working<H, F>(
             PostgresStorage::<Value>::new(pool).with_config(config(settings)),
             notices.subscribe(),
         );
-        let worker = WorkerBuilder::new(name.as_str()).backend(backend).concurrency(in_hand).build(
-            move |payload: Value, id: TaskId, worker: WorkerContext| {
+        let worker = WorkerBuilder::new(name.as_str())
+            .backend(backend)
+            .concurrency(in_hand)
+            .build(move |payload: Value, id: TaskId, worker: WorkerContext| {
                 receive(payload, id, worker, handler.clone())
-            },
-        );
+            });
         let stopped = stop.clone().cancelled_owned();
         // A task of its own: a worker that panics is restarted like one that fails.
         let ended = tokio::spawn(worker.run_until(async move {
@@ -141,9 +156,15 @@ async fn keep_working<H, F>(
         }));
         match ended.await {
             Ok(Ok(())) if stop.is_cancelled() => return,
-            Ok(Ok(())) => tracing::warn!(worker = name, "the queue's worker ended; starting it again"),
-            Ok(Err(error)) => tracing::warn!(worker = name, %error, "the queue's worker failed; starting it again"),
-            Err(panic) => tracing::error!(worker = name, %panic, "the queue's worker panicked; starting it again"),
+            Ok(Ok(())) => {
+                tracing::warn!(worker = name, "the queue's worker ended; starting it again")
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(worker = name, %error, "the queue's worker failed; starting it again")
+            }
+            Err(panic) => {
+                tracing::error!(worker = name, %panic, "the queue's worker panicked; starting it again")
+            }
         }
         // Its attempts ended with it: others need not wait for its heartbeat to grow old.
         if let Err(error) = retire_workers(pool, &name).await {
@@ -175,11 +196,19 @@ where
     H: Fn(Delivery) -> F,
     F: Future<Output = Verdict>,
 {
-    let Some(run) = payload.get("run_id").and_then(Value::as_str).and_then(|id| id.parse().ok()) else {
+    let Some(run) = payload
+        .get("run_id")
+        .and_then(Value::as_str)
+        .and_then(|id| id.parse().ok())
+    else {
         tracing::error!(job = %id, "a job in the queue is no delivery of a run; it is dropped");
         return Err(AbortError::new("not a delivery of a run").into());
     };
-    let delivery = Delivery { id: id.to_string(), worker: worker.name().to_owned(), run };
+    let delivery = Delivery {
+        id: id.to_string(),
+        worker: worker.name().to_owned(),
+        run,
+    };
     match handler(delivery).await {
         Verdict::Done => Ok(()),
         Verdict::Killed => Err(AbortError::new("the run failed for good").into()),

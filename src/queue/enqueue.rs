@@ -53,7 +53,12 @@ pub async fn enqueue_purge(
     .fetch_one(conn)
     .await
     .map_err(|error| no_organization(org, error))?;
-    Ok(Enqueued { run_id: RunId(made.run_id), org_id: org, status: made.status, coalesced: made.coalesced })
+    Ok(Enqueued {
+        run_id: RunId(made.run_id),
+        org_id: org,
+        status: made.status,
+        coalesced: made.coalesced,
+    })
 }
 
 /// Asks for a purge of each of `orgs` now, in the caller's transaction.
@@ -90,7 +95,11 @@ pub async fn enqueue_purges(
 
 /// The function raises a foreign-key violation for an organization that does not exist.
 pub(super) fn no_organization(org: OrgId, error: sqlx::Error) -> EnqueueError {
-    match error.as_database_error().and_then(|db| db.code()).as_deref() {
+    match error
+        .as_database_error()
+        .and_then(|db| db.code())
+        .as_deref()
+    {
         Some("23503") => EnqueueError::NoOrganization(org),
         _ => EnqueueError::Database(error),
     }

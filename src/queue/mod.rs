@@ -22,9 +22,8 @@ pub use enqueue::{EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue
 pub use operate::{OperateError, Operator, Replayed, cancel, replay, replay_failed, replayable};
 pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
-    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status, get, list,
-    live_since,
-    totals, unfinished, unsuccessful,
+    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status,
+    get, list, live_since, totals, unfinished, unsuccessful,
 };
 pub use settle::{Settled, fail_or_retry, give_back, redeliver, succeed, was_cancelled};
 

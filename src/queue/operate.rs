@@ -36,7 +36,9 @@ pub enum OperateError {
     #[error("there is no run {0}; `drift-retention runs list` shows them")]
     NoRun(RunId),
     /// Only what failed or was cancelled can be replayed.
-    #[error("run {0} is {1}: only a failed or cancelled run can be replayed; to purge again use `drift-retention purge --org`")]
+    #[error(
+        "run {0} is {1}: only a failed or cancelled run can be replayed; to purge again use `drift-retention purge --org`"
+    )]
     NotReplayable(RunId, String),
     /// Only a live run can be cancelled.
     #[error("run {0} is {1} already: only a queued, running or retrying run can be cancelled")]
@@ -64,7 +66,10 @@ pub async fn replay(pool: &PgPool, run: RunId, by: &Operator) -> Result<Replayed
 ///
 /// # Errors
 /// When the database fails.
-pub async fn replayable(pool: &PgPool, error_kind: Option<&str>) -> sqlx::Result<Vec<(RunId, OrgId)>> {
+pub async fn replayable(
+    pool: &PgPool,
+    error_kind: Option<&str>,
+) -> sqlx::Result<Vec<(RunId, OrgId)>> {
     let runs = sqlx::query!(
         "-- queue.replayable
          SELECT DISTINCT ON (r.org_id) r.id, r.org_id
@@ -78,7 +83,10 @@ pub async fn replayable(pool: &PgPool, error_kind: Option<&str>) -> sqlx::Result
     )
     .fetch_all(pool)
     .await?;
-    Ok(runs.into_iter().map(|run| (RunId(run.id), OrgId(run.org_id))).collect())
+    Ok(runs
+        .into_iter()
+        .map(|run| (RunId(run.id), OrgId(run.org_id)))
+        .collect())
 }
 
 /// Repeats every run that [`replayable`] finds. Each is a transaction of its own.
@@ -122,7 +130,11 @@ pub async fn cancel(pool: &PgPool, run: RunId, by: &Operator) -> Result<OrgId, O
     Ok(OrgId(org))
 }
 
-async fn replay_in(conn: &mut PgConnection, run: RunId, by: &Operator) -> Result<Replayed, OperateError> {
+async fn replay_in(
+    conn: &mut PgConnection,
+    run: RunId,
+    by: &Operator,
+) -> Result<Replayed, OperateError> {
     let (org, status) = find(conn, run).await?;
     if !matches!(status.as_str(), "failed" | "cancelled") {
         return Err(OperateError::NotReplayable(run, status));
@@ -146,7 +158,10 @@ async fn replay_in(conn: &mut PgConnection, run: RunId, by: &Operator) -> Result
         coalesced: made.coalesced,
     };
     record(conn, "replay", run, org.0, by, Some(&enqueued)).await?;
-    Ok(Replayed { replay_of: run, enqueued })
+    Ok(Replayed {
+        replay_of: run,
+        enqueued,
+    })
 }
 
 async fn find(conn: &mut PgConnection, run: RunId) -> Result<(OrgId, String), OperateError> {

@@ -42,7 +42,10 @@ impl RunStatus {
 
 /// One purge of one organization, as recorded.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs, reason = "the columns of retention.purge_runs, documented in the contract and the migration")]
+#[allow(
+    missing_docs,
+    reason = "the columns of retention.purge_runs, documented in the contract and the migration"
+)]
 pub struct Run {
     pub id: RunId,
     pub org_id: OrgId,
@@ -117,7 +120,12 @@ pub struct BadCursor;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{}", self.created_at.timestamp_micros(), self.id.simple())
+        write!(
+            f,
+            "{}_{}",
+            self.created_at.timestamp_micros(),
+            self.id.simple()
+        )
     }
 }
 
@@ -132,8 +140,15 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (micros, id) = text.split_once('_').ok_or(BadCursor)?;
-        let created_at = micros.parse().ok().and_then(DateTime::from_timestamp_micros).ok_or(BadCursor)?;
-        Ok(Self { created_at, id: id.parse().map_err(|_| BadCursor)? })
+        let created_at = micros
+            .parse()
+            .ok()
+            .and_then(DateTime::from_timestamp_micros)
+            .ok_or(BadCursor)?;
+        Ok(Self {
+            created_at,
+            id: id.parse().map_err(|_| BadCursor)?,
+        })
     }
 }
 
@@ -151,7 +166,9 @@ pub struct Page {
 /// # Errors
 /// When the database fails.
 pub async fn get(pool: &PgPool, id: RunId) -> sqlx::Result<Option<Run>> {
-    Ok(select(pool, Some(id), &RunFilter::default(), None, 1).await?.pop())
+    Ok(select(pool, Some(id), &RunFilter::default(), None, 1)
+        .await?
+        .pop())
 }
 
 /// At most `limit` runs, newest first, after `cursor`.
@@ -169,10 +186,10 @@ pub async fn list(
     let mut items = select(pool, None, filter, cursor, limit as i64 + 1).await?;
     let more = items.len() > limit;
     items.truncate(limit);
-    let next_cursor = items
-        .last()
-        .filter(|_| more)
-        .map(|run| Cursor { created_at: run.created_at, id: run.id.0 });
+    let next_cursor = items.last().filter(|_| more).map(|run| Cursor {
+        created_at: run.created_at,
+        id: run.id.0,
+    });
     Ok(Page { items, next_cursor })
 }
 
@@ -224,7 +241,10 @@ pub async fn count_by_status(pool: &PgPool) -> sqlx::Result<HashMap<String, i64>
     )
     .fetch_all(pool)
     .await?;
-    Ok(counts.into_iter().map(|row| (row.status, row.count)).collect())
+    Ok(counts
+        .into_iter()
+        .map(|row| (row.status, row.count))
+        .collect())
 }
 
 /// Those of `ids` that are not final yet.

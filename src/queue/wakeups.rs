@@ -34,7 +34,11 @@ impl PollStrategy for Wakeups {
         while let Poll::Ready(Some(())) = self.notices.poll_next_unpin(cx) {
             fired = true;
         }
-        if fired { Poll::Ready(Some(())) } else { Poll::Pending }
+        if fired {
+            Poll::Ready(Some(()))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -48,7 +52,10 @@ impl Notices {
     pub(super) fn start(pool: PgPool) -> Self {
         let (subscribers, _) = tokio::sync::watch::channel(());
         let listener = tokio::spawn(listen(pool, subscribers.clone()));
-        Self { subscribers, _listener: AbortOnDropHandle::new(listener) }
+        Self {
+            subscribers,
+            _listener: AbortOnDropHandle::new(listener),
+        }
     }
 
     /// The wake-ups of one worker.
@@ -58,7 +65,10 @@ impl Notices {
         tokio::spawn(async move {
             while changes.changed().await.is_ok() {
                 // A full channel means that the worker is about to look anyway.
-                if wake.try_send(()).is_err_and(|error| error.is_disconnected()) {
+                if wake
+                    .try_send(())
+                    .is_err_and(|error| error.is_disconnected())
+                {
                     return;
                 }
             }

@@ -121,8 +121,19 @@ mod tests {
     #[test]
     fn anything_else_is_unresolved_and_never_free() {
         for text in [
-            "", " ", "fre", "free2", "pro+", "agency++", "agency plus", "agency-plus", "enterprise_",
-            "legacy-2019", "null", "fr ee", "ｆｒｅｅ",
+            "",
+            " ",
+            "fre",
+            "free2",
+            "pro+",
+            "agency++",
+            "agency plus",
+            "agency-plus",
+            "enterprise_",
+            "legacy-2019",
+            "null",
+            "fr ee",
+            "ｆｒｅｅ",
         ] {
             assert_eq!(text.parse::<Plan>(), Err(UnknownPlan(text.to_owned())));
         }

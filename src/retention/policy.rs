@@ -29,7 +29,9 @@ impl Window {
 }
 
 /// A row goes if and only if its timestamp is strictly older than this instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type,
+)]
 #[serde(transparent)]
 #[sqlx(transparent)]
 pub struct Cutoff(pub DateTime<Utc>);
@@ -132,19 +134,28 @@ mod tests {
     #[test]
     fn a_day_is_24_hours_across_leap_days_and_dst_nights() {
         let leap = Utc.with_ymd_and_hms(2028, 3, 1, 0, 0, 0).unwrap();
-        assert_eq!(Window::days(7).cutoff(leap).0, Utc.with_ymd_and_hms(2028, 2, 23, 0, 0, 0).unwrap());
+        assert_eq!(
+            Window::days(7).cutoff(leap).0,
+            Utc.with_ymd_and_hms(2028, 2, 23, 0, 0, 0).unwrap()
+        );
 
         // Clocks went forward in Berlin on 2026-03-29: seven days of 24 hours end at another wall-clock hour.
         let after = Berlin.with_ymd_and_hms(2026, 4, 1, 12, 0, 0).unwrap();
-        let cutoff = Window::days(7).cutoff(after.to_utc()).0.with_timezone(&Berlin);
+        let cutoff = Window::days(7)
+            .cutoff(after.to_utc())
+            .0
+            .with_timezone(&Berlin);
         assert_eq!(cutoff.hour(), 11);
         assert_eq!(after.to_utc() - cutoff.to_utc(), TimeDelta::hours(7 * 24));
     }
 
     #[test]
     fn the_longer_window_wins_and_no_rule_is_the_longest() {
-        let (free, pro, enterprise) =
-            (Plan::Free.policy(), Plan::Pro.policy(), Plan::Enterprise.policy());
+        let (free, pro, enterprise) = (
+            Plan::Free.policy(),
+            Plan::Pro.policy(),
+            Plan::Enterprise.policy(),
+        );
         assert_eq!(pro.longer(enterprise), enterprise);
         assert_eq!(enterprise.longer(pro), enterprise);
         let mixed = free.longer(pro);
@@ -160,7 +171,10 @@ mod tests {
             json,
             serde_json::json!({"drift_checks": 7, "incident_payloads": null, "approvals": null})
         );
-        assert_eq!(serde_json::from_value::<RetentionPolicy>(json).unwrap(), Plan::Free.policy());
+        assert_eq!(
+            serde_json::from_value::<RetentionPolicy>(json).unwrap(),
+            Plan::Free.policy()
+        );
     }
 
     proptest! {

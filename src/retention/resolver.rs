@@ -32,5 +32,6 @@ pub async fn resolve(conn: &mut PgConnection, org: OrgId) -> Result<Plan, Resolv
     .fetch_optional(conn)
     .await?
     .ok_or(ResolveError::NoOrganization(org))?;
-    plan.parse().map_err(|unknown| ResolveError::UnknownPlan(org, unknown))
+    plan.parse()
+        .map_err(|unknown| ResolveError::UnknownPlan(org, unknown))
 }

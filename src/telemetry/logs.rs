@@ -13,9 +13,18 @@ pub fn init(default_level: &str) {
     let terminal = io::stderr().is_terminal();
     // A second call (a test's) keeps the first one's subscriber.
     let _ = if terminal {
-        registry.with(fmt::layer().with_writer(io::stderr).with_target(false)).try_init()
+        registry
+            .with(fmt::layer().with_writer(io::stderr).with_target(false))
+            .try_init()
     } else {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(io::stderr),
+            )
+            .try_init()
     };
 }
 

@@ -2,8 +2,8 @@
 //! increment of a series that was not there before. Never an organization in a label.
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder, core::Collector,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Where runs can end up, as the `outcome` label of `purge_runs_total`.
@@ -11,8 +11,14 @@ pub const OUTCOMES: [&str; 4] = ["succeeded", "failed", "cancelled", "retried"];
 /// Who asked for a run: the `trigger` label.
 pub const TRIGGERS: [&str; 3] = ["schedule", "purge_now", "replay"];
 /// The states of a run: the `status` label of `queue_runs`.
-pub const STATUSES: [&str; 6] =
-    ["queued", "running", "retrying", "succeeded", "failed", "cancelled"];
+pub const STATUSES: [&str; 6] = [
+    "queued",
+    "running",
+    "retrying",
+    "succeeded",
+    "failed",
+    "cancelled",
+];
 
 /// The metrics of one process, all under `drift_retention_`.
 #[derive(Debug, Clone)]
@@ -58,17 +64,25 @@ impl Metrics {
                 &["outcome", "trigger"],
             )?,
             run_duration: Histogram::with_opts(
-                HistogramOpts::new("purge_run_duration_seconds", "Duration of one attempt of a run")
-                    .buckets(vec![0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0]),
+                HistogramOpts::new(
+                    "purge_run_duration_seconds",
+                    "Duration of one attempt of a run",
+                )
+                .buckets(vec![0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0]),
             )?,
             batch_duration: HistogramVec::new(
                 HistogramOpts::new("purge_batch_duration_seconds", "Duration of one batch")
-                    .buckets(vec![0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]),
+                    .buckets(vec![
+                        0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
+                    ]),
                 &["table"],
             )?,
             queue_runs: IntGaugeVec::new(Opts::new("queue_runs", "Runs by status"), &["status"])?,
             overdue: GaugeVec::new(
-                Opts::new("overdue_seconds", "How far past its cutoff the oldest expired row is"),
+                Opts::new(
+                    "overdue_seconds",
+                    "How far past its cutoff the oldest expired row is",
+                ),
                 &["table"],
             )?,
             organizations_overdue: IntGauge::new(
@@ -90,8 +104,11 @@ impl Metrics {
     }
 
     fn register(&self) -> prometheus::Result<()> {
-        let build_info = IntGaugeVec::new(Opts::new("build_info", "The running version"), &["version"])?;
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let build_info =
+            IntGaugeVec::new(Opts::new("build_info", "The running version"), &["version"])?;
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         let all: [Box<dyn Collector>; 10] = [
             Box::new(self.purged_rows.clone()),
             Box::new(self.runs.clone()),
@@ -104,7 +121,8 @@ impl Metrics {
             Box::new(self.last_slot.clone()),
             Box::new(build_info),
         ];
-        all.into_iter().try_for_each(|collector| self.registry.register(collector))
+        all.into_iter()
+            .try_for_each(|collector| self.registry.register(collector))
     }
 
     fn zero(&self, tables: Vec<&str>, plans: Vec<&str>) {

@@ -75,8 +75,15 @@ impl Dataset for Approvals {
         .await?;
         let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
         let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
-        let purged = if ids.is_empty() { 0 } else { delete(conn, scope, &ids).await? };
-        Ok(Batch { purged: vec![purged], exhausted })
+        let purged = if ids.is_empty() {
+            0
+        } else {
+            delete(conn, scope, &ids).await?
+        };
+        Ok(Batch {
+            purged: vec![purged],
+            exhausted,
+        })
     }
 
     async fn overdue(

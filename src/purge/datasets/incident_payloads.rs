@@ -94,8 +94,15 @@ impl Dataset for IncidentPayloads {
         .await?;
         let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
         let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
-        let purged = if ids.is_empty() { 0 } else { purge(conn, scope, &ids).await? };
-        Ok(Batch { purged: vec![purged], exhausted })
+        let purged = if ids.is_empty() {
+            0
+        } else {
+            purge(conn, scope, &ids).await?
+        };
+        Ok(Batch {
+            purged: vec![purged],
+            exhausted,
+        })
     }
 
     async fn overdue(
@@ -138,7 +145,10 @@ impl Dataset for IncidentPayloads {
         )
         .fetch_one(conn)
         .await?;
-        Ok(Remains { left_behind: vec![rows(left_behind)], kept: vec![0] })
+        Ok(Remains {
+            left_behind: vec![rows(left_behind)],
+            kept: vec![0],
+        })
     }
 }
 

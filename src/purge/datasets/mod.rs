@@ -10,7 +10,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-pub use self::{approvals::Approvals, drift_checks::DriftChecks, incident_payloads::IncidentPayloads};
+pub use self::{
+    approvals::Approvals, drift_checks::DriftChecks, incident_payloads::IncidentPayloads,
+};
 use crate::{
     ids::OrgId,
     retention::{Cutoff, DatasetName},
@@ -21,7 +23,10 @@ pub const DATASETS: &[&dyn Dataset] = &[&DriftChecks, &IncidentPayloads, &Approv
 
 /// Every table that loses rows, in the datasets' order.
 pub fn tables() -> impl Iterator<Item = &'static str> {
-    DATASETS.iter().flat_map(|dataset| dataset.tables()).copied()
+    DATASETS
+        .iter()
+        .flat_map(|dataset| dataset.tables())
+        .copied()
 }
 
 /// Whose rows, and how old: what every statement of a dataset repeats.
@@ -42,7 +47,9 @@ pub struct Progress(Option<(String, String)>);
 impl Progress {
     /// The row to go on after; `smallest` is the smallest key there is.
     fn after(&self, smallest: &str) -> (String, String) {
-        self.0.clone().unwrap_or_else(|| ("-infinity".into(), smallest.into()))
+        self.0
+            .clone()
+            .unwrap_or_else(|| ("-infinity".into(), smallest.into()))
     }
 
     /// Moves on past the rows `seen` (timestamp and key, in order), and says whether they were the last: fewer
@@ -75,7 +82,10 @@ pub struct Remains {
 impl Remains {
     /// Nothing found in any of so many tables: where there is no rule, nothing is looked for.
     pub(super) fn nothing(tables: usize) -> Self {
-        Self { left_behind: vec![0; tables], kept: vec![0; tables] }
+        Self {
+            left_behind: vec![0; tables],
+            kept: vec![0; tables],
+        }
     }
 }
 

@@ -1,29 +1,9 @@
 //! The sample data shows every rule at work: for each plan and kind of data, rows on both sides of the window.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, in its fixtures as well"
-)]
 
-use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
-};
+use drift_retention::demo::sample_data;
+use sqlx::Row;
 
-use drift_retention::{
-    demo::sample_data,
-    postgres::local::{LocalServer, ServerBinaries, StopMode},
-};
-use sqlx::{PgPool, Row};
-
-/// The tables that the sample data fills; those of runs and queue play no part in it.
-const SCHEMA: [&str; 6] = [
-    "CREATE SCHEMA retention",
-    include_str!("../migrations/0001_main_app.up.sql"),
-    include_str!("../migrations/0002_incident_lifecycle.up.sql"),
-    include_str!("../migrations/0003_incident_payloads.up.sql"),
-    include_str!("../migrations/0004_retention_indexes.up.sql"),
-    include_str!("../migrations/0005_rewritten_payloads.up.sql"),
-];
+use crate::support::TestDatabase;
 
 /// One row per plan: expired and retained of each kind, null where the plan has no rule.
 const BOTH_SIDES: &str = "
@@ -48,34 +28,20 @@ const BOTH_SIDES: &str = "
            count(*) FILTER (WHERE at >= now() - make_interval(days => days))
     FROM ages GROUP BY tier, kind, days";
 
-async fn migrated(server: &LocalServer) -> PgPool {
-    server.create_database("sample").await.unwrap();
-    let pool = PgPool::connect(&server.url("sample")).await.unwrap();
-    for script in SCHEMA {
-        sqlx::raw_sql(script).execute(&pool).await.unwrap();
-    }
-    pool
-}
-
 #[tokio::test]
 async fn every_plan_has_expired_and_retained_rows_of_every_kind() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    let binaries = ServerBinaries::find(None).unwrap();
-    let server = LocalServer::start(&binaries, dir.path(), &[("fsync", "off")])
-        .await
-        .unwrap();
-    let pool = migrated(&server).await;
+    let db = TestDatabase::new().await;
+    let pool = &db.pool;
 
-    assert!(!sample_data::is_loaded(&pool).await.unwrap());
-    sample_data::load(&pool).await.unwrap();
-    assert!(sample_data::is_loaded(&pool).await.unwrap());
+    assert!(!sample_data::is_loaded(pool).await.unwrap());
+    sample_data::load(pool).await.unwrap();
+    assert!(sample_data::is_loaded(pool).await.unwrap());
     assert!(
-        sample_data::load(&pool).await.is_err(),
+        sample_data::load(pool).await.is_err(),
         "a second load is refused"
     );
 
-    let rows = sqlx::raw_sql(BOTH_SIDES).fetch_all(&pool).await.unwrap();
+    let rows = sqlx::raw_sql(BOTH_SIDES).fetch_all(pool).await.unwrap();
     assert_eq!(rows.len(), 4 * 3);
     for row in rows {
         let (tier, kind): (&str, &str) = (row.get(0), row.get(1));
@@ -86,9 +52,6 @@ async fn every_plan_has_expired_and_retained_rows_of_every_kind() {
         );
     }
     let unresolved = "SELECT count(*) FROM organizations WHERE plan = 'legacy-2019'";
-    let unresolved = sqlx::raw_sql(unresolved).fetch_one(&pool).await.unwrap();
+    let unresolved = sqlx::raw_sql(unresolved).fetch_one(pool).await.unwrap();
     assert_eq!(unresolved.get::<i64, _>(0), 1);
-
-    pool.close().await;
-    server.stop(StopMode::Immediate).await.unwrap();
 }

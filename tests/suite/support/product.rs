@@ -1,0 +1,141 @@
+//! The product as users run it: its binary, its exit codes, its JSON, its signals.
+
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
+
+/// The binary, with nothing of our environment but what is given.
+pub fn command(database_url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drift-retention"));
+    command
+        .env_clear()
+        .env("DATABASE_URL", database_url)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a command to its end.
+pub async fn run(database_url: &str, args: &[&str]) -> Output {
+    command(database_url).args(args).output().await.unwrap()
+}
+
+/// Runs a command that must succeed, and reads its JSON.
+pub async fn json(database_url: &str, args: &[&str]) -> Value {
+    let output = run(database_url, args).await;
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Purges one organization in a process of its own; returns the run.
+pub async fn purge(database_url: &str, org: Uuid) -> Uuid {
+    let done = json(
+        database_url,
+        &["purge", "--org", &org.to_string(), "--work", "--json"],
+    )
+    .await;
+    assert_eq!(done["runs"][0]["status"], "succeeded");
+    done["runs"][0]["run_id"].as_str().unwrap().parse().unwrap()
+}
+
+/// A `serve` process of this test: quick heartbeats and short waits, so that minutes become seconds.
+pub struct Service {
+    pub child: Child,
+    pub port: u16,
+}
+
+impl Service {
+    /// Starts `serve` with these roles and extra environment.
+    pub fn start(database_url: &str, roles: &str, env: &[(&str, &str)]) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut command = command(database_url);
+        command
+            .args(["serve", "--roles", roles])
+            .env("DRIFT_RETENTION_HTTP__LISTEN", format!("127.0.0.1:{port}"))
+            .env("DRIFT_RETENTION_WORKER__HEARTBEAT", "250ms")
+            .env("DRIFT_RETENTION_WORKER__BACKOFF_BASE", "200ms")
+            .env("DRIFT_RETENTION_WORKER__BACKOFF_MAX", "2s")
+            .envs(env.iter().copied());
+        Self {
+            child: command.spawn().unwrap(),
+            port,
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self
+            .child
+            .id()
+            .expect("the process has not been waited for");
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub async fn get(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+        reqwest::get(format!("http://127.0.0.1:{}{path}", self.port)).await
+    }
+
+    /// Waits until `/readyz` says so.
+    pub async fn ready(&self) {
+        eventually("the service is ready", async || {
+            self.get("/readyz")
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+    }
+}
+
+/// Waits until `holds`, and fails after a generous while. It looks often: nothing is timed by it.
+pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(
+            Instant::now() < deadline,
+            "waited a minute in vain until {what}"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A run's status.
+pub async fn status(pool: &PgPool, run: Uuid) -> String {
+    super::value(
+        pool,
+        &format!("SELECT status FROM retention.purge_runs WHERE id = '{run}'"),
+    )
+    .await
+}
+
+/// Waits until a run has this status.
+pub async fn until_status(pool: &PgPool, run: Uuid, wanted: &str) {
+    eventually(&format!("run {run} is {wanted}"), async || {
+        status(pool, run).await == wanted
+    })
+    .await;
+}
