@@ -15,6 +15,7 @@ mod purge;
 mod runs;
 mod serve;
 mod stopping;
+mod whose;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -12,21 +12,27 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
-#[group(id = "whose", required = true, multiple = false)]
 pub(super) struct PolicyArgs {
-    /// An organization
-    #[arg(long, value_name = "ID", group = "whose")]
-    org: Option<OrgId>,
-    /// A plan: free, pro, agency, enterprise
-    #[arg(long, value_name = "NAME", group = "whose")]
-    plan: Option<Plan>,
+    #[command(flatten)]
+    of: Of,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Of {
+    /// An organization
+    #[arg(long, value_name = "ID")]
+    org: Option<OrgId>,
+    /// A plan: free, pro, agency, enterprise
+    #[arg(long, value_name = "NAME")]
+    plan: Option<Plan>,
+}
+
 pub(super) async fn run(args: &PolicyArgs, settings: &Settings) -> Result<ExitCode> {
-    let plan = match (args.plan, args.org) {
+    let plan = match (args.of.plan, args.of.org) {
         (None, Some(org)) => {
             let (_, pool) = settings.ready_database().await?;
             retention::resolve(&mut *pool.acquire().await?, org).await?

@@ -6,22 +6,16 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
-use super::{Settings, output};
+use super::{Settings, output, whose::Whose};
 use crate::{
-    drift::organizations,
     ids::OrgId,
     purge::{self, Preview},
 };
 
 #[derive(Debug, clap::Args)]
-#[group(id = "whose", required = true, multiple = false)]
 pub(super) struct PreviewArgs {
-    /// One organization
-    #[arg(long, value_name = "ID", group = "whose")]
-    org: Option<OrgId>,
-    /// Every organization
-    #[arg(long, group = "whose")]
-    all: bool,
+    #[command(flatten)]
+    whose: Whose,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -29,10 +23,7 @@ pub(super) struct PreviewArgs {
 
 pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
     let (_, pool) = settings.ready_database().await?;
-    let orgs = match args.org {
-        Some(org) => vec![org],
-        None => organizations::ids(&pool).await?,
-    };
+    let orgs = args.whose.ids(&pool).await?;
     let previews = previews(&pool, &orgs).await?;
     if args.json {
         let organizations: Vec<Value> = previews.iter().map(to_json).collect();

@@ -9,11 +9,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Settings, output, serve::new_metrics, stopping};
+use super::{Settings, output, serve::new_metrics, stopping, whose::Whose};
 use crate::{
     config::Config,
-    drift::organizations,
-    ids::OrgId,
     purge::datasets,
     queue::{self, Enqueued, Lease, Total},
     retention::Plan,
@@ -26,14 +24,9 @@ const CHUNK: usize = 500;
 const POLL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
-#[group(id = "whose", required = true, multiple = false)]
 pub(super) struct PurgeArgs {
-    /// One organization
-    #[arg(long, value_name = "ID", group = "whose")]
-    org: Option<OrgId>,
-    /// Every organization
-    #[arg(long, group = "whose")]
-    all: bool,
+    #[command(flatten)]
+    whose: Whose,
     /// Follow the runs to their end
     #[arg(long, conflicts_with = "work")]
     wait: bool,
@@ -50,7 +43,7 @@ pub(super) struct PurgeArgs {
 
 pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode> {
     let (config, pool) = settings.ready_database().await?;
-    let mut runs = enqueue(&pool, args.org, args.reason.as_deref()).await?;
+    let mut runs = enqueue(&pool, &args.whose, args.reason.as_deref()).await?;
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
     let stop = stopping::on_signal()?;
     let follow = args.wait || args.work;
@@ -83,15 +76,16 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     })
 }
 
-async fn enqueue(pool: &PgPool, org: Option<OrgId>, reason: Option<&str>) -> Result<Vec<Enqueued>> {
+async fn enqueue(pool: &PgPool, whose: &Whose, reason: Option<&str>) -> Result<Vec<Enqueued>> {
     let by = output::actor();
-    if let Some(org) = org {
+    if let Some(org) = whose.org {
         let mut tx = pool.begin().await?;
         let run = queue::enqueue_purge(&mut tx, org, &by, reason).await?;
         tx.commit().await?;
         return Ok(vec![run]);
     }
-    let orgs: Vec<Uuid> = organizations::ids(pool)
+    let orgs: Vec<Uuid> = whose
+        .ids(pool)
         .await?
         .into_iter()
         .map(|org| org.0)

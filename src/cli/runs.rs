@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -59,13 +59,13 @@ pub(super) struct ListArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "which", required = true)]
+#[command(group(ArgGroup::new("which").args(["ids", "failed"]).required(true)))]
 pub(super) struct ReplayArgs {
     /// The runs
-    #[arg(group = "which")]
+    #[arg(value_name = "ID")]
     ids: Vec<RunId>,
     /// Of every organization the latest failed run, if nothing succeeded since
-    #[arg(long, group = "which", conflicts_with = "ids")]
+    #[arg(long, conflicts_with = "ids")]
     failed: bool,
     /// With --failed: only those of this error kind
     #[arg(long, requires = "failed", value_name = "KIND")]

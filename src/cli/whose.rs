@@ -1,0 +1,27 @@
+//! `--org ID | --all`: the choice that several commands offer.
+
+use anyhow::Result;
+use sqlx::PgPool;
+
+use crate::{drift::organizations, ids::OrgId};
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Whose {
+    /// One organization
+    #[arg(long, value_name = "ID")]
+    pub(super) org: Option<OrgId>,
+    /// Every organization
+    #[arg(long)]
+    all: bool,
+}
+
+impl Whose {
+    /// The organizations, in order.
+    pub(super) async fn ids(&self, pool: &PgPool) -> Result<Vec<OrgId>> {
+        Ok(match self.org {
+            Some(org) => vec![org],
+            None => organizations::ids(pool).await?,
+        })
+    }
+}
