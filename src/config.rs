@@ -81,9 +81,9 @@ impl Default for WorkerConfig {
             heartbeat: Duration::from_secs(5),
             max_attempts: 8,
             backoff_base: Duration::from_secs(10),
-            backoff_max: Duration::from_secs(3600),
+            backoff_max: Duration::from_hours(1),
             shutdown_grace: Duration::from_secs(10),
-            keep_runs: Duration::from_secs(400 * 86_400),
+            keep_runs: Duration::from_hours(9600),
         }
     }
 }

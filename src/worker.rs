@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How often stranded runs are looked for.
-const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 /// The pause before an ending that could not be recorded is recorded again.
 const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -89,7 +89,7 @@ impl Worker {
         };
         tokio::select! {
             () = queue::consume(&self.pool, &self.consumer, &self.identity, stop, handler) => {}
-            () = async { stop.cancelled().await; sleep(self.shutdown_grace).await } => {
+            () = async { stop.cancelled().await; sleep(self.drain_time()).await } => {
                 tracing::warn!("not drained within the grace; what is unfinished is taken over elsewhere");
             }
         }
@@ -101,6 +101,12 @@ impl Worker {
         }
     }
 
+    /// The grace is the whole process's: a part of it is kept for letting go.
+    fn drain_time(&self) -> Duration {
+        self.shutdown_grace
+            .saturating_sub((self.shutdown_grace / 4).min(Duration::from_secs(1)))
+    }
+
     async fn keep_reconciling(self) {
         let mut ticks = interval(RECONCILE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -110,7 +116,7 @@ impl Worker {
                 Ok(0) => {}
                 Ok(runs) => tracing::info!(runs, "delivered stranded runs again"),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "cannot reconcile; trying again")
+                    tracing::warn!(error = chain(&error), "cannot reconcile; trying again");
                 }
             }
         }
@@ -179,11 +185,7 @@ impl Worker {
     /// it ends when this future is dropped.
     async fn purge(&self, run: &OwnedRun, stop: &CancellationToken) -> Result<Report, PurgeError> {
         let (purger, owned, stop) = (self.purger.clone(), run.clone(), stop.clone());
-        let task = tokio::spawn(async move { purger.purge(&owned, &stop).await });
-        match AbortOnDropHandle::new(task).await {
-            Ok(outcome) => outcome,
-            Err(error) => Err(PurgeError::Panic(panic_message(error))),
-        }
+        contained(async move { purger.purge(&owned, &stop).await }).await
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
@@ -254,6 +256,16 @@ impl Worker {
     }
 }
 
+/// Runs `attempt` in a task of its own, where a panic is an error like any other.
+async fn contained<T: Send + 'static>(
+    attempt: impl Future<Output = Result<T, PurgeError>> + Send + 'static,
+) -> Result<T, PurgeError> {
+    match AbortOnDropHandle::new(tokio::spawn(attempt)).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(PurgeError::Panic(panic_message(error))),
+    }
+}
+
 fn panic_message(error: tokio::task::JoinError) -> String {
     if !error.is_panic() {
         return "the attempt was aborted".into();
@@ -264,4 +276,19 @@ fn panic_message(error: tokio::task::JoinError) -> String {
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_that_says_what_the_panic_said() {
+        let error = contained::<()>(async { panic!("index out of bounds") })
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), "panic");
+        assert!(!error.is_permanent());
+        assert_eq!(error.to_string(), "the purge panicked: index out of bounds");
+    }
 }

@@ -72,8 +72,8 @@ async fn on(
 ) -> Result<ExitCode> {
     server.create_database(DATABASE).await?;
     let url = server.url(DATABASE);
+    migrations::up(&postgres::pool_for_migrations(&url)?).await?;
     let pool = postgres::pool(&url, pool_size(config))?;
-    migrations::up(&pool).await?;
     if sample_data::is_loaded(&pool).await? {
         println!("Going on with the data of the last demo; --reset starts over.");
     } else {

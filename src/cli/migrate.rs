@@ -24,7 +24,7 @@ pub(super) enum MigrateCommand {
 
 pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<ExitCode> {
     let config = settings.load()?;
-    let pool = postgres::pool(config.database_url()?, 2)?;
+    let pool = postgres::pool_for_migrations(config.database_url()?)?;
     match command {
         MigrateCommand::Up => migrations::up(&pool).await?,
         MigrateCommand::Down { to } => migrations::down(&pool, to).await?,

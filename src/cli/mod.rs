@@ -50,7 +50,7 @@ struct Settings {
     /// Settings file (TOML); the environment and flags come before it
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where Postgres is [env: DATABASE_URL]
+    /// Where Postgres is [env: `DATABASE_URL`]
     #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
 }

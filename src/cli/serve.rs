@@ -66,13 +66,14 @@ pub(super) async fn serve(
             config.purge.batch_size,
         )
     });
-    let scheduler = match roles.contains(&Role::Scheduler) {
-        true => Some(Scheduler {
+    let scheduler = if roles.contains(&Role::Scheduler) {
+        Some(Scheduler {
             pool: pool.clone(),
             schedule: Schedule::new(&config.schedule)?,
             metrics: metrics.clone(),
-        }),
-        false => None,
+        })
+    } else {
+        None
     };
     let listener = TcpListener::bind(config.http.listen)
         .await
@@ -98,12 +99,12 @@ pub(super) async fn serve(
         tokio::join!(
             async {
                 if let Some(worker) = &worker {
-                    worker.run(&stop).await
+                    worker.run(&stop).await;
                 }
             },
             async {
                 if let Some(scheduler) = &scheduler {
-                    scheduler.run(&stop).await
+                    scheduler.run(&stop).await;
                 }
             },
             stop.cancelled(),

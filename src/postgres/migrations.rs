@@ -62,6 +62,18 @@ fn migrator() -> Migrator {
 /// # Errors
 /// When a migration fails; those before it stay applied.
 pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
+    // One at a time: of several first set-ups of the queue at once, some would fail.
+    let mut guard = pool.acquire().await?;
+    sqlx::raw_sql("SELECT pg_advisory_lock(hashtext('drift-retention migrate'))")
+        .execute(&mut *guard)
+        .await?;
+    let outcome = up_alone(pool).await;
+    // The lock goes with its session, whatever happened.
+    guard.close().await?;
+    outcome
+}
+
+async fn up_alone(pool: &PgPool) -> Result<(), SchemaError> {
     PostgresStorage::migrations()
         .run(pool)
         .await

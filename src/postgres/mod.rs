@@ -38,6 +38,27 @@ pub fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
         .connect_lazy_with(options))
 }
 
+/// Opens a pool for changing the schema: moving a large table's rows takes as long as it takes.
+///
+/// # Errors
+/// When `url` is no Postgres URL.
+pub fn pool_for_migrations(url: &str) -> Result<PgPool, sqlx::Error> {
+    let options = PgConnectOptions::from_str(url)?.application_name("drift-retention migrate");
+    Ok(PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// Begins a transaction that only reads and may take minutes: a preview of a large organization counts all of it.
+///
+/// # Errors
+/// When no connection is to be had.
+pub async fn begin_reading(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pool.begin_with("BEGIN READ ONLY; SET LOCAL statement_timeout = '5min'")
+        .await
+}
+
 /// Begins a transaction that gives way: it waits only briefly for a row that the main app holds.
 ///
 /// 100 ms is far below Postgres's `deadlock_timeout`, so that ours is the side that yields before the server

@@ -2,10 +2,12 @@
 
 use sqlx::PgPool;
 
-use super::datasets::{DATASETS, Scope};
+use super::datasets::{DATASETS, Scope, tables};
 use crate::{
     ids::OrgId,
+    postgres,
     retention::{self, Plan, ResolveError},
+    telemetry::logs,
 };
 
 /// What a purge of one organization would remove now.
@@ -24,12 +26,12 @@ pub struct Preview {
 /// # Errors
 /// When the organization does not exist or the database fails. An unknown plan is no error here: nothing would go.
 pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError> {
-    let mut tx = pool.begin().await?;
-    let nothing = || super::datasets::tables().map(|table| (table, 0)).collect();
+    let mut tx = postgres::begin_reading(pool).await?;
+    let nothing = || tables().map(|table| (table, 0)).collect();
     let plan = match retention::resolve(&mut tx, org).await {
         Ok(plan) => plan,
         Err(error @ ResolveError::UnknownPlan(..)) => {
-            let why = crate::telemetry::logs::chain(&error);
+            let why = logs::chain(&error);
             return Ok(Preview {
                 org,
                 plan: Err(why),
@@ -38,7 +40,7 @@ pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError>
         }
         Err(error) => return Err(error),
     };
-    let now = crate::postgres::now(&mut tx).await?;
+    let now = postgres::now(&mut tx).await?;
     let cutoffs = plan.policy().cutoffs(now);
     let mut tables = Vec::new();
     for dataset in DATASETS {

@@ -134,7 +134,7 @@ impl<'a> Attempt<'a> {
         let cutoffs = policy.cutoffs(run.started_at);
         ledger::record_policy(&mut tx, run, plan, policy, &cutoffs).await?;
         tx.commit().await?;
-        let purged = DATASETS
+        let counts = DATASETS
             .iter()
             .map(|dataset| vec![0; dataset.tables().len()])
             .collect();
@@ -145,7 +145,7 @@ impl<'a> Attempt<'a> {
             plan,
             policy,
             cutoffs,
-            purged,
+            purged: counts,
         })
     }
 

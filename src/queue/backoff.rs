@@ -39,7 +39,7 @@ mod tests {
     proptest! {
         #[test]
         fn waits_grow_up_to_the_cap_and_never_pass_it(base_ms in 1_u64..60_000, attempt in 1_i32..100) {
-            let backoff = Backoff { base: Duration::from_millis(base_ms), max: Duration::from_secs(3600) };
+            let backoff = Backoff { base: Duration::from_millis(base_ms), max: Duration::from_hours(1) };
             let (wait, next) = (backoff.wait(attempt), backoff.wait(attempt + 1));
             prop_assert!(wait <= backoff.max);
             prop_assert!(wait >= backoff.ceiling(attempt) / 2);
@@ -53,7 +53,7 @@ mod tests {
     fn the_first_wait_is_at_most_the_base() {
         let backoff = Backoff {
             base: Duration::from_secs(10),
-            max: Duration::from_secs(3600),
+            max: Duration::from_hours(1),
         };
         assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&backoff.wait(1)));
         assert_eq!(backoff.ceiling(40), backoff.max);

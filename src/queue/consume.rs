@@ -157,13 +157,13 @@ async fn keep_working<H, F>(
         match ended.await {
             Ok(Ok(())) if stop.is_cancelled() => return,
             Ok(Ok(())) => {
-                tracing::warn!(worker = name, "the queue's worker ended; starting it again")
+                tracing::warn!(worker = name, "the queue's worker ended; starting it again");
             }
             Ok(Err(error)) => {
-                tracing::warn!(worker = name, %error, "the queue's worker failed; starting it again")
+                tracing::warn!(worker = name, %error, "the queue's worker failed; starting it again");
             }
             Err(panic) => {
-                tracing::error!(worker = name, %panic, "the queue's worker panicked; starting it again")
+                tracing::error!(worker = name, %panic, "the queue's worker panicked; starting it again");
             }
         }
         // Its attempts ended with it: others need not wait for its heartbeat to grow old.

@@ -97,7 +97,7 @@ pub async fn enqueue_purges(
 pub(super) fn no_organization(org: OrgId, error: sqlx::Error) -> EnqueueError {
     match error
         .as_database_error()
-        .and_then(|db| db.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .as_deref()
     {
         Some("23503") => EnqueueError::NoOrganization(org),

@@ -181,11 +181,10 @@ pub async fn list(
     cursor: Option<Cursor>,
     limit: u32,
 ) -> sqlx::Result<Page> {
-    let limit = limit as usize;
     // One more than asked for tells whether there is a next page.
-    let mut items = select(pool, None, filter, cursor, limit as i64 + 1).await?;
-    let more = items.len() > limit;
-    items.truncate(limit);
+    let mut items = select(pool, None, filter, cursor, i64::from(limit) + 1).await?;
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
     let next_cursor = items.last().filter(|_| more).map(|run| Cursor {
         created_at: run.created_at,
         id: run.id.0,

@@ -99,7 +99,7 @@ impl Metrics {
             )?,
         };
         metrics.register()?;
-        metrics.zero(tables.collect(), plans.collect());
+        metrics.zero(tables, &plans.collect::<Vec<_>>());
         Ok(metrics)
     }
 
@@ -125,9 +125,9 @@ impl Metrics {
             .try_for_each(|collector| self.registry.register(collector))
     }
 
-    fn zero(&self, tables: Vec<&str>, plans: Vec<&str>) {
+    fn zero<'a>(&self, tables: impl Iterator<Item = &'a str>, plans: &[&str]) {
         for table in tables {
-            for plan in &plans {
+            for plan in plans {
                 self.purged_rows.with_label_values(&[table, plan]);
             }
         }

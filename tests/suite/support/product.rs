@@ -113,7 +113,7 @@ impl Service {
 
 /// Waits until `holds`, and fails after a generous while. It looks often: nothing is timed by it.
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !holds().await {
         assert!(
             Instant::now() < deadline,
