@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod purge;
 pub mod queue;
 pub mod retention;
+pub mod schedule;
 pub mod scheduler;
 pub mod telemetry;
 pub mod worker;

@@ -189,19 +189,18 @@ impl Worker {
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
-        if self
+        let closed = self
             .persist(|| queue::succeed(&self.pool, run, report))
-            .await
-            == Settled::Superseded
-        {
+            .await;
+        let Some(steps) = closed else {
             return Verdict::Done;
-        }
+        };
         self.count("succeeded", &run.trigger);
-        for table in &report.tables {
-            tracing::info!(run_id = %run.id, org_id = %run.org, plan = %report.plan, table = table.table,
-                rows_purged = table.purged, rows_kept = table.kept,
-                cutoff = table.cutoff.map(|cutoff| cutoff.to_rfc3339()),
-                "purged {} rows from {}", table.purged, table.table);
+        for step in steps {
+            tracing::info!(run_id = %run.id, org_id = %run.org, plan = %report.plan, table = step.table_name,
+                rows_purged = step.rows_purged, rows_kept = step.rows_kept,
+                cutoff = step.cutoff.map(|cutoff| cutoff.to_rfc3339()),
+                "purged {} rows from {}", step.rows_purged, step.table_name);
         }
         Verdict::Done
     }

@@ -30,7 +30,8 @@ use crate::{
     purge::{Preview, datasets},
     queue,
     retention::Plan,
-    scheduler::{Schedule, Scheduler},
+    schedule::Schedule,
+    scheduler::Scheduler,
 };
 
 /// Its database on a server of its own.

@@ -15,7 +15,8 @@ use crate::{
     http::{self, Health},
     purge,
     retention::Plan,
-    scheduler::{Schedule, Scheduler},
+    schedule::Schedule,
+    scheduler::Scheduler,
     telemetry::metrics::Metrics,
     worker::Worker,
 };

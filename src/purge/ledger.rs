@@ -131,6 +131,19 @@ pub(super) async fn record_batch(
     Ok(())
 }
 
+/// One table's part of a closed run, all attempts together.
+#[derive(Debug, Clone)]
+pub struct ClosedStep {
+    /// The table.
+    pub table_name: String,
+    /// Rows strictly older went; none: no rule.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// Rows purged.
+    pub rows_purged: i64,
+    /// Expired rows that a rule protects.
+    pub rows_kept: i64,
+}
+
 /// Closes the steps of a verified run, with what its rules kept. Must commit with the run's own closing.
 ///
 /// # Errors
@@ -139,7 +152,7 @@ pub async fn close_steps(
     conn: &mut PgConnection,
     run: RunId,
     remains: &[Remains],
-) -> sqlx::Result<()> {
+) -> sqlx::Result<Vec<ClosedStep>> {
     let (tables, kept): (Vec<String>, Vec<i64>) = DATASETS
         .iter()
         .zip(remains)
@@ -151,18 +164,19 @@ pub async fn close_steps(
             )
         })
         .unzip();
-    sqlx::query!(
+    sqlx::query_as!(
+        ClosedStep,
         "-- purge.close_steps
          UPDATE retention.purge_run_steps s
          SET rows_kept = k.kept, status = CASE WHEN s.cutoff IS NULL THEN 'no_rule' ELSE 'succeeded' END,
              started_at = coalesce(s.started_at, now()), finished_at = now()
          FROM unnest($2::text[], $3::bigint[]) AS k (table_name, kept)
-         WHERE s.run_id = $1 AND s.table_name = k.table_name",
+         WHERE s.run_id = $1 AND s.table_name = k.table_name
+         RETURNING s.table_name, s.cutoff, s.rows_purged, s.rows_kept",
         run.0,
         &tables,
         &kept
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(conn)
+    .await
 }

@@ -10,7 +10,7 @@ mod preview;
 mod run;
 
 pub use error::PurgeError;
-pub use ledger::{OwnedRun, close_steps};
+pub use ledger::{ClosedStep, OwnedRun, close_steps};
 pub use overdue::{Overdue, overdue};
 pub use preview::{Preview, preview};
-pub use run::{Purger, Report, TableReport};
+pub use run::{Purger, Report};

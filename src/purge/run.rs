@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -38,28 +37,13 @@ pub struct Purger {
     pub batch_size: Option<u32>,
 }
 
-/// What a verified run did, by table.
+/// What a verified attempt leaves behind.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The plan it ran under.
     pub plan: Plan,
-    /// What this attempt purged and what the rules kept, in the datasets' order.
-    pub tables: Vec<TableReport>,
-    /// What separate SQL found afterwards, by dataset.
+    /// What separate SQL found afterwards, in the datasets' order.
     pub remains: Vec<Remains>,
-}
-
-/// What happened to one table.
-#[derive(Debug, Clone)]
-pub struct TableReport {
-    /// Its name.
-    pub table: &'static str,
-    /// The cutoff; `None`: no rule.
-    pub cutoff: Option<DateTime<Utc>>,
-    /// Rows that this attempt purged.
-    pub purged: u64,
-    /// Expired rows that a rule protects.
-    pub kept: u64,
 }
 
 /// What an attempt knows while it runs.
@@ -70,7 +54,6 @@ struct Attempt<'a> {
     plan: Plan,
     policy: RetentionPolicy,
     cutoffs: Cutoffs,
-    purged: Vec<Vec<u64>>,
 }
 
 /// How one batch went.
@@ -92,12 +75,15 @@ impl Purger {
         let mut attempt = Attempt::start(self, run, stop).await?;
         let mut pause = PAUSE;
         for pass in 1.. {
-            for (index, dataset) in DATASETS.iter().enumerate() {
-                attempt.sweep(index, *dataset).await?;
+            for dataset in DATASETS {
+                attempt.sweep(*dataset).await?;
             }
             let remains = attempt.verify().await?;
             let Some(left_behind) = first_left_behind(&remains) else {
-                return Ok(attempt.report(remains));
+                return Ok(Report {
+                    plan: attempt.plan,
+                    remains,
+                });
             };
             if pass == MAX_PASSES {
                 return Err(left_behind);
@@ -134,10 +120,6 @@ impl<'a> Attempt<'a> {
         let cutoffs = policy.cutoffs(run.started_at);
         ledger::record_policy(&mut tx, run, plan, policy, &cutoffs).await?;
         tx.commit().await?;
-        let counts = DATASETS
-            .iter()
-            .map(|dataset| vec![0; dataset.tables().len()])
-            .collect();
         Ok(Self {
             purger,
             run,
@@ -145,7 +127,6 @@ impl<'a> Attempt<'a> {
             plan,
             policy,
             cutoffs,
-            purged: counts,
         })
     }
 
@@ -164,7 +145,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// One pass over one dataset: batch, batch, batch, until every expired row has been looked at.
-    async fn sweep(&mut self, index: usize, dataset: &dyn Dataset) -> Result<(), PurgeError> {
+    async fn sweep(&mut self, dataset: &dyn Dataset) -> Result<(), PurgeError> {
         let mut size = BatchSize::new(self.purger.batch_size);
         let mut progress = Progress::default();
         let mut contended = 0;
@@ -180,7 +161,7 @@ impl<'a> Attempt<'a> {
             {
                 Ok(BatchOutcome::Committed(batch)) => {
                     contended = 0;
-                    self.count(index, dataset, &batch, started.elapsed());
+                    self.count(dataset, &batch, started.elapsed());
                     if batch.exhausted {
                         return Ok(());
                     }
@@ -236,23 +217,17 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts a committed batch.
-    fn count(&mut self, index: usize, dataset: &dyn Dataset, batch: &Batch, elapsed: Duration) {
+    fn count(&self, dataset: &dyn Dataset, batch: &Batch, elapsed: Duration) {
         let metrics = &self.purger.metrics;
         metrics
             .batch_duration
             .with_label_values(&[dataset.tables()[0]])
             .observe(elapsed.as_secs_f64());
-        for ((table, rows), total) in dataset
-            .tables()
-            .iter()
-            .zip(&batch.purged)
-            .zip(&mut self.purged[index])
-        {
+        for (table, rows) in dataset.tables().iter().zip(&batch.purged) {
             metrics
                 .purged_rows
                 .with_label_values(&[table, self.plan.name()])
                 .inc_by(*rows);
-            *total += rows;
         }
     }
 
@@ -284,26 +259,6 @@ impl<'a> Attempt<'a> {
         tokio::select! {
             () = sleep(pause) => Ok(()),
             () = self.stop.cancelled() => Err(PurgeError::Stopped),
-        }
-    }
-
-    fn report(self, remains: Vec<Remains>) -> Report {
-        let mut tables = Vec::new();
-        for ((dataset, purged), remains) in DATASETS.iter().zip(&self.purged).zip(&remains) {
-            let cutoff = self.cutoffs.get(dataset.name()).map(|cutoff| cutoff.0);
-            for ((table, purged), kept) in dataset.tables().iter().zip(purged).zip(&remains.kept) {
-                tables.push(TableReport {
-                    table,
-                    cutoff,
-                    purged: *purged,
-                    kept: *kept,
-                });
-            }
-        }
-        Report {
-            plan: self.plan,
-            tables,
-            remains,
         }
     }
 }

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool, postgres::types::PgInterval};
 use super::{Backoff, priority};
 use crate::{
     ids::RunId,
-    purge::{OwnedRun, PurgeError, Report, close_steps},
+    purge::{ClosedStep, OwnedRun, PurgeError, Report, close_steps},
     telemetry::logs,
 };
 
@@ -24,11 +24,15 @@ pub enum Settled {
     Superseded,
 }
 
-/// Closes a verified run.
+/// Closes a verified run; returns its steps, or nothing where somebody else owns the run by now.
 ///
 /// # Errors
 /// When the database fails; then nothing was recorded.
-pub async fn succeed(pool: &PgPool, run: &OwnedRun, report: &Report) -> sqlx::Result<Settled> {
+pub async fn succeed(
+    pool: &PgPool,
+    run: &OwnedRun,
+    report: &Report,
+) -> sqlx::Result<Option<Vec<ClosedStep>>> {
     let mut tx = pool.begin().await?;
     let closed = sqlx::query!(
         "-- queue.succeed
@@ -41,11 +45,11 @@ pub async fn succeed(pool: &PgPool, run: &OwnedRun, report: &Report) -> sqlx::Re
     .execute(&mut *tx)
     .await?;
     if closed.rows_affected() == 0 {
-        return Ok(Settled::Superseded);
+        return Ok(None);
     }
-    close_steps(&mut tx, run.id, &report.remains).await?;
+    let steps = close_steps(&mut tx, run.id, &report.remains).await?;
     tx.commit().await?;
-    Ok(Settled::Done)
+    Ok(Some(steps))
 }
 
 /// Records a failed attempt: a new delivery after a wait, or the end of the run. The one place that decides.

@@ -1,0 +1,119 @@
+//! When slots are: a cron expression in a time zone. Pure.
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds},
+};
+
+use crate::config::ScheduleConfig;
+
+/// When slots are.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    cron: Cron,
+    timezone: Tz,
+}
+
+/// A cron expression that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "schedule.cron {0:?} is not a cron expression of six fields, seconds first, such as \"0 0 2 * * *\""
+)]
+pub struct BadSchedule(pub String, #[source] croner::errors::CronError);
+
+impl Schedule {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// When the cron expression is none.
+    pub fn new(config: &ScheduleConfig) -> Result<Self, BadSchedule> {
+        let cron = CronParser::builder()
+            .seconds(Seconds::Required)
+            .build()
+            .parse(&config.cron)
+            .map_err(|error| BadSchedule(config.cron.clone(), error))?;
+        Ok(Self {
+            cron,
+            timezone: config.timezone,
+        })
+    }
+
+    /// The latest slot that is due at `now`, if there ever was one.
+    #[must_use]
+    pub fn latest(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let local = now.with_timezone(&self.timezone);
+        self.cron
+            .find_previous_occurrence(&local, true)
+            .ok()
+            .map(|slot| slot.to_utc())
+    }
+
+    /// The first slot after `now`, if there is one.
+    #[must_use]
+    pub fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let local = now.with_timezone(&self.timezone);
+        self.cron
+            .find_next_occurrence(&local, false)
+            .ok()
+            .map(|slot| slot.to_utc())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(cron: &str, timezone: Tz) -> Schedule {
+        Schedule::new(&ScheduleConfig {
+            cron: cron.into(),
+            timezone,
+        })
+        .unwrap()
+    }
+
+    fn utc(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn slots_stand_at_the_expressions_times() {
+        let nightly = schedule("0 0 2 * * *", Tz::UTC);
+        let now = utc("2026-11-23T18:00:00Z");
+        assert_eq!(nightly.latest(now), Some(utc("2026-11-23T02:00:00Z")));
+        assert_eq!(nightly.next(now), Some(utc("2026-11-24T02:00:00Z")));
+        assert_eq!(
+            nightly.latest(utc("2026-11-23T02:00:00Z")),
+            Some(utc("2026-11-23T02:00:00Z"))
+        );
+    }
+
+    #[test]
+    fn every_night_has_one_slot_across_dst_changes() {
+        // 02:30 does not exist in Berlin on 2026-03-29 and exists twice on 2026-10-25.
+        let nightly = schedule("0 30 2 * * *", Tz::Europe__Berlin);
+        for (from, nights) in [("2026-03-27T12:00:00Z", 4), ("2026-10-23T12:00:00Z", 4)] {
+            let (from, mut slots) = (utc(from), Vec::new());
+            let mut at = from;
+            while let Some(next) = nightly
+                .next(at)
+                .filter(|next| *next < from + chrono::TimeDelta::days(4))
+            {
+                slots.push(next);
+                at = next;
+            }
+            assert_eq!(slots.len(), nights, "{slots:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_expression_says_what_a_good_one_looks_like() {
+        let error = Schedule::new(&ScheduleConfig {
+            cron: "daily".into(),
+            timezone: Tz::UTC,
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("0 0 2 * * *"));
+    }
+}
