@@ -1,8 +1,8 @@
 //! The queue: the only place that knows apalis.
 //!
 //! `retention.purge_runs` is the truth; an apalis job is one *delivery* of a run's id. A delivery may come twice
-//! or late and nothing goes wrong, because the [`claim`] decides: it moves the run to `running` under a new
-//! ownership token, or finds that there is nothing to do. Retries are new deliveries with a time ([`settle`]),
+//! or late and nothing goes wrong, because the [`claim()`] decides: it moves the run to `running` under a new
+//! ownership token, or finds that there is nothing to do. Retries are new deliveries with a time (`settle`),
 //! so apalis's own failure paths are never on our road.
 
 mod backoff;

@@ -1,6 +1,6 @@
 //! Plan → windows → cutoffs. Pure, but for the resolver's one query.
 //!
-//! The table of plans stands in [`plan`]; nothing else in the crate knows how long anything is kept.
+//! The table of plans stands in `plan.rs`; nothing else in the crate knows how long anything is kept.
 
 mod plan;
 mod policy;
