@@ -188,16 +188,16 @@ async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
         1,
     );
     for plan in Plan::ALL {
-        let of_plan: Vec<&Preview> = previews.iter().filter(|p| p.plan == Ok(plan)).collect();
+        let of_plan: Vec<&Preview> = previews.iter().filter(|p| p.plan == Some(plan)).collect();
         let mut row = vec![plan.to_string(), of_plan.len().to_string()];
         for index in 0..datasets::tables().count() {
             row.push(output::number(
-                of_plan.iter().map(|p| p.tables[index].1).sum::<u64>(),
+                of_plan.iter().map(|p| p.tables.0[index].1).sum::<u64>(),
             ));
         }
         table.add_row(row);
     }
-    let unresolved = previews.iter().filter(|p| p.plan.is_err()).count();
+    let unresolved = previews.iter().filter(|p| p.plan.is_none()).count();
     table.add_row(["unknown", &unresolved.to_string(), "0", "0", "0", "0"]);
     Ok(table)
 }

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use sqlx::PgPool;
 
 use super::{Settings, output, whose::Whose};
 use crate::{
     ids::OrgId,
     purge::{self, Preview},
+    retention::Plan,
 };
 
 #[derive(Debug, clap::Args)]
@@ -26,8 +27,7 @@ pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitC
     let orgs = args.whose.ids(&pool).await?;
     let previews = previews(&pool, &orgs).await?;
     if args.json {
-        let organizations: Vec<Value> = previews.iter().map(to_json).collect();
-        output::json(&json!({"organizations": organizations}))?;
+        output::json(&json!({"organizations": previews}))?;
     } else {
         println!("{}", to_table(&previews));
     }
@@ -46,20 +46,6 @@ pub(super) async fn previews(pool: &PgPool, orgs: &[OrgId]) -> Result<Vec<Previe
     Ok(previews)
 }
 
-fn to_json(preview: &Preview) -> Value {
-    let tables: Map<_, _> = preview
-        .tables
-        .iter()
-        .map(|(table, rows)| ((*table).to_owned(), json!(rows)))
-        .collect();
-    json!({
-        "org_id": preview.org,
-        "plan": preview.plan.as_ref().ok().map(|plan| plan.name()),
-        "tables": tables,
-        "error_kind": preview.plan.as_ref().err().map(|_| "policy_unresolved"),
-    })
-}
-
 fn to_table(previews: &[Preview]) -> comfy_table::Table {
     let mut table = output::table(
         &[
@@ -73,12 +59,15 @@ fn to_table(previews: &[Preview]) -> comfy_table::Table {
         2,
     );
     for preview in previews {
-        let plan = preview
-            .plan
-            .as_ref()
-            .map_or("unresolved", |plan| plan.name());
-        let mut row = vec![preview.org.to_string(), plan.to_owned()];
-        row.extend(preview.tables.iter().map(|(_, rows)| output::number(*rows)));
+        let plan = preview.plan.map_or("unresolved", Plan::name);
+        let mut row = vec![preview.org_id.to_string(), plan.to_owned()];
+        row.extend(
+            preview
+                .tables
+                .0
+                .iter()
+                .map(|(_, rows)| output::number(*rows)),
+        );
         table.add_row(row);
     }
     table

@@ -12,7 +12,9 @@ use super::{Settings, output};
 use crate::{
     ids::{OrgId, RunId},
     postgres,
-    queue::{self, Cursor, OperateError, Operator, Replayed, Run, RunFilter, RunStatus},
+    queue::{
+        self, Cursor, OperateError, Operator, Replayable, Replayed, Run, RunFilter, RunStatus,
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -107,6 +109,7 @@ async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
     let filter = RunFilter {
         org: args.org,
         status: args.status,
+        ..RunFilter::default()
     };
     let page = queue::list(pool, &filter, args.cursor, args.limit).await?;
     if args.json {
@@ -205,13 +208,17 @@ async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
         name: output::actor(),
         reason: args.reason,
     };
+    let filter = RunFilter {
+        error_kind: args.error_kind,
+        ..RunFilter::default()
+    };
     if args.dry_run {
-        let runs = queue::replayable(pool, args.error_kind.as_deref()).await?;
+        let runs = queue::replayable(pool, &filter).await?;
         return show_dry_run(&runs, args.json);
     }
     let mut replayed = Vec::new();
     if args.failed {
-        replayed = queue::replay_failed(pool, args.error_kind.as_deref(), &by).await?;
+        replayed = queue::replay_matching(pool, &filter, &by).await?;
     }
     for id in args.ids {
         replayed.push(queue::replay(pool, id, &by).await?);
@@ -238,16 +245,16 @@ async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_dry_run(runs: &[(RunId, OrgId)], json: bool) -> Result<ExitCode> {
+fn show_dry_run(runs: &[Replayable], json: bool) -> Result<ExitCode> {
     if json {
         let runs: Vec<_> = runs
             .iter()
-            .map(|(run, org)| json!({"run_id": run, "org_id": org}))
+            .map(|run| json!({"run_id": run.id, "org_id": run.org_id}))
             .collect();
         output::json(&json!({"would_replay": runs}))?;
     } else {
-        for (run, org) in runs {
-            println!("would replay {run} of organization {org}");
+        for run in runs {
+            println!("would replay {} of organization {}", run.id, run.org_id);
         }
         println!("{} runs; nothing was changed", runs.len());
     }

@@ -12,7 +12,7 @@ use super::{Settings, stopping};
 use crate::{
     config::Config,
     gauges,
-    http::{self, Health},
+    http::{self, ApiState, Health, Verifier},
     purge,
     retention::Plan,
     schedule::Schedule,
@@ -94,7 +94,12 @@ pub(super) async fn serve(
             .as_ref()
             .map(|worker| (worker.identity.clone(), worker.lease())),
     };
-    let http = http::serve(listener, http::router(health), drained.clone());
+    let api = roles.contains(&Role::Api).then(|| ApiState {
+        pool: pool.clone(),
+        verifier: Arc::new(Verifier::default()),
+        stop: stop.clone(),
+    });
+    let http = http::serve(listener, http::router(health, api), drained.clone());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(gauges::keep_fresh(pool, metrics)));
     let loops = async {
         tokio::join!(

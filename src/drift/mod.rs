@@ -1,3 +1,12 @@
-//! What the main app shows: organizations, environments, incidents. Reads only.
+//! What the main app shows: organizations, environments, incidents, the drift dashboard. Reads only, and every
+//! figure stays right when details are gone.
 
+pub mod dashboard;
+pub mod environments;
+pub mod incidents;
 pub mod organizations;
+
+/// Shown in place of a purged payload.
+pub const PURGED_NOTICE: &str = "Incident drift details were purged per retention policy.";
+/// Shown where there is no payload and none was purged.
+pub const MISSING_NOTICE: &str = "No drift details are recorded for this incident.";

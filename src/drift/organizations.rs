@@ -16,3 +16,17 @@ pub async fn ids(pool: &PgPool) -> sqlx::Result<Vec<OrgId>> {
     .fetch_all(pool)
     .await
 }
+
+/// Whether there is such an organization.
+///
+/// # Errors
+/// When the database fails.
+pub async fn exists(pool: &PgPool, org: OrgId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- drift.organization_exists
+        SELECT EXISTS (SELECT FROM public.organizations WHERE id = $1) AS "exists!""#,
+        org.0
+    )
+    .fetch_one(pool)
+    .await
+}

@@ -1,22 +1,51 @@
-//! The HTTP side of `serve`: health and metrics, in every role.
+//! The HTTP side of `serve`: health and metrics in every role, the JSON API in the role `api`.
 
+mod api;
+mod auth;
+mod extract;
 mod health;
+mod identity;
+mod layers;
+mod problem;
 
 use std::sync::Arc;
 
 use axum::{Router, routing::get};
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use health::Health;
+pub use self::{
+    api::openapi,
+    auth::Verifier,
+    health::Health,
+    identity::{Identity, Role},
+    problem::Problem,
+};
 
-/// Every route.
-pub fn router(health: Health) -> Router {
-    Router::new()
+/// What the API's handlers share.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The database.
+    pub pool: PgPool,
+    /// Verifies bearer tokens.
+    pub verifier: Arc<Verifier>,
+    /// Ends streams when the process stops.
+    pub stop: CancellationToken,
+}
+
+/// Every route of this process: `api` is absent where it has no such role.
+pub fn router(health: Health, api: Option<ApiState>) -> Router {
+    let health = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
-        .with_state(Arc::new(health))
+        .with_state(Arc::new(health));
+    let routes = match api {
+        Some(state) => health.merge(api::router(state)),
+        None => health,
+    };
+    layers::around(routes)
 }
 
 /// Serves `router` until `stop`, then finishes the requests in hand.

@@ -39,8 +39,8 @@ pub struct OwnedRun {
 pub(super) async fn prove(conn: &mut PgConnection, run: &OwnedRun) -> Result<Plan, PurgeError> {
     let proof = sqlx::query!(
         r#"-- purge.prove_ownership
-        SELECT r.status = 'running' AND r.token = $2 AS "owned!", o.plan
-        FROM retention.purge_runs r JOIN public.organizations o ON o.id = r.org_id
+        SELECT r.status = 'running' AND r.token = $2 AS "owned!", retention.hold_plan(r.org_id) AS plan
+        FROM retention.purge_runs r
         WHERE r.id = $1
         FOR SHARE"#,
         run.id.0,
@@ -48,14 +48,11 @@ pub(super) async fn prove(conn: &mut PgConnection, run: &OwnedRun) -> Result<Pla
     )
     .fetch_optional(conn)
     .await?;
-    let Some(proof) = proof else {
-        return Err(ResolveError::NoOrganization(run.org).into());
-    };
-    if !proof.owned {
+    let Some(proof) = proof.filter(|proof| proof.owned) else {
         return Err(PurgeError::Superseded);
-    }
-    Ok(proof
-        .plan
+    };
+    let plan = proof.plan.ok_or(ResolveError::NoOrganization(run.org))?;
+    Ok(plan
         .parse()
         .map_err(|unknown| ResolveError::UnknownPlan(run.org, unknown))?)
 }

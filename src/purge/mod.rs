@@ -12,5 +12,5 @@ mod run;
 pub use error::PurgeError;
 pub use ledger::{ClosedStep, OwnedRun, close_steps};
 pub use overdue::{Overdue, overdue};
-pub use preview::{Preview, preview};
+pub use preview::{Preview, RowsByTable, preview};
 pub use run::{Purger, Report};

@@ -1,24 +1,39 @@
 //! What a purge now would remove. Changes nothing.
 
+use serde::{Serialize, Serializer};
 use sqlx::PgPool;
+use utoipa::ToSchema;
 
 use super::datasets::{DATASETS, Scope, tables};
 use crate::{
     ids::OrgId,
     postgres,
     retention::{self, Plan, ResolveError},
-    telemetry::logs,
 };
 
-/// What a purge of one organization would remove now.
-#[derive(Debug, Clone)]
+/// What a purge of one organization would remove now. Serializes as the contract's JSON.
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Preview {
     /// The organization.
-    pub org: OrgId,
-    /// Its plan, or why there is none.
-    pub plan: Result<Plan, String>,
-    /// Rows by table, in the datasets' order; all 0 where the plan is unresolved.
-    pub tables: Vec<(&'static str, u64)>,
+    pub org_id: OrgId,
+    /// Its plan; none where it cannot be resolved: then nothing would go.
+    #[schema(value_type = Option<String>)]
+    pub plan: Option<Plan>,
+    /// Rows that would go, by table.
+    #[schema(value_type = std::collections::HashMap<String, u64>)]
+    pub tables: RowsByTable,
+    /// `policy_unresolved` where the plan cannot be resolved.
+    pub error_kind: Option<&'static str>,
+}
+
+/// Rows by table, in the datasets' order. Serializes as a map.
+#[derive(Debug, Clone)]
+pub struct RowsByTable(pub Vec<(&'static str, u64)>);
+
+impl Serialize for RowsByTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
 }
 
 /// Counts what a purge of `org` would remove now.
@@ -27,22 +42,20 @@ pub struct Preview {
 /// When the organization does not exist or the database fails. An unknown plan is no error here: nothing would go.
 pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError> {
     let mut tx = postgres::begin_reading(pool).await?;
-    let nothing = || tables().map(|table| (table, 0)).collect();
     let plan = match retention::resolve(&mut tx, org).await {
         Ok(plan) => plan,
-        Err(error @ ResolveError::UnknownPlan(..)) => {
-            let why = logs::chain(&error);
+        Err(ResolveError::UnknownPlan(..)) => {
             return Ok(Preview {
-                org,
-                plan: Err(why),
-                tables: nothing(),
+                org_id: org,
+                plan: None,
+                tables: RowsByTable(tables().map(|table| (table, 0)).collect()),
+                error_kind: Some("policy_unresolved"),
             });
         }
         Err(error) => return Err(error),
     };
-    let now = postgres::now(&mut tx).await?;
-    let cutoffs = plan.policy().cutoffs(now);
-    let mut tables = Vec::new();
+    let cutoffs = plan.policy().cutoffs(postgres::now(&mut tx).await?);
+    let mut rows = Vec::new();
     for dataset in DATASETS {
         let counts = match cutoffs.get(dataset.name()) {
             Some(cutoff) => {
@@ -52,11 +65,12 @@ pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError>
             }
             None => vec![0; dataset.tables().len()],
         };
-        tables.extend(dataset.tables().iter().copied().zip(counts));
+        rows.extend(dataset.tables().iter().copied().zip(counts));
     }
     Ok(Preview {
-        org,
-        plan: Ok(plan),
-        tables,
+        org_id: org,
+        plan: Some(plan),
+        tables: RowsByTable(rows),
+        error_kind: None,
     })
 }

@@ -4,12 +4,13 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{OrgId, RunId};
 
 /// What became of a request to purge.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Enqueued {
     /// The run: a new one, or the live one that the request met.
     pub run_id: RunId,
@@ -59,6 +60,78 @@ pub async fn enqueue_purge(
         status: made.status,
         coalesced: made.coalesced,
     })
+}
+
+/// Asks for a purge of `org` on somebody's behalf, and records that they asked. A request that comes again under
+/// the same `key` is answered with the run that the first one led to.
+///
+/// # Errors
+/// When the organization does not exist or the database fails.
+pub async fn request_purge(
+    conn: &mut PgConnection,
+    org: OrgId,
+    requested_by: &str,
+    reason: Option<&str>,
+    key: Option<&str>,
+) -> Result<Enqueued, EnqueueError> {
+    if let Some(key) = key {
+        if let Some(first) = claim_key(conn, org, key).await? {
+            return Ok(first);
+        }
+    }
+    let made = enqueue_purge(conn, org, requested_by, reason).await?;
+    sqlx::query!(
+        "-- queue.record_request
+         WITH keyed AS (
+             UPDATE retention.idempotency_keys SET run_id = $1, coalesced = $2 WHERE org_id = $3 AND key = $4
+         )
+         INSERT INTO retention.operator_actions (actor, action, run_id, org_id, reason, details)
+         VALUES ($5, 'purge_now', $1, $3, $6, jsonb_build_object('coalesced', $2::boolean))",
+        made.run_id.0,
+        made.coalesced,
+        org.0,
+        key,
+        requested_by,
+        reason
+    )
+    .execute(conn)
+    .await?;
+    Ok(made)
+}
+
+/// Takes the key for this transaction, or finds what the first request under it led to.
+async fn claim_key(
+    conn: &mut PgConnection,
+    org: OrgId,
+    key: &str,
+) -> Result<Option<Enqueued>, EnqueueError> {
+    let claimed = sqlx::query!(
+        "-- queue.claim_key
+         INSERT INTO retention.idempotency_keys (org_id, key) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        org.0,
+        key
+    )
+    .execute(&mut *conn)
+    .await?;
+    if claimed.rows_affected() == 1 {
+        return Ok(None);
+    }
+    let first = sqlx::query!(
+        r#"-- queue.find_key
+        SELECT r.id, r.status, k.coalesced AS "coalesced!"
+        FROM retention.idempotency_keys k JOIN retention.purge_runs r ON r.id = k.run_id
+        WHERE k.org_id = $1 AND k.key = $2"#,
+        org.0,
+        key
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Some(Enqueued {
+        run_id: RunId(first.id),
+        org_id: org,
+        status: first.status,
+        coalesced: first.coalesced,
+    }))
 }
 
 /// Asks for a purge of each of `orgs` now, in the caller's transaction.

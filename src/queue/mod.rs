@@ -18,8 +18,12 @@ mod wakeups;
 pub use backoff::Backoff;
 pub use claim::{Claim, Lease, claim};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume};
-pub use enqueue::{EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot};
-pub use operate::{OperateError, Operator, Replayed, cancel, replay, replay_failed, replayable};
+pub use enqueue::{
+    EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
+};
+pub use operate::{
+    OperateError, Operator, Replayable, Replayed, cancel, replay, replay_matching, replayable,
+};
 pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
     BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status,

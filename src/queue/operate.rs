@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    EnqueueError,
+    EnqueueError, RunFilter, RunStatus,
     enqueue::{Enqueued, no_organization},
 };
 use crate::ids::{OrgId, RunId};
@@ -20,7 +21,7 @@ pub struct Operator {
 }
 
 /// A run and the one that repeats it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Replayed {
     /// The run that is repeated; it stays as it was.
     pub replay_of: RunId,
@@ -62,45 +63,61 @@ pub async fn replay(pool: &PgPool, run: RunId, by: &Operator) -> Result<Replayed
     Ok(replayed)
 }
 
-/// The failed runs that a replay by filter takes: of each organization the latest, if nothing succeeded since.
+/// A run that a replay by filter takes.
+#[derive(Debug, Clone)]
+pub struct Replayable {
+    /// The run.
+    pub id: RunId,
+    /// Whose run.
+    pub org_id: OrgId,
+    /// Whether the organization has a live run: the replay would join it.
+    pub has_live_run: bool,
+}
+
+/// The runs that a replay by `filter` takes: of each organization the latest that matches, if nothing succeeded
+/// since. The status is `failed` unless the filter says otherwise.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn replayable(
-    pool: &PgPool,
-    error_kind: Option<&str>,
-) -> sqlx::Result<Vec<(RunId, OrgId)>> {
-    let runs = sqlx::query!(
-        "-- queue.replayable
-         SELECT DISTINCT ON (r.org_id) r.id, r.org_id
-         FROM retention.purge_runs r
-         WHERE r.status = 'failed' AND ($1::text IS NULL OR r.error_kind = $1)
-           AND NOT EXISTS (SELECT FROM retention.purge_runs later
-                           WHERE later.org_id = r.org_id AND later.status = 'succeeded'
-                             AND later.created_at > r.created_at)
-         ORDER BY r.org_id, r.created_at DESC, r.id DESC",
-        error_kind
+pub async fn replayable(pool: &PgPool, filter: &RunFilter) -> sqlx::Result<Vec<Replayable>> {
+    sqlx::query_as!(
+        Replayable,
+        r#"-- queue.replayable
+        SELECT DISTINCT ON (r.org_id) r.id AS "id: RunId", r.org_id AS "org_id: OrgId",
+               EXISTS (SELECT FROM retention.purge_runs live
+                       WHERE live.org_id = r.org_id AND live.status IN ('queued', 'running', 'retrying')) AS "has_live_run!"
+        FROM retention.purge_runs r
+        WHERE r.status = $1
+          AND ($2::text IS NULL OR r.error_kind = $2)
+          AND ($3::uuid IS NULL OR r.org_id = $3)
+          AND ($4::timestamptz IS NULL OR r.created_at >= $4)
+          AND ($5::timestamptz IS NULL OR r.created_at < $5)
+          AND NOT EXISTS (SELECT FROM retention.purge_runs later
+                          WHERE later.org_id = r.org_id AND later.status = 'succeeded'
+                            AND later.created_at > r.created_at)
+        ORDER BY r.org_id, r.created_at DESC, r.id DESC"#,
+        filter.status.unwrap_or(RunStatus::Failed).name(),
+        filter.error_kind.as_deref(),
+        filter.org.map(|org| org.0),
+        filter.since,
+        filter.until
     )
     .fetch_all(pool)
-    .await?;
-    Ok(runs
-        .into_iter()
-        .map(|run| (RunId(run.id), OrgId(run.org_id)))
-        .collect())
+    .await
 }
 
 /// Repeats every run that [`replayable`] finds. Each is a transaction of its own.
 ///
 /// # Errors
 /// At the first run that cannot be replayed; those before it are.
-pub async fn replay_failed(
+pub async fn replay_matching(
     pool: &PgPool,
-    error_kind: Option<&str>,
+    filter: &RunFilter,
     by: &Operator,
 ) -> Result<Vec<Replayed>, OperateError> {
     let mut replayed = Vec::new();
-    for (run, _) in replayable(pool, error_kind).await? {
-        replayed.push(replay(pool, run, by).await?);
+    for run in replayable(pool, filter).await? {
+        replayed.push(replay(pool, run.id, by).await?);
     }
     Ok(replayed)
 }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, fmt, str::FromStr};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::{PgPool, types::Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// A run's status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the contract's own words")]
 pub enum RunStatus {
@@ -41,7 +42,7 @@ impl RunStatus {
 }
 
 /// One purge of one organization, as recorded.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[allow(
     missing_docs,
     reason = "the columns of retention.purge_runs, documented in the contract and the migration"
@@ -56,6 +57,7 @@ pub struct Run {
     pub replay_of: Option<Uuid>,
     pub status: String,
     pub plan: Option<String>,
+    #[schema(value_type = Option<Object>)]
     pub policy: Option<serde_json::Value>,
     pub attempts: i32,
     pub max_attempts: i32,
@@ -66,6 +68,7 @@ pub struct Run {
     pub verified_at: Option<DateTime<Utc>>,
     pub error_kind: Option<String>,
     pub error: Option<String>,
+    #[schema(value_type = Vec<Step>)]
     pub steps: Json<Vec<Step>>,
 }
 
@@ -84,7 +87,7 @@ impl Run {
 }
 
 /// What a run did to one table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs, reason = "the columns of retention.purge_run_steps")]
 pub struct Step {
     pub table_name: String,
@@ -104,6 +107,12 @@ pub struct RunFilter {
     pub org: Option<OrgId>,
     /// Only those in this status.
     pub status: Option<RunStatus>,
+    /// Only those of this error kind.
+    pub error_kind: Option<String>,
+    /// Only those created at this time or after it.
+    pub since: Option<DateTime<Utc>>,
+    /// Only those created before this time.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// Where a page ended: the next one begins after it.
@@ -153,11 +162,13 @@ impl FromStr for Cursor {
 }
 
 /// A page of runs.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = RunPage)]
 pub struct Page {
     /// Newest first.
     pub items: Vec<Run>,
     /// Where to go on; none: this was the last page.
+    #[schema(value_type = Option<String>)]
     pub next_cursor: Option<Cursor>,
 }
 
@@ -215,6 +226,9 @@ async fn select(
           AND ($2::uuid IS NULL OR r.org_id = $2)
           AND ($3::text IS NULL OR r.status = $3)
           AND ($4::timestamptz IS NULL OR (r.created_at, r.id) < ($4, $5::uuid))
+          AND ($8::text IS NULL OR r.error_kind = $8)
+          AND ($9::timestamptz IS NULL OR r.created_at >= $9)
+          AND ($10::timestamptz IS NULL OR r.created_at < $10)
         ORDER BY r.created_at DESC, r.id DESC
         LIMIT $6"#,
         id.map(|id| id.0),
@@ -223,7 +237,10 @@ async fn select(
         cursor.map(|cursor| cursor.created_at),
         cursor.map(|cursor| cursor.id),
         limit,
-        &tables
+        &tables,
+        filter.error_kind.as_deref(),
+        filter.since,
+        filter.until
     )
     .fetch_all(pool)
     .await

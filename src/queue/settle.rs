@@ -34,6 +34,8 @@ pub async fn succeed(
     report: &Report,
 ) -> sqlx::Result<Option<Vec<ClosedStep>>> {
     let mut tx = pool.begin().await?;
+    // The steps first: once the run is final its steps are, too.
+    let steps = close_steps(&mut tx, run.id, &report.remains).await?;
     let closed = sqlx::query!(
         "-- queue.succeed
          UPDATE retention.purge_runs
@@ -47,7 +49,6 @@ pub async fn succeed(
     if closed.rows_affected() == 0 {
         return Ok(None);
     }
-    let steps = close_steps(&mut tx, run.id, &report.remains).await?;
     tx.commit().await?;
     Ok(Some(steps))
 }

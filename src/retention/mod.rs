@@ -7,5 +7,5 @@ mod policy;
 mod resolver;
 
 pub use plan::{Plan, UnknownPlan};
-pub use policy::{Cutoff, Cutoffs, DatasetName, RetentionPolicy, Window};
+pub use policy::{Cutoff, Cutoffs, DatasetName, PerDataset, RetentionPolicy, Window};
 pub use resolver::{ResolveError, resolve};

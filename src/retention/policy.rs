@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How long something is kept, in whole days of 24 hours: calendars, leap years and DST change nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Window(u32);
 
@@ -30,7 +31,7 @@ impl Window {
 
 /// A row goes if and only if its timestamp is strictly older than this instant.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type, ToSchema,
 )]
 #[serde(transparent)]
 #[sqlx(transparent)]
@@ -57,7 +58,7 @@ pub enum DatasetName {
 }
 
 /// A value for each kind of retained data; `None` where there is no rule: nothing of that kind is purged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PerDataset<T> {
     /// Drift checks and their workflow flags.

@@ -1,0 +1,13 @@
+DROP TRIGGER append_only ON retention.purge_run_steps;
+DROP TRIGGER no_truncate ON retention.operator_actions;
+DROP TRIGGER no_truncate ON retention.purge_run_steps;
+DROP TRIGGER no_truncate ON retention.purge_runs;
+DROP TRIGGER append_only ON retention.operator_actions;
+DROP TRIGGER append_only ON retention.purge_runs;
+DROP FUNCTION retention.refuse_rewriting_step();
+DROP FUNCTION retention.refuse_rewriting();
+DROP FUNCTION retention.hold_plan(uuid);
+DROP INDEX IF EXISTS public.approvals_incident_idx;
+DROP INDEX IF EXISTS public.incidents_org_newest_idx;
+DROP INDEX IF EXISTS public.environments_org_name_idx;
+DROP TABLE retention.idempotency_keys;

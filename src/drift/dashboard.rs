@@ -1,0 +1,146 @@
+//! The drift dashboard: figures from what a purge leaves, so that they are the same before and after one.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgPool;
+use utoipa::ToSchema;
+
+use super::environments;
+use crate::ids::OrgId;
+
+/// How many weeks back the weekly figures go.
+const WEEKS: i32 = 12;
+
+/// The figures of one organization.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Dashboard {
+    /// Incidents that are not closed, by status.
+    pub open_incidents_by_status: BTreeMap<String, i64>,
+    /// Incidents that are not closed, by severity; `none` where it is not set.
+    pub open_incidents_by_severity: BTreeMap<String, i64>,
+    /// Incidents opened and closed in each of the last twelve weeks, oldest first.
+    pub weeks: Vec<Week>,
+    /// Mean time from detection to closing, in seconds, of all closed incidents; none: none is closed.
+    pub mean_seconds_to_close: Option<f64>,
+    /// Environments by drift status.
+    pub environments_by_status: BTreeMap<String, i64>,
+    /// How much detail has been purged.
+    pub purged: Purged,
+}
+
+/// One week, from Monday 00:00 UTC.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Week {
+    /// Its Monday.
+    pub week: DateTime<Utc>,
+    /// Incidents detected in it.
+    pub opened: i64,
+    /// Incidents closed in it.
+    pub closed: i64,
+}
+
+/// What is gone.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Purged {
+    /// Incidents whose details were purged.
+    pub incidents: i64,
+    /// Rows purged by all recorded runs, by table.
+    pub rows: BTreeMap<String, i64>,
+    /// When a purge was last verified; none: never.
+    pub last_verified_at: Option<DateTime<Utc>>,
+}
+
+/// The figures of `org` now.
+///
+/// # Errors
+/// When the database fails.
+pub async fn dashboard(pool: &PgPool, org: OrgId) -> sqlx::Result<Dashboard> {
+    let (by_status, by_severity) = open_incidents(pool, org).await?;
+    let closed = sqlx::query!(
+        r#"-- drift.closed_incidents
+        SELECT (avg(extract(epoch FROM closed_at - detected_at)) FILTER (
+                   WHERE status = 'closed' AND isfinite(closed_at)))::float8 AS mean,
+               count(*) FILTER (WHERE payload_purged_at IS NOT NULL) AS "purged!"
+        FROM public.incidents WHERE org_id = $1 AND NOT is_deleted"#,
+        org.0
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Dashboard {
+        open_incidents_by_status: by_status,
+        open_incidents_by_severity: by_severity,
+        weeks: weeks(pool, org).await?,
+        mean_seconds_to_close: closed.mean,
+        environments_by_status: environments::count_by_status(pool, org)
+            .await?
+            .into_iter()
+            .collect(),
+        purged: purged(pool, org, closed.purged).await?,
+    })
+}
+
+type Counts = BTreeMap<String, i64>;
+
+async fn open_incidents(pool: &PgPool, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
+    let rows = sqlx::query!(
+        r#"-- drift.open_incidents
+        SELECT status, coalesce(severity, 'none') AS "severity!", count(*) AS "count!"
+        FROM public.incidents WHERE org_id = $1 AND NOT is_deleted AND status <> 'closed'
+        GROUP BY 1, 2"#,
+        org.0
+    )
+    .fetch_all(pool)
+    .await?;
+    let (mut by_status, mut by_severity) = (Counts::new(), Counts::new());
+    for row in rows {
+        *by_status.entry(row.status).or_default() += row.count;
+        *by_severity.entry(row.severity).or_default() += row.count;
+    }
+    Ok((by_status, by_severity))
+}
+
+async fn weeks(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<Week>> {
+    sqlx::query_as!(
+        Week,
+        r#"-- drift.incidents_per_week
+        SELECT w.week AS "week!",
+               (SELECT count(*) FROM public.incidents i
+                WHERE i.org_id = $1 AND NOT i.is_deleted
+                  AND i.detected_at >= w.week AND i.detected_at < w.week + interval '7 days') AS "opened!",
+               (SELECT count(*) FROM public.incidents i
+                WHERE i.org_id = $1 AND NOT i.is_deleted AND i.status = 'closed'
+                  AND i.closed_at >= w.week AND i.closed_at < w.week + interval '7 days') AS "closed!"
+        FROM (SELECT (date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')
+                     - n * interval '7 days' AS week
+              FROM generate_series(0, $2::int - 1) AS n) w
+        ORDER BY w.week"#,
+        org.0,
+        WEEKS
+    )
+    .fetch_all(pool)
+    .await
+}
+
+async fn purged(pool: &PgPool, org: OrgId, incidents: i64) -> sqlx::Result<Purged> {
+    let rows = sqlx::query!(
+        r#"-- drift.purged_rows
+        SELECT s.table_name, sum(s.rows_purged)::bigint AS "rows!", max(r.verified_at) AS verified_at
+        FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id
+        WHERE r.org_id = $1 GROUP BY s.table_name"#,
+        org.0
+    )
+    .fetch_all(pool)
+    .await?;
+    let last_verified_at = rows.iter().filter_map(|row| row.verified_at).max();
+    let rows = rows
+        .into_iter()
+        .map(|row| (row.table_name, row.rows))
+        .collect();
+    Ok(Purged {
+        incidents,
+        rows,
+        last_verified_at,
+    })
+}

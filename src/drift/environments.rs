@@ -1,0 +1,134 @@
+//! Environments, each with its badge: from the newest retained check that is not dated in the future.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, types::Json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::ids::OrgId;
+
+/// An environment and its badge.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Environment {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// `in_sync`, `drift`, `unknown`, or `never_checked`.
+    pub drift_status: String,
+    /// When the newest check was made; none: never checked.
+    pub last_checked_at: Option<DateTime<Utc>>,
+    /// Workflows that differ from git.
+    pub modified_count: i32,
+    /// Workflows that git does not have.
+    pub not_in_git_count: i32,
+    /// Workflows that could not be compared.
+    pub unknown_count: i32,
+    /// The newest check.
+    #[serde(skip)]
+    pub check_id: Option<i64>,
+}
+
+/// A workflow that the newest check flagged.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct WorkflowFlag {
+    /// The workflow.
+    pub workflow_id: String,
+    /// Its name.
+    pub workflow_name: Option<String>,
+    /// `modified`, `not_in_git` or `unknown`.
+    pub flag: String,
+}
+
+/// At most `limit` environments of `org` by name, after the environment `cursor`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    pool: &PgPool,
+    org: OrgId,
+    cursor: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Environment>> {
+    select(pool, org, None, cursor, limit).await
+}
+
+/// One environment of `org`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn get(pool: &PgPool, org: OrgId, id: Uuid) -> sqlx::Result<Option<Environment>> {
+    Ok(select(pool, org, Some(id), None, 1).await?.pop())
+}
+
+async fn select(
+    pool: &PgPool,
+    org: OrgId,
+    id: Option<Uuid>,
+    cursor: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Environment>> {
+    sqlx::query_as!(
+        Environment,
+        r#"-- drift.select_environments
+        SELECT e.id, e.name, coalesce(c.status, 'never_checked') AS "drift_status!",
+               c.checked_at AS "last_checked_at?",
+               coalesce(c.modified_count, 0) AS "modified_count!",
+               coalesce(c.not_in_git_count, 0) AS "not_in_git_count!",
+               coalesce(c.unknown_count, 0) AS "unknown_count!",
+               c.id AS "check_id?"
+        FROM public.environments e
+        LEFT JOIN LATERAL (
+            SELECT c.* FROM public.drift_checks c
+            WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
+            ORDER BY c.checked_at DESC, c.id DESC LIMIT 1) c ON true
+        WHERE e.org_id = $1 AND ($2::uuid IS NULL OR e.id = $2)
+          AND ($3::uuid IS NULL OR (e.name, e.id) >
+               (SELECT l.name, l.id FROM public.environments l WHERE l.id = $3 AND l.org_id = $1))
+        ORDER BY e.name, e.id LIMIT $4"#,
+        org.0,
+        id,
+        cursor,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The flags of a check: at most a thousand, by workflow.
+///
+/// # Errors
+/// When the database fails.
+pub async fn flags(pool: &PgPool, check: i64) -> sqlx::Result<Vec<WorkflowFlag>> {
+    sqlx::query_as!(
+        WorkflowFlag,
+        "-- drift.check_flags
+         SELECT workflow_id, workflow_name, flag FROM public.workflow_drift_flags
+         WHERE check_id = $1 ORDER BY workflow_id LIMIT 1000",
+        check
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How many environments are in each drift status.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count_by_status(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<(String, i64)>> {
+    let counts = sqlx::query_scalar!(
+        r#"-- drift.environments_by_status
+        SELECT json_build_array(s.status, count(*)) AS "count!: Json<(String, i64)>"
+        FROM (SELECT coalesce((
+                  SELECT c.status FROM public.drift_checks c
+                  WHERE c.env_id = e.id AND c.checked_at <= now()
+                  ORDER BY c.checked_at DESC, c.id DESC LIMIT 1), 'never_checked') AS status
+              FROM public.environments e WHERE e.org_id = $1) s
+        GROUP BY s.status"#,
+        org.0
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(counts.into_iter().map(|count| count.0).collect())
+}

@@ -1,0 +1,186 @@
+//! Incidents: everything but the payload outlives a purge, and whatever is gone is said, never an error.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, types::Json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{MISSING_NOTICE, PURGED_NOTICE};
+use crate::ids::OrgId;
+
+/// Whether the payload is there, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadState {
+    /// It is there.
+    Available,
+    /// It was purged per retention policy.
+    Purged,
+    /// It is not there, and no purge took it.
+    Missing,
+}
+
+impl PayloadState {
+    fn of(available: bool, purged_at: Option<DateTime<Utc>>) -> Self {
+        match (available, purged_at) {
+            (true, _) => Self::Available,
+            (false, Some(_)) => Self::Purged,
+            (false, None) => Self::Missing,
+        }
+    }
+
+    /// What is shown in the payload's place.
+    #[must_use]
+    pub fn notice(self) -> Option<&'static str> {
+        match self {
+            Self::Available => None,
+            Self::Purged => Some(PURGED_NOTICE),
+            Self::Missing => Some(MISSING_NOTICE),
+        }
+    }
+}
+
+/// An incident without its payload: what stays after a purge.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[allow(missing_docs, reason = "the columns of public.incidents")]
+pub struct Incident {
+    pub id: Uuid,
+    pub env_id: Uuid,
+    pub title: String,
+    pub severity: Option<String>,
+    pub status: String,
+    pub owner: Option<String>,
+    pub detected_at: DateTime<Utc>,
+    pub acknowledged_at: Option<DateTime<Utc>>,
+    pub stabilized_at: Option<DateTime<Utc>>,
+    pub reconciled_at: Option<DateTime<Utc>>,
+    pub closed_at: Option<DateTime<Utc>>,
+    /// Whether the details are there.
+    pub payload_available: bool,
+    /// Whether they are there, were purged, or are missing.
+    pub payload_state: PayloadState,
+    /// When they were purged, if they were.
+    pub payload_purged_at: Option<DateTime<Utc>>,
+    /// What to show in their place.
+    pub notice: Option<&'static str>,
+}
+
+/// An approval of an incident.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[allow(missing_docs, reason = "the columns of public.approvals")]
+pub struct Approval {
+    pub id: Uuid,
+    pub action: String,
+    pub status: String,
+    pub requested_by: String,
+    pub decided_by: Option<String>,
+    pub notes: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub decided_at: Option<DateTime<Utc>>,
+}
+
+/// At most `limit` incidents of `org`, newest first, after the incident `cursor`. Deleted ones are left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    pool: &PgPool,
+    org: OrgId,
+    status: Option<&str>,
+    cursor: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Incident>> {
+    select(pool, org, None, status, cursor, limit).await
+}
+
+/// One incident of `org`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn get(pool: &PgPool, org: OrgId, id: Uuid) -> sqlx::Result<Option<Incident>> {
+    Ok(select(pool, org, Some(id), None, None, 1).await?.pop())
+}
+
+async fn select(
+    pool: &PgPool,
+    org: OrgId,
+    id: Option<Uuid>,
+    status: Option<&str>,
+    cursor: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Incident>> {
+    let rows = sqlx::query!(
+        r#"-- drift.select_incidents
+        SELECT i.id, i.env_id, i.title, i.severity, i.status, i.owner, i.detected_at, i.acknowledged_at,
+               i.stabilized_at, i.reconciled_at,
+               CASE WHEN isfinite(i.closed_at) THEN i.closed_at END AS closed_at, i.payload_purged_at,
+               EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = i.id) AS "available!"
+        FROM public.incidents i
+        WHERE i.org_id = $1 AND NOT i.is_deleted
+          AND ($2::uuid IS NULL OR i.id = $2)
+          AND ($3::text IS NULL OR i.status = $3)
+          AND ($4::uuid IS NULL OR (i.detected_at, i.id) <
+               (SELECT l.detected_at, l.id FROM public.incidents l WHERE l.id = $4 AND l.org_id = $1))
+        ORDER BY i.detected_at DESC, i.id DESC LIMIT $5"#,
+        org.0,
+        id,
+        status,
+        cursor,
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    let incidents = rows.into_iter().map(|row| {
+        let payload_state = PayloadState::of(row.available, row.payload_purged_at);
+        Incident {
+            id: row.id,
+            env_id: row.env_id,
+            title: row.title,
+            severity: row.severity,
+            status: row.status,
+            owner: row.owner,
+            detected_at: row.detected_at,
+            acknowledged_at: row.acknowledged_at,
+            stabilized_at: row.stabilized_at,
+            reconciled_at: row.reconciled_at,
+            closed_at: row.closed_at,
+            payload_available: row.available,
+            payload_state,
+            payload_purged_at: row.payload_purged_at,
+            notice: payload_state.notice(),
+        }
+    });
+    Ok(incidents.collect())
+}
+
+/// An incident's payload, if it is there.
+///
+/// # Errors
+/// When the database fails.
+pub async fn payload(pool: &PgPool, incident: Uuid) -> sqlx::Result<Option<serde_json::Value>> {
+    let payload = sqlx::query_scalar!(
+        r#"-- drift.incident_payload
+        SELECT payload_json AS "payload: Json<serde_json::Value>" FROM public.incident_payloads WHERE incident_id = $1"#,
+        incident
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(payload.map(|payload| payload.0))
+}
+
+/// An incident's approvals, oldest first: at most a thousand.
+///
+/// # Errors
+/// When the database fails.
+pub async fn approvals(pool: &PgPool, incident: Uuid) -> sqlx::Result<Vec<Approval>> {
+    sqlx::query_as!(
+        Approval,
+        "-- drift.incident_approvals
+         SELECT id, action, status, requested_by, decided_by, notes, created_at, decided_at
+         FROM public.approvals WHERE incident_id = $1 ORDER BY created_at, id LIMIT 1000",
+        incident
+    )
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,93 @@
+//! Environments and their badges.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::organization::exists;
+use crate::{
+    drift::environments::{self, Environment, WorkflowFlag},
+    http::{
+        ApiState, Identity, Problem,
+        extract::{Path, Query},
+    },
+    ids::OrgId,
+};
+
+/// Where a page begins and how long it is.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// At most so many.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: u32,
+    /// `next_cursor` of the page before.
+    cursor: Option<Uuid>,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self {
+            limit: 50,
+            cursor: None,
+        }
+    }
+}
+
+/// A page of environments, by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EnvironmentPage {
+    items: Vec<Environment>,
+    next_cursor: Option<Uuid>,
+}
+
+/// An environment with what its newest check flagged.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EnvironmentDetail {
+    #[serde(flatten)]
+    environment: Environment,
+    /// The workflows that the newest check flagged.
+    flags: Vec<WorkflowFlag>,
+}
+
+/// The organization's environments with their badges.
+#[utoipa::path(get, path = "/orgs/{orgId}/environments", tag = "drift", params(("orgId" = Uuid, Path), ListQuery),
+    operation_id = "list_environments",
+    responses((status = 200, body = EnvironmentPage), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(org): Path<Uuid>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<EnvironmentPage>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    let limit = super::limit(query.limit)?;
+    exists(&state, org).await?;
+    let items = environments::list(&state.pool, org, query.cursor, limit + 1).await?;
+    let (items, next_cursor) = super::cut(items, limit, |environment| environment.id);
+    Ok(Json(EnvironmentPage { items, next_cursor }))
+}
+
+/// One environment, with the workflow flags of its newest check.
+#[utoipa::path(get, path = "/orgs/{orgId}/environments/{environmentId}", tag = "drift",
+    operation_id = "show_environment", params(("orgId" = Uuid, Path), ("environmentId" = Uuid, Path)),
+    responses((status = 200, body = EnvironmentDetail), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path((org, id)): Path<(Uuid, Uuid)>,
+) -> Result<Json<EnvironmentDetail>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    let environment = environments::get(&state.pool, org, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let flags = match environment.check_id {
+        Some(check) => environments::flags(&state.pool, check).await?,
+        None => Vec::new(),
+    };
+    Ok(Json(EnvironmentDetail { environment, flags }))
+}

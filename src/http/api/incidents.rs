@@ -1,0 +1,118 @@
+//! Incidents: all of them answer, whatever of their details is gone.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::organization::exists;
+use crate::{
+    drift::incidents::{self, Approval, Incident},
+    http::{
+        ApiState, Identity, Problem,
+        extract::{Path, Query, bounded_text},
+    },
+    ids::OrgId,
+};
+
+/// Which incidents to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only incidents in this status.
+    status: Option<String>,
+    /// At most so many.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: u32,
+    /// `next_cursor` of the page before.
+    cursor: Option<Uuid>,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self {
+            status: None,
+            limit: 50,
+            cursor: None,
+        }
+    }
+}
+
+/// A page of incidents, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IncidentPage {
+    items: Vec<Incident>,
+    next_cursor: Option<Uuid>,
+}
+
+/// An incident with its details, as far as they are there.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct IncidentDetail {
+    #[serde(flatten)]
+    incident: Incident,
+    /// The payload; absent when it is purged or missing: `payload_state` says which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drift_summary: Option<serde_json::Value>,
+    /// Its approvals, oldest first, as far as they are kept.
+    approvals: Vec<Approval>,
+    links: Links,
+}
+
+/// Where to go from here.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Links {
+    environment: String,
+    incidents: String,
+    runs: String,
+}
+
+/// The organization's incidents, newest first.
+#[utoipa::path(get, path = "/orgs/{orgId}/incidents", tag = "drift", params(("orgId" = Uuid, Path), ListQuery),
+    operation_id = "list_incidents",
+    responses((status = 200, body = IncidentPage), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(org): Path<Uuid>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<IncidentPage>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    let limit = super::limit(query.limit)?;
+    let status = bounded_text("status", query.status, 100)?;
+    exists(&state, org).await?;
+    let items =
+        incidents::list(&state.pool, org, status.as_deref(), query.cursor, limit + 1).await?;
+    let (items, next_cursor) = super::cut(items, limit, |incident| incident.id);
+    Ok(Json(IncidentPage { items, next_cursor }))
+}
+
+/// One incident. Its details are there, or the answer says that they were purged, or that none are recorded.
+#[utoipa::path(get, path = "/orgs/{orgId}/incidents/{incidentId}", tag = "drift", operation_id = "show_incident",
+    params(("orgId" = Uuid, Path), ("incidentId" = Uuid, Path)),
+    responses((status = 200, body = IncidentDetail), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path((org, id)): Path<(Uuid, Uuid)>,
+) -> Result<Json<IncidentDetail>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    let incident = incidents::get(&state.pool, org, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let drift_summary = incidents::payload(&state.pool, id).await?;
+    let approvals = incidents::approvals(&state.pool, id).await?;
+    let links = Links {
+        environment: format!("/orgs/{org}/environments/{}", incident.env_id),
+        incidents: format!("/orgs/{org}/incidents"),
+        runs: format!("/orgs/{org}/retention/runs"),
+    };
+    Ok(Json(IncidentDetail {
+        incident,
+        drift_summary,
+        approvals,
+        links,
+    }))
+}

@@ -1,0 +1,92 @@
+//! The JSON API. A route and its description are one registration, so that `/openapi.json` cannot differ.
+
+mod dashboard;
+mod environments;
+mod events;
+mod incidents;
+mod organization;
+mod runs;
+
+use axum::{Json, Router, routing::get};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        OpenApi as Document,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{ApiState, Problem};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "drift-retention", description = "Retention of WorkflowOps data: what is kept, what went, and purge now."),
+    modifiers(&BearerToken),
+    security(("bearer" = []))
+)]
+struct Description;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut Document) {
+        let mut bearer = Http::new(HttpAuthScheme::Bearer);
+        bearer.bearer_format = Some("JWT".into());
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    }
+}
+
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(organization::purge))
+        .routes(routes!(organization::policy))
+        .routes(routes!(organization::preview))
+        .routes(routes!(organization::runs))
+        .routes(routes!(environments::list))
+        .routes(routes!(environments::show))
+        .routes(routes!(incidents::list))
+        .routes(routes!(incidents::show))
+        .routes(routes!(dashboard::show))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::replay_many))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::replay))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(events::follow))
+}
+
+/// The API's routes, and their description at `/openapi.json`.
+pub(super) fn router(state: ApiState) -> Router {
+    let (router, document) = routes().split_for_parts();
+    router
+        .route("/openapi.json", get(async move || Json(document.clone())))
+        .with_state(state)
+}
+
+/// The API's description.
+#[must_use]
+pub fn openapi() -> Document {
+    routes().into_openapi()
+}
+
+/// A bounded page size.
+fn limit(asked: u32) -> Result<i64, Problem> {
+    if (1..=200).contains(&asked) {
+        return Ok(i64::from(asked));
+    }
+    Err(Problem::bad_request("limit must be from 1 to 200"))
+}
+
+/// Cuts a list that was asked for one more than `limit` down to its page, and tells where the next one begins.
+fn cut<T>(mut items: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> (Vec<T>, Option<Uuid>) {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(id);
+    (items, next)
+}

@@ -1,0 +1,227 @@
+//! One organization's retention: purge now, policy, preview, runs.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::{
+    http::{
+        ApiState, Identity, Problem,
+        extract::{OptionalJson, Path, Query, bounded_text},
+    },
+    ids::OrgId,
+    postgres,
+    purge::{self, Preview},
+    queue::{self, Cursor, EnqueueError, Page, RunFilter},
+    retention::{self, Cutoffs, ResolveError, RetentionPolicy},
+};
+
+/// The longest reason that is kept.
+pub(super) const MAX_REASON: usize = 1_000;
+/// The longest `Idempotency-Key`.
+const MAX_KEY: usize = 200;
+
+/// What a purge may be asked for with.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PurgeRequest {
+    /// Why, for the record.
+    #[schema(max_length = 1000)]
+    reason: Option<String>,
+}
+
+/// What became of the request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PurgeAccepted {
+    /// The run: a new one, or the live one that the request met.
+    run_id: Uuid,
+    /// Its status.
+    status: String,
+    /// Whether the request met a live run.
+    coalesced: bool,
+}
+
+/// Asks for a purge now. The answer comes before anything is purged.
+#[utoipa::path(post, path = "/orgs/{orgId}/retention/purge", tag = "retention",
+    params(("orgId" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key answers with the same run")),
+    request_body(content = PurgeRequest, content_type = "application/json"),
+    responses((status = 202, body = PurgeAccepted), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn purge(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(org): Path<Uuid>,
+    headers: HeaderMap,
+    OptionalJson(request): OptionalJson<PurgeRequest>,
+) -> Result<(StatusCode, Json<PurgeAccepted>), Problem> {
+    let org = OrgId(org);
+    identity.may_purge(org)?;
+    let reason = bounded_text("reason", request.reason, MAX_REASON)?;
+    let key = idempotency_key(&headers)?;
+    let mut tx = state.pool.begin().await?;
+    let run = queue::request_purge(
+        &mut tx,
+        org,
+        &identity.subject,
+        reason.as_deref(),
+        key.as_deref(),
+    )
+    .await
+    .map_err(|error| match error {
+        EnqueueError::NoOrganization(_) => Problem::not_found(),
+        EnqueueError::Database(error) => error.into(),
+    })?;
+    tx.commit().await?;
+    let accepted = PurgeAccepted {
+        run_id: run.run_id.0,
+        status: run.status,
+        coalesced: run.coalesced,
+    };
+    Ok((StatusCode::ACCEPTED, Json(accepted)))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value
+        .to_str()
+        .map_err(|_| Problem::bad_request("Idempotency-Key must be visible ASCII"))?;
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(Problem::bad_request(format!(
+            "Idempotency-Key must be 1 to {MAX_KEY} characters"
+        )));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// How long an organization's plan keeps things, and the cutoffs as of now. Null: no rule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Policy {
+    /// The plan.
+    plan: &'static str,
+    /// Days by dataset; null: no rule, nothing is purged.
+    windows_days: RetentionPolicy,
+    /// What a run that started now would have as cutoffs.
+    cutoffs: Cutoffs,
+}
+
+/// The plan, its windows in days, and the cutoffs as of now.
+#[utoipa::path(get, path = "/orgs/{orgId}/retention/policy", tag = "retention", params(("orgId" = Uuid, Path)),
+    responses((status = 200, body = Policy), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn policy(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(org): Path<Uuid>,
+) -> Result<Json<Policy>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    let mut conn = state.pool.acquire().await?;
+    let plan = retention::resolve(&mut conn, org)
+        .await
+        .map_err(unresolved)?;
+    let policy = plan.policy();
+    let cutoffs = policy.cutoffs(postgres::now(&mut conn).await?);
+    Ok(Json(Policy {
+        plan: plan.name(),
+        windows_days: policy,
+        cutoffs,
+    }))
+}
+
+fn unresolved(error: ResolveError) -> Problem {
+    match error {
+        ResolveError::NoOrganization(_) => Problem::not_found(),
+        ResolveError::UnknownPlan(_, unknown) => Problem::conflict(format!(
+            "the organization's plan cannot be resolved, so nothing is purged: {unknown}"
+        )),
+        ResolveError::Database(error) => error.into(),
+    }
+}
+
+/// Rows that a purge now would remove, by table. Changes nothing.
+#[utoipa::path(get, path = "/orgs/{orgId}/retention/preview", tag = "retention", params(("orgId" = Uuid, Path)),
+    responses((status = 200, body = Preview), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn preview(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(org): Path<Uuid>,
+) -> Result<Json<Preview>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    Ok(Json(
+        purge::preview(&state.pool, org).await.map_err(unresolved)?,
+    ))
+}
+
+/// Where a page begins and how long it is.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    /// At most so many.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: u32,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl Default for Paging {
+    fn default() -> Self {
+        Self {
+            limit: 50,
+            cursor: None,
+        }
+    }
+}
+
+impl Paging {
+    /// The page, if limit and cursor are any.
+    pub(super) fn parse(&self) -> Result<(Option<Cursor>, u32), Problem> {
+        page(self.limit, self.cursor.as_deref())
+    }
+}
+
+/// A bounded page size and a cursor of ours.
+pub(super) fn page(limit: u32, cursor: Option<&str>) -> Result<(Option<Cursor>, u32), Problem> {
+    super::limit(limit)?;
+    let cursor = cursor.map(str::parse).transpose();
+    Ok((
+        cursor.map_err(|error: queue::BadCursor| Problem::bad_request(error.to_string()))?,
+        limit,
+    ))
+}
+
+/// The organization's runs, newest first.
+#[utoipa::path(get, path = "/orgs/{orgId}/retention/runs", tag = "retention", operation_id = "list_organization_runs", params(("orgId" = Uuid, Path), Paging),
+    responses((status = 200, body = Page), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn runs(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(org): Path<Uuid>,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page>, Problem> {
+    let org = OrgId(org);
+    identity.may_read(org)?;
+    let (cursor, limit) = paging.parse()?;
+    exists(&state, org).await?;
+    let filter = RunFilter {
+        org: Some(org),
+        ..RunFilter::default()
+    };
+    Ok(Json(
+        queue::list(&state.pool, &filter, cursor, limit).await?,
+    ))
+}
+
+/// 404 for an organization that does not exist: only operators can ask for one.
+pub(super) async fn exists(state: &ApiState, org: OrgId) -> Result<(), Problem> {
+    if crate::drift::organizations::exists(&state.pool, org).await? {
+        return Ok(());
+    }
+    Err(Problem::not_found())
+}

@@ -1,0 +1,247 @@
+//! Operators: runs of all organizations, replay and cancel.
+
+use axum::{Json, extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::organization::{MAX_REASON, page};
+use crate::{
+    http::{
+        ApiState, Identity, Problem,
+        extract::{OptionalJson, Path, Query, bounded_text},
+    },
+    ids::{OrgId, RunId},
+    queue::{
+        self, EnqueueError, OperateError, Operator, Page, Replayed, Run, RunFilter, RunStatus,
+    },
+};
+
+/// Which runs to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only runs in this status.
+    status: Option<RunStatus>,
+    /// Only runs of this error kind.
+    error_kind: Option<String>,
+    /// Only this organization's.
+    org_id: Option<Uuid>,
+    /// Only runs created at this time or after it.
+    since: Option<DateTime<Utc>>,
+    /// Only runs created before this time.
+    until: Option<DateTime<Utc>>,
+    /// At most so many.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: u32,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self {
+            status: None,
+            error_kind: None,
+            org_id: None,
+            since: None,
+            until: None,
+            limit: 50,
+            cursor: None,
+        }
+    }
+}
+
+/// Runs of all organizations, newest first.
+#[utoipa::path(get, path = "/retention/runs", tag = "operators", operation_id = "list_runs", params(ListQuery),
+    responses((status = 200, body = Page), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page>, Problem> {
+    identity.may_operate()?;
+    let (cursor, limit) = page(query.limit, query.cursor.as_deref())?;
+    let filter = RunFilter {
+        org: query.org_id.map(OrgId),
+        status: query.status,
+        error_kind: bounded_text("error_kind", query.error_kind, 100)?,
+        since: query.since,
+        until: query.until,
+    };
+    Ok(Json(
+        queue::list(&state.pool, &filter, cursor, limit).await?,
+    ))
+}
+
+/// One run with its steps.
+#[utoipa::path(get, path = "/retention/runs/{runId}", tag = "operators", operation_id = "show_run", params(("runId" = Uuid, Path)),
+    responses((status = 200, body = Run), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(run): Path<Uuid>,
+) -> Result<Json<Run>, Problem> {
+    identity.may_operate()?;
+    let run = queue::get(&state.pool, RunId(run)).await?;
+    run.map(Json).ok_or_else(Problem::not_found)
+}
+
+/// Why an operator acts.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Because {
+    /// Why, for the record.
+    #[schema(max_length = 1000)]
+    reason: Option<String>,
+}
+
+/// Repeats a failed or cancelled run as a new run.
+#[utoipa::path(post, path = "/retention/runs/{runId}/replay", tag = "operators", params(("runId" = Uuid, Path)),
+    request_body(content = Because, content_type = "application/json"),
+    responses((status = 202, body = Replayed), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn replay(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(run): Path<Uuid>,
+    OptionalJson(because): OptionalJson<Because>,
+) -> Result<(StatusCode, Json<Replayed>), Problem> {
+    identity.may_operate()?;
+    let by = operator(identity, because.reason)?;
+    let replayed = queue::replay(&state.pool, RunId(run), &by).await?;
+    Ok((StatusCode::ACCEPTED, Json(replayed)))
+}
+
+/// Which runs to repeat: of every organization the latest that matches, if nothing succeeded since.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ReplayRequest {
+    /// `failed` (the default) or `cancelled`.
+    status: Option<RunStatus>,
+    /// Only runs of this error kind.
+    error_kind: Option<String>,
+    /// Only this organization's.
+    org_id: Option<Uuid>,
+    /// Only runs created at this time or after it.
+    since: Option<DateTime<Utc>>,
+    /// Only runs created before this time.
+    until: Option<DateTime<Utc>>,
+    /// Answer what would be repeated, and change nothing.
+    dry_run: bool,
+    /// Why, for the record.
+    #[schema(max_length = 1000)]
+    reason: Option<String>,
+}
+
+/// What a replay by filter did, or would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ReplayAnswer {
+    /// Whether nothing was changed.
+    dry_run: bool,
+    /// The runs that match, and what each led to; `run_id` is null in a dry run.
+    runs: Vec<ReplayedRun>,
+}
+
+/// One run of a replay by filter.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ReplayedRun {
+    /// The run that is repeated; it stays as it was.
+    replay_of: Uuid,
+    /// Whose run.
+    org_id: Uuid,
+    /// The run that repeats it, or the organization's live run that it met.
+    run_id: Option<Uuid>,
+    /// Whether the organization has a live run already: then that one is the answer.
+    coalesced: bool,
+}
+
+/// Repeats all runs that match; with `dry_run` it answers exactly what would be repeated.
+#[utoipa::path(post, path = "/retention/runs/replay", tag = "operators",
+    request_body(content = ReplayRequest, content_type = "application/json"),
+    responses((status = 200, body = ReplayAnswer), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn replay_many(
+    State(state): State<ApiState>,
+    identity: Identity,
+    OptionalJson(request): OptionalJson<ReplayRequest>,
+) -> Result<Json<ReplayAnswer>, Problem> {
+    identity.may_operate()?;
+    let status = request.status.unwrap_or(RunStatus::Failed);
+    if !matches!(status, RunStatus::Failed | RunStatus::Cancelled) {
+        return Err(Problem::bad_request(
+            "status must be failed or cancelled: nothing else can be replayed",
+        ));
+    }
+    let filter = RunFilter {
+        org: request.org_id.map(OrgId),
+        status: Some(status),
+        error_kind: bounded_text("error_kind", request.error_kind, 100)?,
+        since: request.since,
+        until: request.until,
+    };
+    let by = operator(identity, request.reason)?;
+    let runs = if request.dry_run {
+        let matching = queue::replayable(&state.pool, &filter).await?;
+        let would = |run: queue::Replayable| ReplayedRun {
+            replay_of: run.id.0,
+            org_id: run.org_id.0,
+            run_id: None,
+            coalesced: run.has_live_run,
+        };
+        matching.into_iter().map(would).collect()
+    } else {
+        let replayed = queue::replay_matching(&state.pool, &filter, &by).await?;
+        let did = |replayed: Replayed| ReplayedRun {
+            replay_of: replayed.replay_of.0,
+            org_id: replayed.enqueued.org_id.0,
+            run_id: Some(replayed.enqueued.run_id.0),
+            coalesced: replayed.enqueued.coalesced,
+        };
+        replayed.into_iter().map(did).collect()
+    };
+    Ok(Json(ReplayAnswer {
+        dry_run: request.dry_run,
+        runs,
+    }))
+}
+
+/// Cancels a live run; a running one stops at its next batch.
+#[utoipa::path(post, path = "/retention/runs/{runId}/cancel", tag = "operators", params(("runId" = Uuid, Path)),
+    request_body(content = Because, content_type = "application/json"),
+    responses((status = 200, body = Run), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn cancel(
+    State(state): State<ApiState>,
+    identity: Identity,
+    Path(run): Path<Uuid>,
+    OptionalJson(because): OptionalJson<Because>,
+) -> Result<Json<Run>, Problem> {
+    identity.may_operate()?;
+    let by = operator(identity, because.reason)?;
+    queue::cancel(&state.pool, RunId(run), &by).await?;
+    let run = queue::get(&state.pool, RunId(run)).await?;
+    run.map(Json).ok_or_else(Problem::not_found)
+}
+
+fn operator(identity: Identity, reason: Option<String>) -> Result<Operator, Problem> {
+    Ok(Operator {
+        name: identity.subject,
+        reason: bounded_text("reason", reason, MAX_REASON)?,
+    })
+}
+
+impl From<OperateError> for Problem {
+    fn from(error: OperateError) -> Self {
+        match error {
+            OperateError::NoRun(_) => Self::not_found(),
+            OperateError::NotReplayable(..) | OperateError::NotLive(..) => {
+                Self::conflict(error.to_string())
+            }
+            OperateError::Enqueue(EnqueueError::NoOrganization(_)) => {
+                Self::conflict("the run's organization does not exist any more")
+            }
+            OperateError::Enqueue(EnqueueError::Database(error))
+            | OperateError::Database(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Path, query and body, with rejections that are problems like any other.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{StatusCode, header},
+};
+use serde::de::DeserializeOwned;
+
+use super::Problem;
+
+/// Path parameters.
+#[derive(Debug, FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub(super) struct Path<T>(pub T);
+
+/// Query parameters. Types use `deny_unknown_fields`.
+#[derive(Debug, FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub(super) struct Query<T>(pub T);
+
+/// A JSON body; no body at all is the default value.
+#[derive(Debug)]
+pub(super) struct OptionalJson<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let media_type = request.headers().get(header::CONTENT_TYPE).cloned();
+        let body = Bytes::from_request(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        let is_json = media_type
+            .and_then(|value| {
+                value
+                    .to_str()
+                    .map(|text| text.trim().to_ascii_lowercase())
+                    .ok()
+            })
+            .is_some_and(|value| {
+                value == "application/json" || value.starts_with("application/json;")
+            });
+        if !is_json {
+            return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        serde_json::from_slice(&body)
+            .map(Self)
+            .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
+    }
+}
+
+/// Text that Postgres can store: no NUL, not blank, of a bounded length.
+pub(super) fn bounded_text(
+    name: &str,
+    text: Option<String>,
+    max: usize,
+) -> Result<Option<String>, Problem> {
+    let Some(text) = text else { return Ok(None) };
+    if text.contains('\0') || text.chars().count() > max {
+        return Err(Problem::bad_request(format!(
+            "{name} must be at most {max} characters, without NUL"
+        )));
+    }
+    Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}

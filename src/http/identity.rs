@@ -1,0 +1,67 @@
+//! Who calls, and what they may do. A thing of another organization is not forbidden but not there.
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use serde::{Deserialize, Serialize};
+
+use super::{ApiState, Problem};
+use crate::ids::OrgId;
+
+/// What a token's bearer may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads its organization's things.
+    Viewer,
+    /// Reads them, and asks for purges.
+    Admin,
+    /// Everything, of every organization.
+    Operator,
+}
+
+/// The bearer of a valid token.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// `sub`: who, as it stands in the records.
+    pub subject: String,
+    /// `role`.
+    pub role: Role,
+    /// `org_id`: whose; operators have none.
+    pub org: Option<OrgId>,
+}
+
+impl Identity {
+    /// Reading an organization's things: its own people, and operators.
+    pub(super) fn may_read(&self, org: OrgId) -> Result<(), Problem> {
+        if self.role == Role::Operator || self.org == Some(org) {
+            return Ok(());
+        }
+        Err(Problem::not_found())
+    }
+
+    /// Asking for a purge: admins of the organization, and operators.
+    pub(super) fn may_purge(&self, org: OrgId) -> Result<(), Problem> {
+        self.may_read(org)?;
+        if self.role == Role::Viewer {
+            return Err(Problem::forbidden(
+                "a purge needs the role admin or operator",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Acting on all organizations' runs.
+    pub(super) fn may_operate(&self) -> Result<(), Problem> {
+        if self.role == Role::Operator {
+            return Ok(());
+        }
+        Err(Problem::forbidden("this needs the role operator"))
+    }
+}
+
+impl FromRequestParts<ApiState> for Identity {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        state.verifier.identify(&parts.headers).await
+    }
+}
