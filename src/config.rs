@@ -1,6 +1,6 @@
 //! Settings: flags, then environment, then a TOML file. Unknown keys are refused, wherever they stand.
 
-use std::{num::NonZeroUsize, path::Path, time::Duration};
+use std::{fmt, num::NonZeroUsize, path::Path, time::Duration};
 
 use chrono_tz::Tz;
 use config::{Config as Sources, Environment, File, FileFormat};
@@ -17,6 +17,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// `http.*`
     pub http: HttpConfig,
+    /// `auth.*`
+    pub auth: AuthConfig,
     /// `worker.*`
     pub worker: WorkerConfig,
     /// `purge.*`
@@ -46,6 +48,39 @@ impl Default for HttpConfig {
         Self {
             listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)),
         }
+    }
+}
+
+/// `auth.*`: how the API's bearer tokens are verified. Nothing set: the API refuses all but health and metrics.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// A secret shared with whoever signs tokens with HS256: at least 32 bytes.
+    pub hs256_secret: Option<Secret>,
+    /// A set of public keys (RS256, ES256, EdDSA): a file, or a URL.
+    pub jwks: Option<String>,
+    /// Tokens must be from this issuer.
+    pub issuer: Option<String>,
+    /// Tokens must be for this audience.
+    pub audience: Option<String>,
+}
+
+/// A value that is never shown.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value, for the one place that needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
     }
 }
 
@@ -163,8 +198,7 @@ impl Config {
         }
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator("_")
-            .separator("__")
-            .try_parsing(true);
+            .separator("__");
         let config: Self = sources.add_source(environment).build()?.try_deserialize()?;
         config.validate()?;
         Ok(config)
@@ -180,6 +214,17 @@ impl Config {
 
     fn validate(&self) -> Result<(), ConfigError> {
         let worker = &self.worker;
+        let secret = self
+            .auth
+            .hs256_secret
+            .as_ref()
+            .map(|secret| secret.reveal().len());
+        bound(
+            "auth.hs256_secret",
+            secret.is_none_or(|length| length >= 32),
+            "at least 32 bytes long",
+            || format!("{} bytes", secret.unwrap_or_default()),
+        )?;
         // apalis counts the time after which a worker is dead in whole seconds.
         bound(
             "worker.heartbeat",

@@ -15,6 +15,7 @@ mod purge;
 mod runs;
 mod serve;
 mod stopping;
+mod token;
 mod whose;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -73,6 +74,8 @@ enum Command {
     /// List, show, replay and cancel runs
     #[command(subcommand)]
     Runs(runs::RunsCommand),
+    /// Sign a token for the API, for development
+    Token(token::TokenArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -145,6 +148,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Preview(args) => preview::run(&args, &settings).await,
         Command::Policy(args) => policy::run(&args, &settings).await,
         Command::Runs(command) => runs::run(command, &settings).await,
+        Command::Token(args) => token::run(args, &settings),
         Command::Completions(args) => Ok(completions::run(&args)),
     }
 }

@@ -51,6 +51,16 @@ pub(super) fn new_metrics() -> Result<Arc<Metrics>> {
     Ok(Arc::new(Metrics::new(purge::datasets::tables(), plans)?))
 }
 
+fn verifier(config: &Config) -> Verifier {
+    let verifier = Verifier::new(&config.auth);
+    if !verifier.is_configured() {
+        tracing::warn!(
+            "the API refuses everything but health and metrics: set auth.hs256_secret or auth.jwks"
+        );
+    }
+    verifier
+}
+
 /// Serves until `stop`; health and metrics answer until the worker has drained.
 pub(super) async fn serve(
     config: &Config,
@@ -96,7 +106,7 @@ pub(super) async fn serve(
     };
     let api = roles.contains(&Role::Api).then(|| ApiState {
         pool: pool.clone(),
-        verifier: Arc::new(Verifier::default()),
+        verifier: Arc::new(verifier(config)),
         stop: stop.clone(),
     });
     let http = http::serve(listener, http::router(health, api), drained.clone());

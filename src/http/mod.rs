@@ -5,6 +5,7 @@ mod auth;
 mod extract;
 mod health;
 mod identity;
+mod jwks;
 mod layers;
 mod problem;
 
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     api::openapi,
-    auth::Verifier,
+    auth::{MintError, Verifier, mint},
     health::Health,
     identity::{Identity, Role},
     problem::Problem,
