@@ -6,7 +6,10 @@
     reason = "a test that cannot go on should panic where it stands"
 )]
 
+mod approval_rules;
 mod local_server;
+mod payload_rules;
+mod plan_rules;
 mod purge_rules;
 mod sample_data;
 mod support;
