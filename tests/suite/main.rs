@@ -7,6 +7,7 @@
 )]
 
 mod approval_rules;
+mod boundaries;
 mod local_server;
 mod payload_rules;
 mod plan_rules;
