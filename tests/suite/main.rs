@@ -8,6 +8,7 @@
 
 mod approval_rules;
 mod boundaries;
+mod counts;
 mod local_server;
 mod payload_rules;
 mod plan_rules;
