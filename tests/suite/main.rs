@@ -8,6 +8,7 @@
 
 mod approval_rules;
 mod boundaries;
+mod concurrent_app;
 mod counts;
 mod local_server;
 mod payload_rules;
