@@ -12,6 +12,7 @@ mod concurrent_app;
 mod counts;
 mod local_server;
 mod payload_rules;
+mod plan_changes;
 mod plan_rules;
 mod purge_rules;
 mod sample_data;
