@@ -11,6 +11,7 @@ mod boundaries;
 mod concurrent_app;
 mod counts;
 mod local_server;
+mod model;
 mod payload_rules;
 mod plan_changes;
 mod plan_rules;
