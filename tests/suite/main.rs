@@ -6,7 +6,15 @@
     reason = "a test that cannot go on should panic where it stands"
 )]
 
+mod approval_rules;
+mod boundaries;
+mod concurrent_app;
+mod counts;
 mod local_server;
+mod model;
+mod payload_rules;
+mod plan_changes;
+mod plan_rules;
 mod purge_rules;
 mod sample_data;
 mod support;

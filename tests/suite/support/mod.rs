@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 pub mod app;
+pub mod held;
 pub mod product;
+pub mod runs;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
