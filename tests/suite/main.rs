@@ -6,6 +6,7 @@
     reason = "a test that cannot go on should panic where it stands"
 )]
 
+mod crashes;
 mod local_server;
 mod purge_rules;
 mod sample_data;
