@@ -8,6 +8,8 @@
 
 mod crashes;
 mod local_server;
+mod own_server_outages;
 mod purge_rules;
+mod retries;
 mod sample_data;
 mod support;
