@@ -6,10 +6,12 @@
     reason = "a test that cannot go on should panic where it stands"
 )]
 
+mod cancelling;
 mod crashes;
 mod local_server;
 mod own_server_outages;
 mod purge_rules;
 mod retries;
 mod sample_data;
+mod stopping;
 mod support;
