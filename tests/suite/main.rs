@@ -8,7 +8,9 @@
 
 mod cancelling;
 mod crashes;
+mod deliveries;
 mod local_server;
+mod monitoring;
 mod own_server_outages;
 mod purge_rules;
 mod retries;
