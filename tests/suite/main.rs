@@ -15,5 +15,7 @@ mod own_server_outages;
 mod purge_rules;
 mod retries;
 mod sample_data;
+mod scheduling;
+mod scheduling_at_scale;
 mod stopping;
 mod support;
