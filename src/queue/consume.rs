@@ -38,10 +38,13 @@ pub struct ConsumerSettings {
 }
 
 impl ConsumerSettings {
-    /// How long a silent worker keeps its runs.
+    /// How long a silent worker keeps its runs: whole seconds, rounded down as apalis does. A longer lease would
+    /// refuse what apalis takes from a dead worker and hands on, and leave the run to the reconciler.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        Lease(self.heartbeat * MISSED_HEARTBEATS)
+        Lease(Duration::from_secs(
+            (self.heartbeat * MISSED_HEARTBEATS).as_secs(),
+        ))
     }
 }
 

@@ -8,13 +8,22 @@
 
 mod approval_rules;
 mod boundaries;
+mod cancelling;
 mod concurrent_app;
 mod counts;
+mod crashes;
+mod deliveries;
 mod local_server;
 mod model;
+mod monitoring;
+mod own_server_outages;
 mod payload_rules;
 mod plan_changes;
 mod plan_rules;
 mod purge_rules;
+mod retries;
 mod sample_data;
+mod scheduling;
+mod scheduling_at_scale;
+mod stopping;
 mod support;

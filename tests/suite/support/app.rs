@@ -79,6 +79,14 @@ impl App {
         .unwrap();
     }
 
+    /// An organization on Pro with so many checks beyond their window, two flags each. The newest one stays.
+    pub async fn org_with_expired(&self, checks: i64) -> Uuid {
+        let org = self.org("pro").await;
+        let env = self.env(org).await;
+        self.many_checks(org, env, checks, "31 days", 2).await;
+        org
+    }
+
     /// An incident in this status; `closed_age` sets `closed_at`.
     pub async fn incident(
         &self,

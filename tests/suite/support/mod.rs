@@ -4,8 +4,11 @@
 
 pub mod app;
 pub mod held;
+pub mod ledger;
+pub mod own_server;
 pub mod product;
 pub mod runs;
+pub mod trouble;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -60,10 +63,7 @@ impl TestDatabase {
 
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
-            .execute(&self.pool)
-            .await
-            .unwrap();
+        execute_on(&self.pool, sql).await;
     }
 }
 
@@ -78,6 +78,14 @@ where
         .fetch_one(pool)
         .await
         .unwrap()
+}
+
+/// Runs statements.
+pub async fn execute_on(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await
+        .unwrap();
 }
 
 /// A pool without any of the product's session settings.

@@ -100,6 +100,43 @@ impl Service {
         reqwest::get(format!("http://127.0.0.1:{}{path}", self.port)).await
     }
 
+    /// Whether this process holds the run (a worker's name holds its process id).
+    pub async fn holds(&self, pool: &PgPool, run: Uuid) -> bool {
+        let pid = self.child.id().unwrap();
+        let sql = format!(
+            "SELECT coalesce(worker LIKE '%:{pid}:%', false) FROM retention.purge_runs WHERE id = '{run}'"
+        );
+        super::value(pool, &sql).await
+    }
+
+    /// Waits for its end, and fails when that takes longer than `limit`; returns the exit code.
+    pub async fn ends_within(&mut self, limit: Duration) -> Option<i32> {
+        tokio::time::timeout(limit, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("still running after {limit:?}"))
+            .unwrap()
+            .code()
+    }
+
+    /// One sample of `/metrics`, by its name and labels as they stand there.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.get("/metrics").await.unwrap().text().await.unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(series))?;
+        Some(line.trim().parse().unwrap())
+    }
+
+    /// `purge_runs_total` of one outcome, over all triggers.
+    pub async fn outcomes(&self, outcome: &str) -> f64 {
+        let mut sum = 0.0;
+        for trigger in ["purge_now", "replay", "schedule"] {
+            let series = format!(
+                r#"drift_retention_purge_runs_total{{outcome="{outcome}",trigger="{trigger}"}}"#
+            );
+            sum += self.metric(&series).await.unwrap();
+        }
+        sum
+    }
+
     /// Waits until `/readyz` says so.
     pub async fn ready(&self) {
         eventually("the service is ready", async || {
@@ -138,4 +175,10 @@ pub async fn until_status(pool: &PgPool, run: Uuid, wanted: &str) {
         status(pool, run).await == wanted
     })
     .await;
+}
+
+/// Asks for a purge as the main app does, and leaves it to whoever works.
+pub async fn enqueue(pool: &PgPool, org: Uuid) -> Uuid {
+    let sql = format!("SELECT run_id FROM retention.enqueue_purge('{org}', 'main app')");
+    super::value(pool, &sql).await
 }

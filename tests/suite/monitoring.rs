@@ -1,0 +1,122 @@
+//! What Prometheus and load balancers read: counters that agree with the records, and a readiness that means it.
+
+use serde_json::Value;
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    ledger,
+    product::{self, Service, eventually, until_status},
+};
+
+const TABLES: [&str; 4] = [
+    "approvals",
+    "drift_checks",
+    "incident_payloads",
+    "workflow_drift_flags",
+];
+
+#[tokio::test]
+async fn counters_equal_the_records_and_all_others_stand_at_zero() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(11).await;
+    let env = app.env(org).await;
+    let incident = app.incident(org, env, "closed", Some("181 days")).await;
+    app.payload(incident).await;
+    app.approval(org, incident, "approved", "181 days").await;
+    let unresolved = app.org("legacy").await;
+    let before = ledger::rows(&db.pool).await;
+    let worker = Service::start(&db.url, "worker", &[]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    let failed = product::enqueue(&db.pool, unresolved).await;
+    until_status(&db.pool, failed, "failed").await;
+
+    ledger::assert_exact(&db.pool, &before).await;
+    let recorded = ledger::recorded(&db.pool).await;
+    assert_eq!(recorded, [1, 10, 1, 20]);
+    for (table, rows) in TABLES.iter().zip(recorded) {
+        for plan in ["free", "pro", "agency", "enterprise"] {
+            let series =
+                format!(r#"drift_retention_purged_rows_total{{plan="{plan}",table="{table}"}}"#);
+            let expected = if plan == "pro" { rows } else { 0 };
+            assert_eq!(
+                worker.metric(&series).await,
+                Some(f64::from(i32::try_from(expected).unwrap())),
+                "{series}"
+            );
+        }
+    }
+    eventually("both ends are counted", async || {
+        worker.outcomes("succeeded").await == 1.0 && worker.outcomes("failed").await == 1.0
+    })
+    .await;
+    for outcome in ["cancelled", "retried"] {
+        assert_eq!(worker.outcomes(outcome).await, 0.0, "{outcome}");
+    }
+    let page = worker.get("/metrics").await.unwrap().text().await.unwrap();
+    for org in [org, unresolved] {
+        assert!(!page.contains(&org.to_string()));
+    }
+    assert!(page.contains("drift_retention_build_info{version="));
+}
+
+#[tokio::test]
+async fn healthy_service_says_so_in_every_role() {
+    let db = TestDatabase::new().await;
+    for roles in ["api", "scheduler", "worker", "api,scheduler,worker"] {
+        let service = Service::start(&db.url, roles, &[]);
+        service.ready().await;
+        assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
+        assert_eq!(service.get("/metrics").await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn service_on_a_schema_that_was_stepped_back_is_not_ready_and_says_why() {
+    let db = TestDatabase::new().await;
+    let service = Service::start(&db.url, "api", &[]);
+    service.ready().await;
+    let down = product::run(&db.url, &["migrate", "down"]).await;
+    assert!(down.status.success(), "{down:?}");
+
+    let answer = service.get("/readyz").await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert_eq!(body["ready"], false);
+    assert!(
+        body["schema"].as_str().unwrap().contains("migrate up"),
+        "{body}"
+    );
+    assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
+    let up = product::run(&db.url, &["migrate", "up"]).await;
+    assert!(up.status.success(), "{up:?}");
+    service.ready().await;
+}
+
+#[tokio::test]
+async fn service_whose_heartbeat_cannot_be_written_is_not_ready_until_it_can() {
+    let db = TestDatabase::new().await;
+    let service = Service::start(&db.url, "worker", &[]);
+    service.ready().await;
+    // Readers pass, writers wait: no heartbeat gets through.
+    let mut maintenance = db.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE apalis.workers IN EXCLUSIVE MODE")
+        .execute(&mut *maintenance)
+        .await
+        .unwrap();
+    eventually("it is not ready", async || {
+        service.get("/readyz").await.unwrap().status() == 503
+    })
+    .await;
+    let body = service.get("/readyz").await.unwrap().text().await.unwrap();
+    assert!(body.contains("heartbeat"), "{body}");
+    assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
+
+    maintenance.rollback().await.unwrap();
+    service.ready().await;
+    let org = App::on(&db.pool).org_with_expired(11).await;
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+}
