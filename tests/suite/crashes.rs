@@ -1,5 +1,7 @@
 //! Workers that die or freeze in the middle of a run: another goes on, and not one row is counted twice.
 
+use std::cell::Cell;
+
 use nix::sys::signal::Signal;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -79,23 +81,51 @@ async fn run_of_a_killed_worker_is_finished_by_another_when_the_lease_is_no_whol
     run_of_a_killed_worker_is_finished_by_another("450ms").await;
 }
 
+/// Rows that this process has counted as purged.
+async fn purged_rows(service: &Service) -> i64 {
+    let mut rows = 0.0;
+    for table in ["drift_checks", "workflow_drift_flags"] {
+        let series = format!(r#"drift_retention_purged_rows_total{{plan="pro",table="{table}"}}"#);
+        rows += service.metric(&series).await.unwrap();
+    }
+    rows.to_string().parse().unwrap()
+}
+
 #[tokio::test]
 async fn frozen_worker_commits_nothing_more_once_its_run_is_taken_over() {
     let db = TestDatabase::new().await;
     let (first, second, run, before) = two_workers_and_a_slow_run(&db, "250ms").await;
 
     first.signal(Signal::SIGSTOP);
+    let by_first = Cell::new(0);
     eventually("the other worker holds the run", async || {
-        second.holds(&db.pool, run).await
+        let so_far = ledger::progress(&db.pool, run).await;
+        if second.holds(&db.pool, run).await {
+            return true;
+        }
+        by_first.set(so_far);
+        false
+    })
+    .await;
+    // It wakes up with most of the run still to do, and sees the other at work for some ten batches.
+    first.signal(Signal::SIGCONT);
+    let going_on = ledger::progress(&db.pool, run).await + 30;
+    eventually("more batches are committed", async || {
+        ledger::progress(&db.pool, run).await >= going_on
     })
     .await;
     trouble::deletes_take(&db.pool, 0.0).await;
     until_status(&db.pool, run, "succeeded").await;
+    let purged_by_first = purged_rows(&first).await;
+    assert!(purged_by_first <= by_first.get(), "{purged_by_first} rows");
+    assert_eq!(
+        purged_by_first + purged_rows(&second).await,
+        ledger::progress(&db.pool, run).await
+    );
     ledger::assert_exact(&db.pool, &before).await;
     second.kill().await;
-
-    first.signal(Signal::SIGCONT);
     first.ready().await;
+
     let later = App::on(&db.pool).org_with_expired(101).await;
     let with_later = ledger::rows(&db.pool).await;
     let later = product::enqueue(&db.pool, later).await;
@@ -169,4 +199,34 @@ async fn run_that_kills_its_worker_every_time_ends_as_exhausted_and_holds_nobody
     let later = product::enqueue(&db.pool, app.org("pro").await).await;
     until_status(&db.pool, later, "succeeded").await;
     assert_eq!(product::status(&db.pool, run).await, "failed");
+}
+
+#[tokio::test]
+async fn attempt_whose_token_is_no_longer_the_runs_commits_nothing_more() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(5_001).await;
+    let before = ledger::rows(&db.pool).await;
+    trouble::deletes_take(&db.pool, 0.3).await;
+    let worker = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_progress(&db.pool, run).await;
+
+    // As another worker's claim does it.
+    db.execute("UPDATE retention.purge_runs SET token = token + 1")
+        .await;
+    let purged = ledger::progress(&db.pool, run).await;
+    eventually("its delivery is done with", async || {
+        db.value::<i64>("SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
+            .await
+            == 1
+    })
+    .await;
+
+    assert_eq!(ledger::progress(&db.pool, run).await, purged);
+    ledger::assert_exact(&db.pool, &before).await;
+    assert_eq!(product::status(&db.pool, run).await, "running");
+    for outcome in ["succeeded", "failed", "retried", "cancelled"] {
+        assert_eq!(worker.outcomes(outcome).await, 0.0, "{outcome}");
+    }
 }
