@@ -6,7 +6,11 @@
     reason = "a test that cannot go on should panic where it stands"
 )]
 
+mod architecture;
+mod enqueueing;
 mod local_server;
 mod purge_rules;
 mod sample_data;
+mod schema;
+mod settings;
 mod support;

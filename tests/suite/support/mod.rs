@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod product;
+pub mod text;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
