@@ -7,6 +7,9 @@
 )]
 
 mod architecture;
+mod command_line;
+mod command_line_runs;
+mod command_line_usage;
 mod enqueueing;
 mod local_server;
 mod purge_rules;
