@@ -1,12 +1,12 @@
 //! `demo`: a Postgres of its own, sample organizations, one real purge through the real queue, and what went.
 
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use etcetera::BaseStrategy;
 use sqlx::PgPool;
@@ -54,6 +54,7 @@ pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode>
     let config = settings.load()?;
     let stop = stopping::on_signal()?;
     let dir = args.data_dir.clone().map_or_else(default_dir, Ok)?;
+    let _alone = lock(&dir)?;
     if args.reset {
         reset(&dir).await?;
     }
@@ -116,9 +117,27 @@ fn default_dir() -> Result<PathBuf> {
     Ok(base.data_dir().join("drift-retention/demo"))
 }
 
-async fn start(dir: &Path) -> Result<LocalServer> {
+/// One demo per directory, until the returned file or the program ends: of two, the first to end would stop the
+/// other's server.
+fn lock(dir: &Path) -> Result<File> {
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot make {}; pass --data-dir", dir.display()))?;
+    let path = dir.join("demo.lock");
+    let file = File::create(&path)
+        .with_context(|| format!("cannot write {}; pass --data-dir", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another demo is running in {}; end it first, or pass another --data-dir",
+            dir.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+async fn start(dir: &Path) -> Result<LocalServer> {
     let binaries = ServerBinaries::find(bin_dir().as_deref())?;
     Ok(LocalServer::start(&binaries, dir, &[]).await?)
 }

@@ -27,6 +27,7 @@ use sqlx::PgPool;
 use crate::{
     config::{Config, ConfigError},
     postgres::{self, migrations},
+    scheduler::BadSchedule,
 };
 
 /// Keeps every organization inside its plan's data retention windows.
@@ -132,7 +133,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", output::chain(&error));
-            let is_usage = error.downcast_ref::<ConfigError>().is_some();
+            let is_usage = error.is::<ConfigError>() || error.is::<BadSchedule>();
             ExitCode::from(if is_usage { 2 } else { 1 })
         }
     }

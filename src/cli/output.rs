@@ -1,7 +1,7 @@
 //! How things look: tables for people, JSON for programs, ages, and errors as one chain.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -11,17 +11,23 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A table whose columns from `numbers` on are numbers.
+/// A table whose first column is never broken (an id must be copied in one piece), and whose columns from
+/// `numbers` on are numbers. Only a terminal's width breaks cells: what is piped has one line a row.
 pub(super) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING.header_separator(LineStyle::new('─', '─', '─', '─')));
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    if !table.is_tty() {
-        table.set_width(80);
+    if table.is_tty() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table.set_header(header);
-    for column in table.column_iter_mut().skip(numbers) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        if index == 0 {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+        if index >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table
 }

@@ -7,12 +7,18 @@
 )]
 
 mod approval_rules;
+mod architecture;
 mod boundaries;
 mod cancelling;
+mod command_line;
+mod command_line_runs;
+mod command_line_usage;
 mod concurrent_app;
 mod counts;
 mod crashes;
 mod deliveries;
+mod demo;
+mod enqueueing;
 mod local_server;
 mod model;
 mod monitoring;
@@ -21,9 +27,12 @@ mod payload_rules;
 mod plan_changes;
 mod plan_rules;
 mod purge_rules;
+mod query_plans;
 mod retries;
 mod sample_data;
 mod scheduling;
 mod scheduling_at_scale;
+mod schema;
+mod settings;
 mod stopping;
 mod support;

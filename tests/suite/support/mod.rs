@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod own_server;
 pub mod product;
 pub mod runs;
+pub mod text;
 pub mod trouble;
 
 use std::{
