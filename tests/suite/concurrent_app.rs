@@ -208,7 +208,7 @@ async fn a_payload_written_while_its_incident_is_being_purged_goes_too_and_the_f
 
 /// The app holds one row for as long as the purge tries, and goes on with its work: the rest goes, and the row
 /// that was held goes after its release.
-async fn one_held_row_delays_only_itself(db: &TestDatabase, hold: &str, left: [i64; 4]) {
+async fn one_held_row_delays_only_itself(db: &TestDatabase, row: &str, left: [i64; 4]) {
     let app = App::on(&db.pool);
     let org = app.org("pro").await;
     let env = app.env(org).await;
@@ -219,7 +219,7 @@ async fn one_held_row_delays_only_itself(db: &TestDatabase, hold: &str, left: [i
         app.payload(incident).await;
         app.approval(org, incident, "approved", "200 days").await;
     }
-    let mut held = Held::by(db, hold).await;
+    let mut held = Held::by(db, row).await;
     let purge = start_purge(db, org, 7);
 
     until_retried(db, org).await;
@@ -244,31 +244,31 @@ async fn one_held_row_delays_only_itself(db: &TestDatabase, hold: &str, left: [i
 #[tokio::test]
 async fn one_flag_held_by_the_app_delays_only_its_own_check() {
     let db = TestDatabase::new().await;
-    let hold = "SELECT FROM workflow_drift_flags WHERE workflow_id = 'wf_1' AND check_id =
+    let row = "SELECT FROM workflow_drift_flags WHERE workflow_id = 'wf_1' AND check_id =
                     (SELECT id FROM drift_checks ORDER BY checked_at OFFSET 11 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, hold, [2, 2, 0, 0]).await;
+    one_held_row_delays_only_itself(&db, row, [2, 2, 0, 0]).await;
 }
 
 #[tokio::test]
 async fn one_payload_held_by_the_app_delays_only_itself() {
     let db = TestDatabase::new().await;
-    let hold = "SELECT FROM incident_payloads WHERE incident_id =
+    let row = "SELECT FROM incident_payloads WHERE incident_id =
                     (SELECT incident_id FROM incident_payloads ORDER BY incident_id OFFSET 4 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, hold, [1, 0, 1, 0]).await;
+    one_held_row_delays_only_itself(&db, row, [1, 0, 1, 0]).await;
 }
 
 #[tokio::test]
 async fn one_check_held_by_the_app_delays_only_itself() {
     let db = TestDatabase::new().await;
-    let hold = "SELECT FROM drift_checks WHERE id =
+    let row = "SELECT FROM drift_checks WHERE id =
                     (SELECT id FROM drift_checks ORDER BY checked_at OFFSET 11 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, hold, [2, 2, 0, 0]).await;
+    one_held_row_delays_only_itself(&db, row, [2, 2, 0, 0]).await;
 }
 
 #[tokio::test]
 async fn one_approval_held_by_the_app_delays_only_itself() {
     let db = TestDatabase::new().await;
-    let hold = "SELECT FROM approvals WHERE id =
+    let row = "SELECT FROM approvals WHERE id =
                     (SELECT id FROM approvals ORDER BY id OFFSET 4 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, hold, [1, 0, 0, 1]).await;
+    one_held_row_delays_only_itself(&db, row, [1, 0, 0, 1]).await;
 }

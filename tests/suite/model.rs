@@ -12,8 +12,10 @@ use crate::support::{TestDatabase, runs};
 
 /// How many organizations, each from its own seed.
 const CASES: u64 = 100;
-/// Plans as they are written, and their windows in days: drift checks, closed incidents.
-const PLANS: [(&str, Option<(i64, Option<i64>)>); 6] = [
+/// Windows in days: drift checks, closed incidents.
+type Windows = (i64, Option<i64>);
+/// Plans as they are written, and their windows; the last one is unknown.
+const PLANS: [(&str, Option<Windows>); 6] = [
     ("free", Some((7, None))),
     ("Pro", Some((30, Some(180)))),
     ("agency+", Some((90, Some(365)))),
