@@ -26,7 +26,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     delivery text;
 BEGIN
-    IF enqueue_run.org_id IS NULL OR coalesce(btrim(enqueue_run.requested_by), '') = '' THEN
+    IF enqueue_run.org_id IS NULL OR coalesce(enqueue_run.requested_by, '') !~ '\S' THEN
         RAISE EXCEPTION 'a purge needs an organization and who asked for it'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass org_id and a non-empty requested_by.';
     END IF;

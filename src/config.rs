@@ -225,11 +225,11 @@ impl Config {
             "at least 32 bytes long",
             || format!("{} bytes", secret.unwrap_or_default()),
         )?;
-        // apalis counts the time after which a worker is dead in whole seconds.
+        // apalis writes a worker's first sign of life, and counts its silence, in whole seconds.
         bound(
             "worker.heartbeat",
-            worker.heartbeat >= Duration::from_millis(250),
-            "at least 250ms",
+            worker.heartbeat >= Duration::from_millis(500),
+            "at least 500ms",
             || humantime::format_duration(worker.heartbeat).to_string(),
         )?;
         bound(

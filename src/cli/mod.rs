@@ -27,7 +27,7 @@ use sqlx::PgPool;
 use crate::{
     config::{Config, ConfigError},
     postgres::{self, migrations},
-    scheduler::BadSchedule,
+    schedule::BadSchedule,
 };
 
 /// Keeps every organization inside its plan's data retention windows.
@@ -52,8 +52,12 @@ struct Settings {
     /// Settings file (TOML); the environment and flags come before it
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where Postgres is [env: `DATABASE_URL`]
-    #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help = "Where Postgres is [env: DATABASE_URL]"
+    )]
     database_url: Option<String>,
 }
 

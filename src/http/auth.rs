@@ -1,4 +1,4 @@
-//! Bearer tokens: JWTs signed with a shared secret (HS256), or with a key of a JWKS (RS256, ES256, EdDSA).
+//! Bearer tokens: JWTs signed with a shared secret (HS256), or with a key of a JWKS (RS256, ES256, `EdDSA`).
 //!
 //! The key decides the algorithm, never the token: `alg: none`, and a public key used as an HMAC secret, fail.
 //! Without any key configured every token is refused. There is no default secret.

@@ -1,6 +1,6 @@
 //! How an attempt can end other than done, and the one place that decides retry or abort.
 
-use crate::retention::ResolveError;
+use crate::{postgres, retention::ResolveError};
 
 /// Why an attempt stopped.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +22,6 @@ pub enum PurgeError {
         /// How many of them.
         rows: u64,
     },
-    /// Row locks that the attempt needs were held for longer than it would wait.
-    #[error("another transaction holds rows that the purge needs")]
-    Contention(#[source] sqlx::Error),
     /// The attempt's code panicked.
     #[error("the purge panicked: {0}")]
     Panic(String),
@@ -41,7 +38,8 @@ impl PurgeError {
             Self::Stopped => "stopped",
             Self::Superseded => "superseded",
             Self::PolicyUnresolved(_) => "policy_unresolved",
-            Self::LeftBehind { .. } | Self::Contention(_) => "contention",
+            Self::LeftBehind { .. } => "contention",
+            Self::Database(error) if postgres::is_contention(error) => "contention",
             Self::Panic(_) => "panic",
             Self::Database(_) => "database",
         }

@@ -21,8 +21,8 @@ use crate::{
 
 /// How often an attempt goes over the datasets again for rows that another transaction held.
 const MAX_PASSES: u32 = 5;
-/// How often in a row a batch may meet locks before the attempt gives up for now.
-const MAX_CONTENTION: u32 = 20;
+/// How often in a row a batch may meet locks before the rest of its dataset is left to the next pass.
+const MAX_CONTENTION: u32 = 10;
 /// The first pause before going over held rows again; it doubles.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -174,7 +174,8 @@ impl<'a> Attempt<'a> {
                 Err(PurgeError::Database(error)) if postgres::is_contention(&error) => {
                     contended += 1;
                     if contended == MAX_CONTENTION {
-                        return Err(PurgeError::Contention(error));
+                        tracing::debug!(run_id = %self.run.id, %error, "too much is held: later datasets first");
+                        return Ok(());
                     }
                     // Smaller, to leave out the row that is held; a single held row is passed over: the next
                     // pass takes it up again.

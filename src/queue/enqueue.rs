@@ -74,10 +74,10 @@ pub async fn request_purge(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, EnqueueError> {
-    if let Some(key) = key {
-        if let Some(first) = claim_key(conn, org, key).await? {
-            return Ok(first);
-        }
+    if let Some(key) = key
+        && let Some(first) = claim_key(conn, org, key).await?
+    {
+        return Ok(first);
     }
     let made = enqueue_purge(conn, org, requested_by, reason).await?;
     sqlx::query!(

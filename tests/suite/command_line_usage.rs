@@ -32,6 +32,7 @@ async fn help_names_every_command() {
       preview      Show what a purge now would remove; changes nothing
       policy       Show a plan's, or an organization's, retention windows
       runs         List, show, replay and cancel runs
+      token        Sign a token for the API, for development
       completions  Print a completion script for a shell
       help         Print this message or the help of the given subcommand(s)
 

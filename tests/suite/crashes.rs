@@ -72,13 +72,13 @@ async fn run_of_a_killed_worker_is_finished_by_another(heartbeat: &str) {
 
 #[tokio::test]
 async fn run_of_a_killed_worker_is_finished_by_another_and_counted_once() {
-    run_of_a_killed_worker_is_finished_by_another("250ms").await;
+    run_of_a_killed_worker_is_finished_by_another("500ms").await;
 }
 
 /// apalis counts a worker's silence in whole seconds: what it hands on then must not be refused for a fraction.
 #[tokio::test]
 async fn run_of_a_killed_worker_is_finished_by_another_when_the_lease_is_no_whole_second() {
-    run_of_a_killed_worker_is_finished_by_another("450ms").await;
+    run_of_a_killed_worker_is_finished_by_another("950ms").await;
 }
 
 /// Rows that this process has counted as purged.
@@ -94,7 +94,7 @@ async fn purged_rows(service: &Service) -> i64 {
 #[tokio::test]
 async fn frozen_worker_commits_nothing_more_once_its_run_is_taken_over() {
     let db = TestDatabase::new().await;
-    let (first, second, run, before) = two_workers_and_a_slow_run(&db, "250ms").await;
+    let (first, second, run, before) = two_workers_and_a_slow_run(&db, "500ms").await;
 
     first.signal(Signal::SIGSTOP);
     let by_first = Cell::new(0);

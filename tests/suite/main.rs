@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on should panic where it stands"
 )]
+#![allow(clippy::float_cmp, reason = "counters hold whole numbers")]
 
 mod approval_rules;
 mod architecture;

@@ -71,7 +71,7 @@ async fn value_that_cannot_be_is_refused_by_name() {
         (
             "WORKER__HEARTBEAT",
             "100ms",
-            "worker.heartbeat must be at least 250ms, not 100ms",
+            "worker.heartbeat must be at least 500ms, not 100ms",
         ),
         (
             "WORKER__CONCURRENCY",

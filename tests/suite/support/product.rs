@@ -73,7 +73,7 @@ impl Service {
         command
             .args(["serve", "--roles", roles])
             .env("DRIFT_RETENTION_HTTP__LISTEN", format!("127.0.0.1:{port}"))
-            .env("DRIFT_RETENTION_WORKER__HEARTBEAT", "250ms")
+            .env("DRIFT_RETENTION_WORKER__HEARTBEAT", "500ms")
             .env("DRIFT_RETENTION_WORKER__BACKOFF_BASE", "200ms")
             .env("DRIFT_RETENTION_WORKER__BACKOFF_MAX", "2s")
             .envs(env.iter().copied());
