@@ -31,6 +31,11 @@ test: postgres ## All tests, on a throwaway Postgres
 	fi; \
 	set -x; $(WITH_POSTGRES) sh -exc "$$tests; cargo test --locked --quiet --doc"
 
+.PHONY: fuzz-api
+fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing undocumented
+	cargo build --quiet --locked --bins --example with_postgres
+	$(WITH_POSTGRES) .ci/fuzz-api.sh
+
 .PHONY: check
 check: fmt clippy sqlx-check deny typos machete doc ## All that CI checks besides the tests
 

@@ -5,7 +5,9 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     http::{StatusCode, header},
 };
+use chrono::{DateTime, Datelike, Utc};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::Problem;
 
@@ -19,7 +21,7 @@ pub(super) struct Path<T>(pub T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub T);
 
-/// A JSON body; no body at all is the default value.
+/// A JSON body; no body at all, and `null`, are the default value.
 #[derive(Debug)]
 pub(super) struct OptionalJson<T>(pub T);
 
@@ -45,7 +47,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
         if !is_json {
             return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        serde_json::from_slice(&body)
+        // Objects only: a struct would also be read from an array.
+        serde_json::from_slice::<Option<Map<String, Value>>>(&body)
+            .and_then(|object| serde_json::from_value(Value::Object(object.unwrap_or_default())))
             .map(Self)
             .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
     }
@@ -64,4 +68,17 @@ pub(super) fn bounded_text(
         )));
     }
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}
+
+/// A time of four-digit years: Postgres stores no more of them than chrono reads.
+pub(super) fn bounded_time(
+    name: &str,
+    time: Option<DateTime<Utc>>,
+) -> Result<Option<DateTime<Utc>>, Problem> {
+    match time {
+        Some(time) if !(1..=9999).contains(&time.year()) => Err(Problem::bad_request(format!(
+            "{name} must be a year from 1 to 9999"
+        ))),
+        time => Ok(time),
+    }
 }

@@ -62,10 +62,13 @@ pub enum DatasetName {
 #[serde(deny_unknown_fields)]
 pub struct PerDataset<T> {
     /// Drift checks and their workflow flags.
+    #[schema(inline)]
     pub drift_checks: Option<T>,
     /// Payloads of closed incidents.
+    #[schema(inline)]
     pub incident_payloads: Option<T>,
     /// Approvals of closed incidents.
+    #[schema(inline)]
     pub approvals: Option<T>,
 }
 

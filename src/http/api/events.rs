@@ -8,6 +8,7 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream};
 use tokio::time::sleep;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -21,9 +22,19 @@ const POLL: Duration = Duration::from_millis(300);
 /// How long one stream lasts at most; a browser comes back by itself.
 const LONGEST: u32 = 10 * 60 * 1000 / 300;
 
+/// One event of the stream.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "a description only")]
+struct RunEvent {
+    /// `run`.
+    event: String,
+    /// The run with its steps, as JSON.
+    data: String,
+}
+
 /// The run's record, as an event `run` at once and at every change, until it is final.
 #[utoipa::path(get, path = "/retention/runs/{runId}/events", tag = "retention", params(("runId" = Uuid, Path)),
-    responses((status = 200, content_type = "text/event-stream", body = String, description = "events `run` with the run as JSON"),
+    responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "events `run` with the run as JSON"),
               (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn follow(
     State(state): State<ApiState>,

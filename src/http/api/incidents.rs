@@ -21,6 +21,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only incidents in this status.
+    #[param(max_length = 100, pattern = "^[^\\u0000]*$")]
     status: Option<String>,
     /// At most so many.
     #[param(minimum = 1, maximum = 200, default = 50)]

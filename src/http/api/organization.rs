@@ -31,7 +31,7 @@ const MAX_KEY: usize = 200;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PurgeRequest {
     /// Why, for the record.
-    #[schema(max_length = 1000)]
+    #[schema(max_length = 1000, pattern = "^[^\\u0000]*$")]
     reason: Option<String>,
 }
 
@@ -48,8 +48,8 @@ pub(super) struct PurgeAccepted {
 
 /// Asks for a purge now. The answer comes before anything is purged.
 #[utoipa::path(post, path = "/orgs/{orgId}/retention/purge", tag = "retention",
-    params(("orgId" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key answers with the same run")),
-    request_body(content = PurgeRequest, content_type = "application/json"),
+    params(("orgId" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = "^[!-~]+$", description = "Repeating a request with the same key answers with the same run")),
+    request_body(content = Option<PurgeRequest>, content_type = "application/json"),
     responses((status = 202, body = PurgeAccepted), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn purge(
     State(state): State<ApiState>,
@@ -88,12 +88,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
-    let key = value
-        .to_str()
-        .map_err(|_| Problem::bad_request("Idempotency-Key must be visible ASCII"))?;
-    if key.is_empty() || key.len() > MAX_KEY {
+    let key = value.to_str().unwrap_or_default();
+    if !(1..=MAX_KEY).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Problem::bad_request(format!(
-            "Idempotency-Key must be 1 to {MAX_KEY} characters"
+            "Idempotency-Key must be 1 to {MAX_KEY} visible ASCII characters without blanks"
         )));
     }
     Ok(Some(key.to_owned()))
@@ -105,8 +103,10 @@ pub(super) struct Policy {
     /// The plan.
     plan: &'static str,
     /// Days by dataset; null: no rule, nothing is purged.
+    #[schema(inline)]
     windows_days: RetentionPolicy,
     /// What a run that started now would have as cutoffs.
+    #[schema(inline)]
     cutoffs: Cutoffs,
 }
 
@@ -167,6 +167,7 @@ pub(super) struct Paging {
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: u32,
     /// `next_cursor` of the page before.
+    #[param(pattern = "^[0-9]{1,16}_[0-9a-f]{32}$")]
     cursor: Option<String>,
 }
 

@@ -10,7 +10,7 @@ use super::organization::{MAX_REASON, page};
 use crate::{
     http::{
         ApiState, Identity, Problem,
-        extract::{OptionalJson, Path, Query, bounded_text},
+        extract::{OptionalJson, Path, Query, bounded_text, bounded_time},
     },
     ids::{OrgId, RunId},
     queue::{
@@ -26,6 +26,7 @@ pub(super) struct ListQuery {
     /// Only runs in this status.
     status: Option<RunStatus>,
     /// Only runs of this error kind.
+    #[param(max_length = 100, pattern = "^[^\\u0000]*$")]
     error_kind: Option<String>,
     /// Only this organization's.
     org_id: Option<Uuid>,
@@ -37,6 +38,7 @@ pub(super) struct ListQuery {
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: u32,
     /// `next_cursor` of the page before.
+    #[param(pattern = "^[0-9]{1,16}_[0-9a-f]{32}$")]
     cursor: Option<String>,
 }
 
@@ -68,8 +70,8 @@ pub(super) async fn list(
         org: query.org_id.map(OrgId),
         status: query.status,
         error_kind: bounded_text("error_kind", query.error_kind, 100)?,
-        since: query.since,
-        until: query.until,
+        since: bounded_time("since", query.since)?,
+        until: bounded_time("until", query.until)?,
     };
     Ok(Json(
         queue::list(&state.pool, &filter, cursor, limit).await?,
@@ -94,13 +96,13 @@ pub(super) async fn show(
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Because {
     /// Why, for the record.
-    #[schema(max_length = 1000)]
+    #[schema(max_length = 1000, pattern = "^[^\\u0000]*$")]
     reason: Option<String>,
 }
 
 /// Repeats a failed or cancelled run as a new run.
 #[utoipa::path(post, path = "/retention/runs/{runId}/replay", tag = "operators", params(("runId" = Uuid, Path)),
-    request_body(content = Because, content_type = "application/json"),
+    request_body(content = Option<Because>, content_type = "application/json"),
     responses((status = 202, body = Replayed), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn replay(
     State(state): State<ApiState>,
@@ -114,13 +116,24 @@ pub(super) async fn replay(
     Ok((StatusCode::ACCEPTED, Json(replayed)))
 }
 
+/// The endings that a run can be replayed from.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ReplayableStatus {
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
 /// Which runs to repeat: of every organization the latest that matches, if nothing succeeded since.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ReplayRequest {
-    /// `failed` (the default) or `cancelled`.
-    status: Option<RunStatus>,
+    /// Which ending; `failed` unless it says otherwise.
+    status: Option<ReplayableStatus>,
     /// Only runs of this error kind.
+    #[schema(max_length = 100, pattern = "^[^\\u0000]*$")]
     error_kind: Option<String>,
     /// Only this organization's.
     org_id: Option<Uuid>,
@@ -131,7 +144,7 @@ pub(super) struct ReplayRequest {
     /// Answer what would be repeated, and change nothing.
     dry_run: bool,
     /// Why, for the record.
-    #[schema(max_length = 1000)]
+    #[schema(max_length = 1000, pattern = "^[^\\u0000]*$")]
     reason: Option<String>,
 }
 
@@ -159,7 +172,7 @@ pub(super) struct ReplayedRun {
 
 /// Repeats all runs that match; with `dry_run` it answers exactly what would be repeated.
 #[utoipa::path(post, path = "/retention/runs/replay", tag = "operators",
-    request_body(content = ReplayRequest, content_type = "application/json"),
+    request_body(content = Option<ReplayRequest>, content_type = "application/json"),
     responses((status = 200, body = ReplayAnswer), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn replay_many(
     State(state): State<ApiState>,
@@ -167,18 +180,16 @@ pub(super) async fn replay_many(
     OptionalJson(request): OptionalJson<ReplayRequest>,
 ) -> Result<Json<ReplayAnswer>, Problem> {
     identity.may_operate()?;
-    let status = request.status.unwrap_or(RunStatus::Failed);
-    if !matches!(status, RunStatus::Failed | RunStatus::Cancelled) {
-        return Err(Problem::bad_request(
-            "status must be failed or cancelled: nothing else can be replayed",
-        ));
-    }
+    let status = match request.status {
+        Some(ReplayableStatus::Cancelled) => RunStatus::Cancelled,
+        Some(ReplayableStatus::Failed) | None => RunStatus::Failed,
+    };
     let filter = RunFilter {
         org: request.org_id.map(OrgId),
         status: Some(status),
         error_kind: bounded_text("error_kind", request.error_kind, 100)?,
-        since: request.since,
-        until: request.until,
+        since: bounded_time("since", request.since)?,
+        until: bounded_time("until", request.until)?,
     };
     let by = operator(identity, request.reason)?;
     let runs = if request.dry_run {
@@ -208,7 +219,7 @@ pub(super) async fn replay_many(
 
 /// Cancels a live run; a running one stops at its next batch.
 #[utoipa::path(post, path = "/retention/runs/{runId}/cancel", tag = "operators", params(("runId" = Uuid, Path)),
-    request_body(content = Because, content_type = "application/json"),
+    request_body(content = Option<Because>, content_type = "application/json"),
     responses((status = 200, body = Run), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn cancel(
     State(state): State<ApiState>,
