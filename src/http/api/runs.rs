@@ -117,7 +117,7 @@ pub(super) async fn replay(
 }
 
 /// The endings that a run can be replayed from.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ReplayableStatus {
     /// It failed.
