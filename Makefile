@@ -36,6 +36,10 @@ fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing und
 	cargo build --quiet --locked --bins --example with_postgres
 	$(WITH_POSTGRES) .ci/fuzz-api.sh
 
+.PHONY: bench-api
+bench-api: postgres ## Latency of the API's read routes while a purge runs
+	cargo bench --locked --bench api_reads
+
 .PHONY: check
 check: fmt clippy sqlx-check deny typos machete doc ## All that CI checks besides the tests
 

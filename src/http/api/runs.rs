@@ -24,6 +24,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only runs in this status.
+    #[param(inline)]
     status: Option<RunStatus>,
     /// Only runs of this error kind.
     #[param(max_length = 100, pattern = "^[^\\u0000]*$")]

@@ -1,0 +1,206 @@
+//! How long the API's read routes take on the sample data while a purge runs: `cargo bench --bench api_reads`.
+//!
+//! A server of its own, `serve` in its release build with all roles, two clients that read without pause, and one
+//! large organization whose purge is going on all the while. Prints median and p99 per route, with and without it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench says what it measured, or stops"
+)]
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use drift_retention::{
+    demo::sample_data,
+    postgres::{
+        self,
+        local::{LocalServer, ServerBinaries, StopMode},
+        migrations,
+    },
+};
+use sqlx::PgPool;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_drift-retention");
+const SECRET: &str = "a secret of this bench alone, 32 bytes";
+const MEASURE: Duration = Duration::from_secs(15);
+/// Expired checks of the organization that is purged meanwhile: more than the measurement can get through.
+const EXPIRED: i64 = 3_000_000;
+
+#[tokio::main]
+async fn main() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let server = LocalServer::start(&ServerBinaries::find(None).unwrap(), dir.path(), &[])
+        .await
+        .unwrap();
+    server.create_database("bench").await.unwrap();
+    let url = server.url("bench");
+    let pool = postgres::pool_for_migrations(&url).unwrap();
+    migrations::up(&pool).await.unwrap();
+    sample_data::load(&pool).await.unwrap();
+    let large = large_organization(&pool).await;
+
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let environment = [
+        ("DATABASE_URL", url.as_str()),
+        ("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET),
+        ("DRIFT_RETENTION_HTTP__LISTEN", &address.to_string()),
+        ("RUST_LOG", "error"),
+    ];
+    let mut service = Command::new(BINARY)
+        .arg("serve")
+        .envs(environment)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let token = Command::new(BINARY)
+        .args(["token", "--sub", "bench", "--role", "operator"])
+        .envs(environment)
+        .output()
+        .unwrap();
+    let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
+    let base = format!("http://{address}");
+    while reqwest::get(format!("{base}/readyz")).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    let routes = routes(&pool).await;
+    let quiet = measure(&base, &token, &routes).await;
+    let client = reqwest::Client::new();
+    client
+        .post(format!("{base}/orgs/{large}/retention/purge"))
+        .bearer_auth(&token)
+        .send()
+        .await
+        .unwrap();
+    let purging = measure(&base, &token, &routes).await;
+    let left: i64 = count(&pool, &large).await;
+    assert!(
+        left > 0,
+        "the purge ended before the measurement: raise EXPIRED"
+    );
+
+    println!(
+        "{:<42} {:>22} {:>22}",
+        "route (ms)", "quiet median / p99", "purging median / p99"
+    );
+    for (index, (name, _)) in routes.iter().enumerate() {
+        println!(
+            "{name:<42} {:>22} {:>22}",
+            figures(&quiet[index]),
+            figures(&purging[index])
+        );
+    }
+    println!("purged meanwhile: {} checks", EXPIRED - left);
+    service.kill().unwrap();
+    service.wait().unwrap();
+    pool.close().await;
+    server.stop(StopMode::Immediate).await.unwrap();
+}
+
+#[allow(clippy::disallowed_methods, reason = "the bench's own set-up")]
+async fn large_organization(pool: &PgPool) -> String {
+    let org: String = sqlx::query_scalar(
+        "INSERT INTO organizations (name, plan) VALUES ('Large', 'pro') RETURNING id::text",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "WITH env AS (INSERT INTO environments (org_id, name) VALUES ($1::uuid, 'production') RETURNING id)
+         INSERT INTO drift_checks (org_id, env_id, checked_at, status)
+         SELECT $1::uuid, env.id, now() - interval '40 days' - n * interval '1 second', 'in_sync'
+         FROM env, generate_series(1, $2) n",
+    )
+    .bind(&org).bind(EXPIRED).execute(pool).await.unwrap();
+    sqlx::query("ANALYZE").execute(pool).await.unwrap();
+    org
+}
+
+#[allow(clippy::disallowed_methods, reason = "the bench's own check")]
+async fn count(pool: &PgPool, org: &str) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM drift_checks WHERE org_id = $1::uuid")
+        .bind(org)
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+/// A name and a path for each read route, on an organization of the sample data.
+#[allow(clippy::disallowed_methods, reason = "the bench's own look-up")]
+async fn routes(pool: &PgPool) -> Vec<(&'static str, String)> {
+    let (org, incident): (String, String) = sqlx::query_as(
+        "SELECT org_id::text, id::text FROM incidents WHERE NOT is_deleted
+         ORDER BY (SELECT count(*) FROM incidents i WHERE i.org_id = incidents.org_id) DESC, id LIMIT 1",
+    )
+    .fetch_one(pool).await.unwrap();
+    vec![
+        ("GET environments", format!("/orgs/{org}/environments")),
+        ("GET incidents", format!("/orgs/{org}/incidents")),
+        (
+            "GET incidents/{id}",
+            format!("/orgs/{org}/incidents/{incident}"),
+        ),
+        (
+            "GET drift/dashboard",
+            format!("/orgs/{org}/drift/dashboard"),
+        ),
+        (
+            "GET retention/policy",
+            format!("/orgs/{org}/retention/policy"),
+        ),
+        (
+            "GET retention/preview",
+            format!("/orgs/{org}/retention/preview"),
+        ),
+        (
+            "GET retention/runs of an organization",
+            format!("/orgs/{org}/retention/runs"),
+        ),
+        ("GET retention/runs", "/retention/runs".to_owned()),
+    ]
+}
+
+/// Two clients ask for every route in turn for a while; the latencies by route, sorted.
+async fn measure(base: &str, token: &str, routes: &[(&str, String)]) -> Vec<Vec<Duration>> {
+    let client = || async {
+        let client = reqwest::Client::new();
+        let mut taken = vec![Vec::new(); routes.len()];
+        let began = Instant::now();
+        while began.elapsed() < MEASURE {
+            for (index, (_, path)) in routes.iter().enumerate() {
+                let asked = Instant::now();
+                let answer = client
+                    .get(format!("{base}{path}"))
+                    .bearer_auth(token)
+                    .send()
+                    .await
+                    .unwrap();
+                assert!(answer.status().is_success(), "{path}: {}", answer.status());
+                answer.bytes().await.unwrap();
+                taken[index].push(asked.elapsed());
+            }
+        }
+        taken
+    };
+    let (mut taken, other) = tokio::join!(client(), client());
+    for (mine, other) in taken.iter_mut().zip(other) {
+        mine.extend(other);
+        mine.sort_unstable();
+    }
+    taken
+}
+
+fn figures(sorted: &[Duration]) -> String {
+    let at = |share: usize| {
+        sorted[(sorted.len() * share / 100).min(sorted.len() - 1)].as_secs_f64() * 1000.0
+    };
+    format!("{:.1} / {:.1}", at(50), at(99))
+}
