@@ -34,7 +34,7 @@ BEGIN
         RAISE EXCEPTION 'organization % does not exist', enqueue_run.org_id
             USING ERRCODE = 'foreign_key_violation', HINT = 'Check the id: nothing was enqueued.';
     END IF;
-    LOOP
+    FOR look IN 1..100 LOOP
         INSERT INTO retention.purge_runs AS r (org_id, trigger, requested_by, reason, replay_of)
         VALUES (enqueue_run.org_id, enqueue_run.trigger, enqueue_run.requested_by, enqueue_run.reason, enqueue_run.replay_of)
         ON CONFLICT DO NOTHING
@@ -67,6 +67,8 @@ BEGIN
         END IF;
         -- The live run ended, or started, in between: look again.
     END LOOP;
+    RAISE EXCEPTION 'the runs of organization % change faster than they can be read', enqueue_run.org_id
+        USING ERRCODE = 'serialization_failure', HINT = 'Nothing was enqueued: try again.';
 END;
 $$;
 

@@ -10,6 +10,7 @@ CREATE TABLE retention.idempotency_keys (
     PRIMARY KEY (org_id, key)
 );
 CREATE INDEX idempotency_keys_run_idx ON retention.idempotency_keys (run_id);
+CREATE INDEX idempotency_keys_oldest_idx ON retention.idempotency_keys (created_at);
 
 CREATE INDEX IF NOT EXISTS environments_org_name_idx ON public.environments (org_id, name, id);
 CREATE INDEX IF NOT EXISTS incidents_org_newest_idx ON public.incidents (org_id, detected_at DESC, id DESC);

@@ -46,7 +46,7 @@ GRANT INSERT, UPDATE, DELETE ON retention.purge_runs TO drift_retention_worker;
 GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, retention.idempotency_keys
     TO drift_retention_worker;
 GRANT INSERT ON retention.operator_actions TO drift_retention_worker;
-GRANT DELETE ON retention.rewritten_payloads TO drift_retention_worker;
+GRANT DELETE ON retention.rewritten_payloads, retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[]), retention.hold_plan(uuid) TO drift_retention_worker;

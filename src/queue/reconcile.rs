@@ -12,7 +12,8 @@ const BOUND: i64 = 5_000;
 
 /// One round: delivers stranded runs again and prunes. Returns how many runs it delivered.
 ///
-/// Final jobs are kept for a day, dead workers as long as a job names them, final runs for `keep_runs`.
+/// Final jobs and idempotency keys are kept for a day, dead workers as long as a job names them, final runs for
+/// `keep_runs`.
 ///
 /// # Errors
 /// When the database fails; the next round takes it up.
@@ -21,6 +22,7 @@ pub async fn reconcile(pool: &PgPool, lease: Lease, keep_runs: Duration) -> sqlx
     prune_jobs(pool).await?;
     prune_workers(pool).await?;
     prune_runs(pool, keep_runs).await?;
+    prune_keys(pool).await?;
     Ok(delivered)
 }
 
@@ -104,6 +106,20 @@ async fn prune_runs(pool: &PgPool, keep: Duration) -> sqlx::Result<()> {
                       WHERE created_at < now() - $1::interval AND status IN ('succeeded', 'failed', 'cancelled')
                       ORDER BY created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED)",
         keep,
+        BOUND
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+async fn prune_keys(pool: &PgPool) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.prune_keys
+         DELETE FROM retention.idempotency_keys
+         WHERE (org_id, key) IN (SELECT org_id, key FROM retention.idempotency_keys
+                                 WHERE created_at < now() - interval '1 day'
+                                 ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
         BOUND
     )
     .execute(pool)
