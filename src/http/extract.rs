@@ -5,6 +5,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     http::{StatusCode, header},
 };
+use chrono::{DateTime, Datelike, Utc};
 use serde::de::DeserializeOwned;
 
 use super::Problem;
@@ -45,6 +46,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
         if !is_json {
             return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
+        // Serde would read an array as an object's members, in their order.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::bad_request("the body must be a JSON object"));
+        }
         serde_json::from_slice(&body)
             .map(Self)
             .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
@@ -64,4 +69,17 @@ pub(super) fn bounded_text(
         )));
     }
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}
+
+/// A time that Postgres can hold: other years are nobody's question.
+pub(super) fn bounded_time(
+    name: &str,
+    time: Option<DateTime<Utc>>,
+) -> Result<Option<DateTime<Utc>>, Problem> {
+    if time.is_some_and(|time| !(1..=9999).contains(&time.year())) {
+        return Err(Problem::bad_request(format!(
+            "{name} must be in the years 1 to 9999"
+        )));
+    }
+    Ok(time)
 }

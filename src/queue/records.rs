@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::{PgPool, types::Json};
 use utoipa::ToSchema;
@@ -153,6 +153,8 @@ impl FromStr for Cursor {
             .parse()
             .ok()
             .and_then(DateTime::from_timestamp_micros)
+            // Postgres holds fewer years than chrono.
+            .filter(|at| (1..=9999).contains(&at.year()))
             .ok_or(BadCursor)?;
         Ok(Self {
             created_at,

@@ -10,7 +10,7 @@ use super::organization::{MAX_REASON, page};
 use crate::{
     http::{
         ApiState, Identity, Problem,
-        extract::{OptionalJson, Path, Query, bounded_text},
+        extract::{OptionalJson, Path, Query, bounded_text, bounded_time},
     },
     ids::{OrgId, RunId},
     queue::{
@@ -68,8 +68,8 @@ pub(super) async fn list(
         org: query.org_id.map(OrgId),
         status: query.status,
         error_kind: bounded_text("error_kind", query.error_kind, 100)?,
-        since: query.since,
-        until: query.until,
+        since: bounded_time("since", query.since)?,
+        until: bounded_time("until", query.until)?,
     };
     Ok(Json(
         queue::list(&state.pool, &filter, cursor, limit).await?,
@@ -177,8 +177,8 @@ pub(super) async fn replay_many(
         org: request.org_id.map(OrgId),
         status: Some(status),
         error_kind: bounded_text("error_kind", request.error_kind, 100)?,
-        since: request.since,
-        until: request.until,
+        since: bounded_time("since", request.since)?,
+        until: bounded_time("until", request.until)?,
     };
     let by = operator(identity, request.reason)?;
     let runs = if request.dry_run {
