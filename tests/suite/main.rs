@@ -9,6 +9,8 @@
 
 mod approval_rules;
 mod architecture;
+mod authorization;
+mod bad_input;
 mod boundaries;
 mod cancelling;
 mod command_line;
@@ -23,6 +25,7 @@ mod enqueueing;
 mod local_server;
 mod model;
 mod monitoring;
+mod openapi_document;
 mod own_server_outages;
 mod payload_rules;
 mod plan_changes;
@@ -37,3 +40,5 @@ mod schema;
 mod settings;
 mod stopping;
 mod support;
+mod token_command;
+mod tokens;

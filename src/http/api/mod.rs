@@ -19,10 +19,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{ApiState, Problem};
+use crate::retention::{Cutoff, Window};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "drift-retention", description = "Retention of WorkflowOps data: what is kept, what went, and purge now."),
+    // Named by a generic type only, which does not bring them along.
+    components(schemas(Cutoff, Window)),
     modifiers(&BearerToken),
     security(("bearer" = []))
 )]

@@ -2,6 +2,7 @@
 //! users run it, and the main app's rows.
 #![allow(dead_code, reason = "every test file uses its part")]
 
+pub mod api;
 pub mod app;
 pub mod held;
 pub mod ledger;

@@ -64,6 +64,16 @@ pub struct Service {
 impl Service {
     /// Starts `serve` with these roles and extra environment.
     pub fn start(database_url: &str, roles: &str, env: &[(&str, &str)]) -> Self {
+        Self::start_logging(database_url, roles, env, Stdio::inherit())
+    }
+
+    /// The same, with its log there.
+    pub fn start_logging(
+        database_url: &str,
+        roles: &str,
+        env: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -76,7 +86,8 @@ impl Service {
             .env("DRIFT_RETENTION_WORKER__HEARTBEAT", "500ms")
             .env("DRIFT_RETENTION_WORKER__BACKOFF_BASE", "200ms")
             .env("DRIFT_RETENTION_WORKER__BACKOFF_MAX", "2s")
-            .envs(env.iter().copied());
+            .envs(env.iter().copied())
+            .stderr(log);
         Self {
             child: command.spawn().unwrap(),
             port,
