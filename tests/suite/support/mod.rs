@@ -3,10 +3,12 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 pub mod app;
+pub mod client;
 pub mod held;
 pub mod ledger;
 pub mod own_server;
 pub mod product;
+pub mod roles;
 pub mod runs;
 pub mod text;
 pub mod trouble;
