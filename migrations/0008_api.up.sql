@@ -27,8 +27,10 @@ REVOKE ALL ON FUNCTION retention.hold_plan(uuid) FROM PUBLIC;
 CREATE FUNCTION retention.refuse_rewriting() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'purge_runs' AND OLD.created_at < now() - interval '30 days' THEN
-        RETURN OLD;
+    IF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'purge_runs' THEN -- the one table here with this column
+        IF OLD.created_at < now() - interval '30 days' THEN
+            RETURN OLD;
+        END IF;
     END IF;
     RAISE EXCEPTION 'retention.% is append-only: a record that is final cannot be changed', TG_TABLE_NAME
         USING ERRCODE = 'insufficient_privilege';
