@@ -172,7 +172,7 @@ async fn routes(pool: &PgPool) -> Vec<(&'static str, String)> {
 async fn measure(base: &str, token: &str, routes: &[(&str, String)]) -> Vec<Vec<Duration>> {
     let client = || async {
         let client = reqwest::Client::new();
-        let mut taken = vec![Vec::new(); routes.len()];
+        let mut latencies = vec![Vec::new(); routes.len()];
         let began = Instant::now();
         while began.elapsed() < MEASURE {
             for (index, (_, path)) in routes.iter().enumerate() {
@@ -185,17 +185,17 @@ async fn measure(base: &str, token: &str, routes: &[(&str, String)]) -> Vec<Vec<
                     .unwrap();
                 assert!(answer.status().is_success(), "{path}: {}", answer.status());
                 answer.bytes().await.unwrap();
-                taken[index].push(asked.elapsed());
+                latencies[index].push(asked.elapsed());
             }
         }
-        taken
+        latencies
     };
-    let (mut taken, other) = tokio::join!(client(), client());
-    for (mine, other) in taken.iter_mut().zip(other) {
+    let (mut latencies, other) = tokio::join!(client(), client());
+    for (mine, other) in latencies.iter_mut().zip(other) {
         mine.extend(other);
         mine.sort_unstable();
     }
-    taken
+    latencies
 }
 
 fn figures(sorted: &[Duration]) -> String {

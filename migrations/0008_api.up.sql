@@ -28,8 +28,10 @@ REVOKE ALL ON FUNCTION retention.hold_plan(uuid) FROM PUBLIC;
 CREATE FUNCTION retention.refuse_rewriting() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'purge_runs' AND OLD.created_at < now() - interval '30 days' THEN
-        RETURN OLD;
+    IF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'purge_runs' THEN -- the one table here with this column
+        IF OLD.created_at < now() - interval '30 days' THEN
+            RETURN OLD;
+        END IF;
     END IF;
     RAISE EXCEPTION 'retention.% is append-only: a record that is final cannot be changed', TG_TABLE_NAME
         USING ERRCODE = 'insufficient_privilege';
@@ -44,17 +46,18 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON retention.purge_runs EXECUTE FUNCT
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON retention.purge_run_steps EXECUTE FUNCTION retention.refuse_rewriting();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON retention.operator_actions EXECUTE FUNCTION retention.refuse_rewriting();
 
--- A step is final with its run. One that goes because its run is pruned finds no run any more.
+-- A step is final with its run, and none comes to a final run. One that goes because its run is pruned finds no run
+-- any more.
 CREATE FUNCTION retention.refuse_rewriting_step() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM retention.purge_runs r
-               WHERE r.id = OLD.run_id AND r.status IN ('succeeded', 'failed', 'cancelled')) THEN
+               WHERE r.id IN (OLD.run_id, NEW.run_id) AND r.status IN ('succeeded', 'failed', 'cancelled')) THEN
         RAISE EXCEPTION 'retention.purge_run_steps is append-only: its run is final'
             USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
 END;
 $$;
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON retention.purge_run_steps FOR EACH ROW
+CREATE TRIGGER append_only BEFORE INSERT OR UPDATE OR DELETE ON retention.purge_run_steps FOR EACH ROW
     EXECUTE FUNCTION retention.refuse_rewriting_step();

@@ -61,7 +61,7 @@ pub async fn dashboard(pool: &PgPool, org: OrgId) -> sqlx::Result<Dashboard> {
     let closed = sqlx::query!(
         r#"-- drift.closed_incidents
         SELECT (avg(extract(epoch FROM closed_at - detected_at)) FILTER (
-                   WHERE status = 'closed' AND isfinite(closed_at)))::float8 AS mean,
+                   WHERE status = 'closed' AND isfinite(closed_at) AND isfinite(detected_at)))::float8 AS mean,
                count(*) FILTER (WHERE payload_purged_at IS NOT NULL) AS "purged!"
         FROM public.incidents WHERE org_id = $1 AND NOT is_deleted"#,
         org.0

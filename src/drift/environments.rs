@@ -73,7 +73,7 @@ async fn select(
         Environment,
         r#"-- drift.select_environments
         SELECT e.id, e.name, coalesce(c.status, 'never_checked') AS "drift_status!",
-               c.checked_at AS "last_checked_at?",
+               CASE WHEN c.checked_at >= '0001-01-01Z' THEN c.checked_at END AS "last_checked_at?",
                coalesce(c.modified_count, 0) AS "modified_count!",
                coalesce(c.not_in_git_count, 0) AS "not_in_git_count!",
                coalesce(c.unknown_count, 0) AS "unknown_count!",
@@ -122,7 +122,7 @@ pub async fn count_by_status(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<(Str
         SELECT json_build_array(s.status, count(*)) AS "count!: Json<(String, i64)>"
         FROM (SELECT coalesce((
                   SELECT c.status FROM public.drift_checks c
-                  WHERE c.env_id = e.id AND c.checked_at <= now()
+                  WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
                   ORDER BY c.checked_at DESC, c.id DESC LIMIT 1), 'never_checked') AS status
               FROM public.environments e WHERE e.org_id = $1) s
         GROUP BY s.status"#,

@@ -102,6 +102,8 @@ pub async fn get(pool: &PgPool, org: OrgId, id: Uuid) -> sqlx::Result<Option<Inc
     Ok(select(pool, org, Some(id), None, None, 1).await?.pop())
 }
 
+/// Postgres can hold times that no JSON can (infinite, or of a year beyond four digits): where a time may be absent
+/// they are, the others are moved to the nearest that can be written.
 async fn select(
     pool: &PgPool,
     org: OrgId,
@@ -112,9 +114,14 @@ async fn select(
 ) -> sqlx::Result<Vec<Incident>> {
     let rows = sqlx::query!(
         r#"-- drift.select_incidents
-        SELECT i.id, i.env_id, i.title, i.severity, i.status, i.owner, i.detected_at, i.acknowledged_at,
-               i.stabilized_at, i.reconciled_at,
-               CASE WHEN isfinite(i.closed_at) THEN i.closed_at END AS closed_at, i.payload_purged_at,
+        SELECT i.id, i.env_id, i.title, i.severity, i.status, i.owner,
+               least(greatest(i.detected_at, '0001-01-01Z'), '9999-12-31Z') AS "detected_at!",
+               CASE WHEN i.acknowledged_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.acknowledged_at END AS acknowledged_at,
+               CASE WHEN i.stabilized_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.stabilized_at END AS stabilized_at,
+               CASE WHEN i.reconciled_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.reconciled_at END AS reconciled_at,
+               CASE WHEN i.closed_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.closed_at END AS closed_at,
+               CASE WHEN i.payload_purged_at IS NOT NULL
+                    THEN least(greatest(i.payload_purged_at, '0001-01-01Z'), '9999-12-31Z') END AS payload_purged_at,
                EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = i.id) AS "available!"
         FROM public.incidents i
         WHERE i.org_id = $1 AND NOT i.is_deleted
@@ -176,9 +183,11 @@ pub async fn payload(pool: &PgPool, incident: Uuid) -> sqlx::Result<Option<serde
 pub async fn approvals(pool: &PgPool, incident: Uuid) -> sqlx::Result<Vec<Approval>> {
     sqlx::query_as!(
         Approval,
-        "-- drift.incident_approvals
-         SELECT id, action, status, requested_by, decided_by, notes, created_at, decided_at
-         FROM public.approvals WHERE incident_id = $1 ORDER BY created_at, id LIMIT 1000",
+        r#"-- drift.incident_approvals
+        SELECT a.id, a.action, a.status, a.requested_by, a.decided_by, a.notes,
+               least(greatest(a.created_at, '0001-01-01Z'), '9999-12-31Z') AS "created_at!",
+               CASE WHEN a.decided_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN a.decided_at END AS decided_at
+        FROM public.approvals a WHERE a.incident_id = $1 ORDER BY a.created_at, a.id LIMIT 1000"#,
         incident
     )
     .fetch_all(pool)

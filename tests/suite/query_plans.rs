@@ -96,9 +96,11 @@ const DATA: &str = "
     SELECT md5('run ' || n || ' ' || d)::uuid, md5('org ' || n)::uuid, 'purge_now', 'x',
            CASE WHEN d % 50 = 0 THEN 'failed' ELSE 'succeeded' END, now() - make_interval(days => d), now()
     FROM generate_series(0, 200) n, generate_series(1, 100) d;
+    ALTER TABLE retention.purge_run_steps DISABLE TRIGGER append_only;
     INSERT INTO retention.purge_run_steps (run_id, table_name, status)
     SELECT id, t, 'succeeded' FROM retention.purge_runs,
            unnest('{drift_checks,workflow_drift_flags,incident_payloads,approvals}'::text[]) t;
+    ALTER TABLE retention.purge_run_steps ENABLE TRIGGER append_only;
     INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, done_at, priority)
     SELECT 'job-' || n, 'drift-retention.purge', '{}', 'Done', 1, 1, now() - interval '1 hour', now() - interval '1 hour', 0
     FROM generate_series(1, 20000) n;

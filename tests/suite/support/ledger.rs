@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::value;
 
-/// Rows in approvals, drift_checks, incident_payloads and workflow_drift_flags.
+/// Rows in approvals, drift checks, incident payloads and workflow flags.
 pub async fn rows(pool: &PgPool) -> Vec<i64> {
     value(
         pool,

@@ -4,10 +4,12 @@
 
 pub mod api;
 pub mod app;
+pub mod client;
 pub mod held;
 pub mod ledger;
 pub mod own_server;
 pub mod product;
+pub mod roles;
 pub mod runs;
 pub mod text;
 pub mod trouble;

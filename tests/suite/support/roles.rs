@@ -1,0 +1,57 @@
+//! Users of the database who may do no more than `deploy/postgres/roles.sql` lets them.
+
+use std::str::FromStr;
+
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use super::{TestDatabase, execute, pool, server};
+
+const ROLES: &str = include_str!("../../../deploy/postgres/roles.sql");
+
+/// Applies `roles.sql` to the test's database. Roles belong to the whole server: one test at a time.
+pub async fn apply(db: &TestDatabase) {
+    let mut guard = PgConnection::connect_with(&server()).await.unwrap();
+    execute(&mut guard, "SELECT pg_advisory_lock(5082)".into()).await;
+    db.execute(ROLES).await;
+    guard.close().await.unwrap();
+}
+
+/// A new user in this role (`""`: in none); the URL with which it logs in.
+pub async fn user_in(db: &TestDatabase, role: &str) -> String {
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    let member = if role.is_empty() {
+        String::new()
+    } else {
+        format!(" IN ROLE {role}")
+    };
+    db.execute(&format!(
+        "CREATE ROLE {name} LOGIN PASSWORD 'secret'{member}"
+    ))
+    .await;
+    let (scheme, rest) = db.url.split_once("://").unwrap();
+    let address = rest.split_once('@').map_or(rest, |(_, address)| address);
+    format!("{scheme}://{name}:secret@{address}")
+}
+
+/// A pool of a user.
+pub fn pool_of(url: &str) -> PgPool {
+    pool(PgConnectOptions::from_str(url).unwrap())
+}
+
+/// The SQLSTATE with which a statement fails; none: it did not.
+pub async fn refusal(pool: &PgPool, sql: &str) -> Option<String> {
+    let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await;
+    let error = outcome.err()?;
+    let code = error.as_database_error().and_then(|error| error.code());
+    Some(code.map_or_else(|| error.to_string(), |code| code.into_owned()))
+}
+
+/// Fails for every statement that is not refused for want of privilege.
+pub async fn assert_refused(pool: &PgPool, statements: &[&str]) {
+    for sql in statements {
+        assert_eq!(refusal(pool, sql).await.as_deref(), Some("42501"), "{sql}");
+    }
+}
