@@ -217,7 +217,7 @@ async fn every_route_is_open_to_whom_the_contract_says_and_to_nobody_else() {
 }
 
 #[tokio::test]
-async fn anothers_things_are_answered_byte_for_byte_as_what_does_not_exist() {
+async fn foreign_things_are_answered_byte_for_byte_as_what_does_not_exist() {
     let api = Api::start().await;
     let home = Things::of_new_org(&api).await;
     let stranger = App::on(&api.db.pool).org("pro").await;
@@ -246,7 +246,7 @@ fn told(mut answer: Answer) -> (u16, Vec<(String, String)>, String) {
 }
 
 #[tokio::test]
-async fn anothers_things_are_not_there_under_ones_own_organization_either() {
+async fn foreign_things_are_not_there_under_ones_own_organization_either() {
     let api = Api::start().await;
     let home = Things::of_new_org(&api).await;
     let other = Things::of_new_org(&api).await;

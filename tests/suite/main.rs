@@ -24,6 +24,7 @@ mod demo;
 mod enqueueing;
 mod following;
 mod history;
+mod integration_guide;
 mod local_server;
 mod model;
 mod monitoring;

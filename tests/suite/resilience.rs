@@ -136,8 +136,8 @@ async fn approvals_that_went_are_absent_and_the_others_stay() {
         .as_array()
         .unwrap()
         .iter()
-        .cloned()
         .filter(|approval| approval["id"] != gone.to_string())
+        .cloned()
         .collect();
     assert_eq!(kept.len(), 2);
     assert_eq!(scene.incident(id).await["approvals"], json!(kept));

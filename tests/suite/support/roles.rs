@@ -45,8 +45,10 @@ pub async fn refusal(pool: &PgPool, sql: &str) -> Option<String> {
         .execute(pool)
         .await;
     let error = outcome.err()?;
-    let code = error.as_database_error().and_then(|error| error.code());
-    Some(code.map_or_else(|| error.to_string(), |code| code.into_owned()))
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    Some(code.map_or_else(|| error.to_string(), std::borrow::Cow::into_owned))
 }
 
 /// Fails for every statement that is not refused for want of privilege.
