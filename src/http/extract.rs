@@ -7,7 +7,6 @@ use axum::{
 };
 use chrono::{DateTime, Datelike, Utc};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
 use super::Problem;
 
@@ -31,7 +30,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let media_type = request.headers().get(header::CONTENT_TYPE).cloned();
         let body = Bytes::from_request(request, state).await?;
-        if body.is_empty() {
+        if matches!(body.trim_ascii(), b"" | b"null") {
             return Ok(Self(T::default()));
         }
         let is_json = media_type
@@ -47,9 +46,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
         if !is_json {
             return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        // Objects only: a struct would also be read from an array.
-        serde_json::from_slice::<Option<Map<String, Value>>>(&body)
-            .and_then(|object| serde_json::from_value(Value::Object(object.unwrap_or_default())))
+        // Serde would read an array as a struct's fields, in their order.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::bad_request("the body must be a JSON object"));
+        }
+        serde_json::from_slice(&body)
             .map(Self)
             .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
     }

@@ -36,7 +36,7 @@ async fn psql_example_downgrades_and_asks_in_one_transaction() {
         "{}",
         String::from_utf8_lossy(&done.stderr)
     );
-    let asked = "SELECT plan || ' ' || requested_by || ' ' || reason FROM organizations o
+    let asked = "SELECT o.plan || ' ' || requested_by || ' ' || reason FROM organizations o
                  JOIN retention.purge_runs r ON r.org_id = o.id";
     assert_eq!(
         db.value::<String>(asked).await,

@@ -176,7 +176,7 @@ async fn twenty_requests_at_once_under_one_key_are_one() {
     let service = serve(&db, "api", &[]).await;
     let client = Client::admin(&service, org).await;
 
-    let answers = join_all((0..20).map(|_| ask_under(&client, org, "double click"))).await;
+    let answers = join_all((0..20).map(|_| ask_under(&client, org, "double-click"))).await;
 
     for body in &answers {
         assert_eq!(body, &answers[0]);
