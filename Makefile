@@ -18,7 +18,7 @@ help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: postgres ## Sample organizations, one real purge, then the console, on a Postgres of its own
+demo: postgres ## Sample organizations, one real purge, then it serves, on a Postgres of its own
 	cargo run --locked --release -- demo
 
 .PHONY: test
