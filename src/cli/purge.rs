@@ -50,7 +50,7 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     if args.work {
         work(&config, &pool, &ids, &stop).await?;
     } else if args.wait {
-        let lease = Lease(config.worker.heartbeat * 4);
+        let lease = Lease::of(config.worker.heartbeat);
         if queue::live_workers(&pool, lease).await? == 0 {
             eprintln!(
                 "warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \

@@ -38,12 +38,20 @@ pub struct ConsumerSettings {
 }
 
 impl ConsumerSettings {
-    /// How long a silent worker keeps its runs: whole seconds, rounded down as apalis does. A longer lease would
-    /// refuse what apalis takes from a dead worker and hands on, and leave the run to the reconciler.
+    /// How long a silent worker keeps its runs.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        Lease(Duration::from_secs(
-            (self.heartbeat * MISSED_HEARTBEATS).as_secs(),
+        Lease::of(self.heartbeat)
+    }
+}
+
+impl Lease {
+    /// The lease of workers with this heartbeat: whole seconds, rounded down as apalis does. A longer one would
+    /// refuse what apalis takes from a dead worker and hands on, and leave the run to the reconciler.
+    #[must_use]
+    pub fn of(heartbeat: Duration) -> Self {
+        Self(Duration::from_secs(
+            (heartbeat * MISSED_HEARTBEATS).as_secs(),
         ))
     }
 }
