@@ -29,17 +29,18 @@ impl Dataset for DriftChecks {
     async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
         let counts = sqlx::query!(
             r#"-- purge.drift_checks.count_expired
-            WITH newest AS MATERIALIZED (
+            WITH old AS MATERIALIZED (
+                SELECT c.id, c.env_id FROM public.drift_checks c
+                WHERE c.org_id = $1 AND c.checked_at < $2
+            ), newest AS MATERIALIZED (
                 SELECT n.id
-                FROM (SELECT DISTINCT c.env_id FROM public.drift_checks c
-                      WHERE c.org_id = $1 AND c.checked_at < $2) e
+                FROM (SELECT DISTINCT env_id FROM old) e
                 CROSS JOIN LATERAL (
                     SELECT n.id FROM public.drift_checks n
                     WHERE n.env_id = e.env_id AND n.checked_at <= now()
                     ORDER BY n.checked_at DESC, n.id DESC LIMIT 1) n
             ), expired AS MATERIALIZED (
-                SELECT c.id FROM public.drift_checks c
-                WHERE c.org_id = $1 AND c.checked_at < $2 AND c.id NOT IN (SELECT id FROM newest)
+                SELECT id FROM old WHERE id NOT IN (SELECT id FROM newest)
             )
             SELECT (SELECT count(*) FROM expired) AS "checks!",
                    (SELECT coalesce(sum(f.flags), 0)::bigint FROM expired e
