@@ -5,6 +5,7 @@ use std::{fmt, num::NonZeroUsize, path::Path, time::Duration};
 use chrono_tz::Tz;
 use config::{Config as Sources, Environment, File, FileFormat};
 use serde::Deserialize;
+use uuid::Uuid;
 
 /// The prefix of every environment name; levels are joined by `__`.
 const PREFIX: &str = "DRIFT_RETENTION";
@@ -71,6 +72,16 @@ pub struct AuthConfig {
 pub struct Secret(String);
 
 impl Secret {
+    /// One that nobody else knows, for a service that lives as long as the demo.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!(
+            "{}{}",
+            Uuid::new_v4().simple(),
+            Uuid::new_v4().simple()
+        ))
+    }
+
     /// The value, for the one place that needs it.
     #[must_use]
     pub fn reveal(&self) -> &str {

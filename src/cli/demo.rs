@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,11 +18,14 @@ use super::{
     Settings, output, pool_size, preview, purge,
     serve::{self, Role, new_metrics},
     stopping,
+    token::signin_link,
 };
 use crate::{
-    config::Config,
+    config::{Config, Secret},
     demo::sample_data,
-    drift::organizations,
+    drift::organizations::{self, OrganizationFilter},
+    figures,
+    http::{self, Identity},
     postgres::{
         self,
         local::{LocalServer, ServerBinaries, StopMode},
@@ -36,6 +40,8 @@ use crate::{
 
 /// Its database on a server of its own.
 const DATABASE: &str = "workflowops";
+/// How long the printed links can be used.
+const LINK_TTL: Duration = Duration::from_hours(8);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
@@ -51,7 +57,9 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode> {
-    let config = settings.load()?;
+    let mut config = settings.load()?;
+    // Whoever set no secret signs in by the links below: this one ends with the demo.
+    config.auth.hs256_secret.get_or_insert_with(Secret::random);
     let stop = stopping::on_signal()?;
     let dir = args.data_dir.clone().map_or_else(default_dir, Ok)?;
     let _alone = lock(&dir)?;
@@ -94,6 +102,9 @@ async fn on(
     println!("\nWhat went:\n\n{}", purge::totals(&pool, &ids).await?);
     print_failures(&pool, &ids).await?;
     print_next(&url, config, args.exit, ids.first());
+    if !args.exit {
+        print_links(&pool, config).await?;
+    }
     if !args.exit && !stop.is_cancelled() {
         serve::serve(
             config,
@@ -189,7 +200,7 @@ async fn tick(pool: &PgPool, config: &Config, stop: &CancellationToken) -> Resul
         if !runs.is_empty() || stop.is_cancelled() {
             return Ok(runs);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -210,7 +221,7 @@ async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
         let of_plan: Vec<&Preview> = previews.iter().filter(|p| p.plan == Some(plan)).collect();
         let mut row = vec![plan.to_string(), of_plan.len().to_string()];
         for index in 0..datasets::tables().count() {
-            row.push(output::number(
+            row.push(figures::number(
                 of_plan.iter().map(|p| p.tables.0[index].1).sum::<u64>(),
             ));
         }
@@ -250,8 +261,30 @@ fn print_next(url: &str, config: &Config, exit: bool, run: Option<&Uuid>) {
         "  curl -s http://{}/metrics | grep purged_rows",
         config.http.listen
     );
+}
+
+/// Where to look, and as whom.
+async fn print_links(pool: &PgPool, config: &Config) -> Result<()> {
+    let operator = Identity {
+        subject: "demo operator".into(),
+        role: http::Role::Operator,
+        org: None,
+    };
+    println!("\nThe console, as an operator (this link works once):");
+    println!("  {}", signin_link(config, &operator, LINK_TTL)?);
+    let first = organizations::list(pool, &OrganizationFilter::default(), None, 1).await?;
+    if let Some(org) = first.first() {
+        let admin = Identity {
+            subject: "demo admin".into(),
+            role: http::Role::Admin,
+            org: Some(org.id),
+        };
+        println!("\nThe same, as an admin of {}:", org.name);
+        println!("  {}", signin_link(config, &admin, LINK_TTL)?);
+    }
     println!(
         "\nServing on http://{}; Ctrl-C ends it, and Postgres with it.",
         config.http.listen
     );
+    Ok(())
 }

@@ -8,6 +8,7 @@ use sqlx::PgPool;
 
 use super::{Settings, output, whose::Whose};
 use crate::{
+    figures,
     ids::OrgId,
     purge::{self, Preview},
     retention::Plan,
@@ -66,7 +67,7 @@ fn to_table(previews: &[Preview]) -> comfy_table::Table {
                 .tables
                 .0
                 .iter()
-                .map(|(_, rows)| output::number(*rows)),
+                .map(|(_, rows)| figures::number(*rows)),
         );
         table.add_row(row);
     }

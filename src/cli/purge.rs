@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{Settings, output, serve::new_metrics, stopping, whose::Whose};
 use crate::{
     config::Config,
+    figures,
     purge::datasets,
     queue::{self, Enqueued, Lease, Total},
     retention::Plan,
@@ -205,10 +206,10 @@ pub(super) async fn totals(pool: &PgPool, ids: &[Uuid]) -> Result<comfy_table::T
 }
 
 fn cell(total: &Total) -> String {
-    let purged = output::number(total.rows_purged);
+    let purged = figures::number(total.rows_purged);
     match total.rows_kept {
         0 => purged,
-        kept => format!("{purged} (+{} kept)", output::number(kept)),
+        kept => format!("{purged} (+{} kept)", figures::number(kept)),
     }
 }
 

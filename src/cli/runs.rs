@@ -10,6 +10,7 @@ use sqlx::PgPool;
 
 use super::{Settings, output};
 use crate::{
+    figures,
     ids::{OrgId, RunId},
     postgres,
     queue::{
@@ -128,8 +129,8 @@ async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
             run.status.clone(),
             // The whole id, and the plan, are in `runs show` and --json: 80 columns hold one id.
             run.org_id.to_string().chars().take(8).collect(),
-            output::age(now, run.created_at),
-            output::number(run.rows_purged()),
+            figures::age(now, run.created_at),
+            figures::number(run.rows_purged()),
         ]);
     }
     println!("{table}");
@@ -194,8 +195,8 @@ fn steps(run: &Run) -> comfy_table::Table {
             step.cutoff.map_or("no rule".into(), |cutoff| {
                 cutoff.format("%F %T UTC").to_string()
             }),
-            output::number(step.rows_purged),
-            output::number(step.rows_kept),
+            figures::number(step.rows_purged),
+            figures::number(step.rows_kept),
             step.batches.to_string(),
         ]);
     }
@@ -212,12 +213,12 @@ async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
         ..RunFilter::default()
     };
     if args.dry_run {
-        let runs = queue::replayable(pool, &filter).await?;
+        let runs = queue::replayable(pool, &filter, None).await?.0;
         return show_dry_run(&runs, args.json);
     }
     let mut replayed = Vec::new();
     if args.failed {
-        replayed = queue::replay_matching(pool, &filter, &by).await?;
+        replayed = queue::replay_matching(pool, &filter, &by, None).await?.0;
     }
     for id in args.ids {
         replayed.push(queue::replay(pool, id, &by).await?);

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{Settings, stopping};
 use crate::{
     config::Config,
-    gauges,
+    gauges::Gauges,
     http::{self, ApiState, Health, Verifier},
     purge,
     retention::Plan,
@@ -77,15 +77,12 @@ pub(super) async fn serve(
             config.purge.batch_size,
         )
     });
-    let scheduler = if roles.contains(&Role::Scheduler) {
-        Some(Scheduler {
-            pool: pool.clone(),
-            schedule: Schedule::new(&config.schedule)?,
-            metrics: metrics.clone(),
-        })
-    } else {
-        None
-    };
+    let schedule = Schedule::new(&config.schedule)?;
+    let scheduler = roles.contains(&Role::Scheduler).then(|| Scheduler {
+        pool: pool.clone(),
+        schedule: schedule.clone(),
+        metrics: metrics.clone(),
+    });
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| {
@@ -104,13 +101,16 @@ pub(super) async fn serve(
             .as_ref()
             .map(|worker| (worker.identity.clone(), worker.lease())),
     };
+    let gauges = Arc::new(Gauges::new(pool.clone(), metrics));
     let api = roles.contains(&Role::Api).then(|| ApiState {
         pool: pool.clone(),
         verifier: Arc::new(verifier(config)),
+        gauges: gauges.clone(),
+        schedule,
         stop: stop.clone(),
     });
     let http = http::serve(listener, http::router(health, api), drained.clone());
-    let _gauges = AbortOnDropHandle::new(tokio::spawn(gauges::keep_fresh(pool, metrics)));
+    let _gauges = AbortOnDropHandle::new(tokio::spawn(async move { gauges.keep_fresh().await }));
     let loops = async {
         tokio::join!(
             async {

@@ -1,11 +1,12 @@
 //! `token`: signs a token for development, with a secret that must be set.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::Ipv4Addr, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 
 use super::Settings;
 use crate::{
+    config::Config,
     http::{Identity, Role, mint},
     ids::OrgId,
 };
@@ -24,6 +25,9 @@ pub(super) struct TokenArgs {
     /// How long it is valid
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: Duration,
+    /// Print a link that signs in to the console, once
+    #[arg(long)]
+    link: bool,
 }
 
 pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
@@ -39,6 +43,20 @@ pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
         role: args.role,
         org: args.org,
     };
-    println!("{}", mint(&config.auth, &identity, args.ttl)?);
+    if args.link {
+        println!("{}", signin_link(&config, &identity, args.ttl)?);
+    } else {
+        println!("{}", mint(&config.auth, &identity, args.ttl)?);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A link that signs `identity` in to the console of the service at `http.listen`. It works once.
+pub(super) fn signin_link(config: &Config, identity: &Identity, ttl: Duration) -> Result<String> {
+    let mut address = config.http.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let token = mint(&config.auth, identity, ttl)?;
+    Ok(format!("http://{address}/signin?token={token}"))
 }

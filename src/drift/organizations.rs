@@ -1,6 +1,9 @@
 //! Organizations.
 
+use std::collections::HashMap;
+
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use crate::ids::OrgId;
 
@@ -29,4 +32,81 @@ pub async fn exists(pool: &PgPool, org: OrgId) -> sqlx::Result<bool> {
     )
     .fetch_one(pool)
     .await
+}
+
+/// An organization.
+#[derive(Debug, Clone)]
+pub struct Organization {
+    /// Its id.
+    pub id: OrgId,
+    /// Its name.
+    pub name: String,
+    /// Its plan, as the main app wrote it.
+    pub plan: String,
+}
+
+/// One organization.
+///
+/// # Errors
+/// When the database fails.
+pub async fn get(pool: &PgPool, org: OrgId) -> sqlx::Result<Option<Organization>> {
+    sqlx::query_as!(
+        Organization,
+        r#"-- drift.get_organization
+        SELECT id AS "id: OrgId", name, plan FROM public.organizations WHERE id = $1"#,
+        org.0
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// Which organizations to list.
+#[derive(Debug, Clone, Default)]
+pub struct OrganizationFilter {
+    /// Only those whose name holds this text, or whose id begins with it.
+    pub search: Option<String>,
+    /// Only those whose plan is written in one of these ways.
+    pub plans: Option<Vec<String>>,
+}
+
+/// At most `limit` organizations by name, after the organization `cursor`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    pool: &PgPool,
+    filter: &OrganizationFilter,
+    cursor: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Organization>> {
+    sqlx::query_as!(
+        Organization,
+        r#"-- drift.list_organizations
+        SELECT id AS "id: OrgId", name, plan FROM public.organizations
+        WHERE ($1::text IS NULL OR position(lower($1) IN lower(name)) > 0 OR starts_with(id::text, lower($1)))
+          AND ($2::text[] IS NULL OR plan = ANY ($2))
+          AND ($3::uuid IS NULL OR (name, id) > (SELECT l.name, l.id FROM public.organizations l WHERE l.id = $3))
+        ORDER BY name, id LIMIT $4"#,
+        filter.search.as_deref(),
+        filter.plans.as_deref(),
+        cursor,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The names of these organizations, as far as they exist.
+///
+/// # Errors
+/// When the database fails.
+pub async fn names(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<HashMap<OrgId, String>> {
+    let found = sqlx::query!(
+        r#"-- drift.organization_names
+        SELECT id AS "id: OrgId", name FROM public.organizations WHERE id = ANY ($1)"#,
+        ids
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(found.into_iter().map(|row| (row.id, row.name)).collect())
 }

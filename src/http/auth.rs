@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use chrono::{DateTime, Datelike, Utc};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
 };
@@ -17,6 +18,8 @@ use crate::{config::AuthConfig, ids::OrgId};
 
 /// How far clocks may differ, in seconds.
 const LEEWAY: u64 = 30;
+/// In place of an expiry that no calendar has.
+const DATE_FAR_AWAY: DateTime<Utc> = DateTime::from_timestamp(253_402_214_400, 0).unwrap();
 /// The longest subject that is kept in records.
 const MAX_SUBJECT: usize = 200;
 
@@ -74,10 +77,14 @@ impl Verifier {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or_else(|| Problem::unauthorized("send a token: Authorization: Bearer …"))?;
-        self.verify(token).await
+        Ok(self.verify(token).await?.0)
     }
 
-    async fn verify(&self, token: &str) -> Result<Identity, Problem> {
+    /// The bearer of `token`, and when it expires.
+    ///
+    /// # Errors
+    /// 401 if it is not valid.
+    pub(super) async fn verify(&self, token: &str) -> Result<(Identity, DateTime<Utc>), Problem> {
         if !self.is_configured() {
             return Err(Problem::unauthorized(
                 "this service has no key to verify tokens with; its operator has to set auth.hs256_secret or auth.jwks",
@@ -89,7 +96,9 @@ impl Verifier {
         let claims = decode::<Claims>(token, &key, &self.validation(algorithm))
             .map_err(|error| refused(reason(&error)))?
             .claims;
-        identity(claims)
+        // An expiry beyond what can be written is none that matters.
+        let expires_at = DateTime::from_timestamp(claims.exp, 0).filter(|at| at.year() < 10_000);
+        Ok((identity(claims)?, expires_at.unwrap_or(DATE_FAR_AWAY)))
     }
 
     /// The key that the header asks for, and the one algorithm that this key is for.

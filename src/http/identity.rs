@@ -18,6 +18,24 @@ pub enum Role {
     Operator,
 }
 
+impl Role {
+    /// Its name in tokens and records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Admin => "admin",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// The role of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let all = [Self::Viewer, Self::Admin, Self::Operator];
+        all.into_iter().find(|role| role.name() == name)
+    }
+}
+
 /// The bearer of a valid token.
 #[derive(Debug, Clone)]
 pub struct Identity {

@@ -1,7 +1,8 @@
-//! The HTTP side of `serve`: health and metrics in every role, the JSON API in the role `api`.
+//! The HTTP side of `serve`: health and metrics in every role, the JSON API and the console in the role `api`.
 
 mod api;
 mod auth;
+mod console;
 mod extract;
 mod health;
 mod identity;
@@ -15,6 +16,8 @@ use axum::{Router, routing::get};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::{gauges::Gauges, schedule::Schedule};
 
 pub use self::{
     api::openapi,
@@ -31,6 +34,10 @@ pub struct ApiState {
     pub pool: PgPool,
     /// Verifies bearer tokens.
     pub verifier: Arc<Verifier>,
+    /// How the whole database stands.
+    pub gauges: Arc<Gauges>,
+    /// When the next run is due.
+    pub schedule: Schedule,
     /// Ends streams when the process stops.
     pub stop: CancellationToken,
 }
@@ -43,7 +50,9 @@ pub fn router(health: Health, api: Option<ApiState>) -> Router {
         .route("/metrics", get(health::metrics))
         .with_state(Arc::new(health));
     let routes = match api {
-        Some(state) => health.merge(api::router(state)),
+        Some(state) => health
+            .merge(api::router(state.clone()))
+            .merge(console::router(state)),
         None => health,
     };
     layers::around(routes)

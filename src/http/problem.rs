@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::telemetry::logs::chain;
+use crate::{retention::ResolveError, telemetry::logs::chain};
 
 /// What a problem's `type` begins with: the name after it is stable.
 const TYPE_PREFIX: &str = "urn:drift-retention:problem:";
@@ -36,6 +36,16 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
         }
+    }
+
+    /// The HTTP status.
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What failed, why, and what to do.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// 400: the request cannot be read.
@@ -119,7 +129,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let mut response = (status, Json(self)).into_response();
         response.headers_mut().insert(
             header::CONTENT_TYPE,
@@ -137,6 +147,18 @@ impl IntoResponse for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         Self::internal(&error)
+    }
+}
+
+impl From<ResolveError> for Problem {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::NoOrganization(_) => Self::not_found(),
+            ResolveError::UnknownPlan(_, unknown) => Self::conflict(format!(
+                "the organization's plan cannot be resolved, so nothing is purged: {unknown}"
+            )),
+            ResolveError::Database(error) => error.into(),
+        }
     }
 }
 

@@ -11,6 +11,6 @@ mod run;
 
 pub use error::PurgeError;
 pub use ledger::{ClosedStep, OwnedRun, close_steps};
-pub use overdue::{Overdue, overdue};
+pub use overdue::{Overdue, OverdueOrganization, overdue};
 pub use preview::{Preview, RowsByTable, preview};
 pub use run::{Purger, Report};

@@ -1,21 +1,38 @@
 //! How far behind the promises the whole database is: what the gauges show.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::PgPool;
 
 use super::datasets::DATASETS;
-use crate::{postgres, retention::Plan};
+use crate::{ids::OrgId, postgres, retention::Plan};
 
 /// How far behind the promises the database is.
 #[derive(Debug, Default)]
 pub struct Overdue {
     /// By dataset, under its first table's name: seconds that the oldest expired row is past its cutoff.
     pub seconds: Vec<(&'static str, f64)>,
-    /// Organizations with an expired, unprotected row.
-    pub organizations: usize,
+    /// Organizations with an expired, unprotected row, the worst first.
+    pub organizations: Vec<OverdueOrganization>,
+    /// Plans that are unknown, as they are written, and how many organizations have each.
+    pub unknown_plans: BTreeMap<String, i64>,
+}
+
+/// An organization with an expired, unprotected row.
+#[derive(Debug, Clone, Copy)]
+pub struct OverdueOrganization {
+    /// The organization.
+    pub id: OrgId,
+    /// How many seconds its oldest such row is past its cutoff.
+    pub seconds: f64,
+}
+
+impl Overdue {
     /// Organizations whose plan is unknown.
-    pub unresolved: i64,
+    #[must_use]
+    pub fn unresolved(&self) -> i64 {
+        self.unknown_plans.values().sum()
+    }
 }
 
 /// Looks at the oldest expired row of every organization and dataset.
@@ -36,10 +53,14 @@ pub async fn overdue(pool: &PgPool) -> sqlx::Result<Overdue> {
     for spelling in spellings {
         match spelling.plan.parse::<Plan>() {
             Ok(plan) => known.push((spelling.plan, plan.policy().cutoffs(now))),
-            Err(_) => found.unresolved += spelling.organizations,
+            Err(_) => {
+                found
+                    .unknown_plans
+                    .insert(spelling.plan, spelling.organizations);
+            }
         }
     }
-    let mut organizations = HashSet::new();
+    let mut organizations: HashMap<OrgId, f64> = HashMap::new();
     for dataset in DATASETS {
         let (plans, cutoffs): (Vec<_>, Vec<_>) = known
             .iter()
@@ -48,8 +69,17 @@ pub async fn overdue(pool: &PgPool) -> sqlx::Result<Overdue> {
         let rows = dataset.overdue(&mut conn, &plans, &cutoffs).await?;
         let oldest = rows.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
         found.seconds.push((dataset.tables()[0], oldest));
-        organizations.extend(rows.into_iter().map(|(org, _)| org));
+        for (org, seconds) in rows {
+            let worst = organizations.entry(OrgId(org)).or_default();
+            *worst = worst.max(seconds);
+        }
     }
-    found.organizations = organizations.len();
+    found.organizations = organizations
+        .into_iter()
+        .map(|(id, seconds)| OverdueOrganization { id, seconds })
+        .collect();
+    found
+        .organizations
+        .sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.id.cmp(&b.id)));
     Ok(found)
 }

@@ -12,6 +12,7 @@ mod enqueue;
 mod operate;
 mod reconcile;
 mod records;
+mod reports;
 mod settle;
 mod wakeups;
 
@@ -22,12 +23,17 @@ pub use enqueue::{
     EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
 };
 pub use operate::{
-    OperateError, Operator, Replayable, Replayed, cancel, replay, replay_matching, replayable,
+    MAX_REPLAYED, OperateError, Operator, Replayable, Replayed, cancel, replay, replay_matching,
+    replayable,
 };
 pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
     BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status,
     get, list, live_since, totals, unfinished, unsuccessful,
+};
+pub use reports::{
+    Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, failures, last_slot,
+    purged_per_day, replays_of, window_applied,
 };
 pub use settle::{Settled, fail_or_retry, give_back, redeliver, succeed, was_cancelled};
 

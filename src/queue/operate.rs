@@ -1,5 +1,6 @@
 //! What operators do to runs: replay and cancel. Each writes who did what, and why, in the same transaction.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
@@ -63,6 +64,9 @@ pub async fn replay(pool: &PgPool, run: RunId, by: &Operator) -> Result<Replayed
     Ok(replayed)
 }
 
+/// How many runs one request replays at most: the rest is for the next.
+pub const MAX_REPLAYED: usize = 1_000;
+
 /// A run that a replay by filter takes.
 #[derive(Debug, Clone)]
 pub struct Replayable {
@@ -70,43 +74,70 @@ pub struct Replayable {
     pub id: RunId,
     /// Whose run.
     pub org_id: OrgId,
+    /// `failed` or `cancelled`.
+    pub status: String,
+    /// Why it failed.
+    pub error_kind: Option<String>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
     /// Whether the organization has a live run: the replay would join it.
     pub has_live_run: bool,
 }
 
-/// The runs that a replay by `filter` takes: of each organization the latest that matches, if nothing succeeded
-/// since. The status is `failed` unless the filter says otherwise.
+/// The runs that a replay by `filter` takes, and how many match in all: of each organization the latest that
+/// matches, if nothing succeeded since. The status is `failed` unless the filter says otherwise or names the runs.
+/// At most `limit`, those without a live run first, so that repeating it comes to the end.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn replayable(pool: &PgPool, filter: &RunFilter) -> sqlx::Result<Vec<Replayable>> {
-    sqlx::query_as!(
+pub async fn replayable(
+    pool: &PgPool,
+    filter: &RunFilter,
+    limit: Option<usize>,
+) -> sqlx::Result<(Vec<Replayable>, usize)> {
+    let statuses = match (filter.status, &filter.ids) {
+        (Some(status), _) => vec![status],
+        (None, Some(_)) => vec![RunStatus::Failed, RunStatus::Cancelled],
+        (None, None) => vec![RunStatus::Failed],
+    };
+    let statuses: Vec<String> = statuses
+        .iter()
+        .map(|status| status.name().to_owned())
+        .collect();
+    let mut found = sqlx::query_as!(
         Replayable,
         r#"-- queue.replayable
-        SELECT DISTINCT ON (r.org_id) r.id AS "id: RunId", r.org_id AS "org_id: OrgId",
+        SELECT DISTINCT ON (r.org_id) r.id AS "id: RunId", r.org_id AS "org_id: OrgId", r.status, r.error_kind,
+               r.created_at,
                EXISTS (SELECT FROM retention.purge_runs live
                        WHERE live.org_id = r.org_id AND live.status IN ('queued', 'running', 'retrying')) AS "has_live_run!"
         FROM retention.purge_runs r
-        WHERE r.status = $1
+        WHERE r.status = ANY ($1) AND r.status IN ('failed', 'cancelled')
           AND ($2::text IS NULL OR r.error_kind = $2)
           AND ($3::uuid IS NULL OR r.org_id = $3)
           AND ($4::timestamptz IS NULL OR r.created_at >= $4)
           AND ($5::timestamptz IS NULL OR r.created_at < $5)
+          AND ($6::uuid[] IS NULL OR r.id = ANY ($6))
           AND NOT EXISTS (SELECT FROM retention.purge_runs later
                           WHERE later.org_id = r.org_id AND later.status = 'succeeded'
                             AND later.created_at > r.created_at)
         ORDER BY r.org_id, r.created_at DESC, r.id DESC"#,
-        filter.status.unwrap_or(RunStatus::Failed).name(),
+        &statuses,
         filter.error_kind.as_deref(),
         filter.org.map(|org| org.0),
         filter.since,
-        filter.until
+        filter.until,
+        filter.ids.as_deref()
     )
     .fetch_all(pool)
-    .await
+    .await?;
+    let all = found.len();
+    found.sort_by_key(|run| run.has_live_run);
+    found.truncate(limit.unwrap_or(all));
+    Ok((found, all))
 }
 
-/// Repeats every run that [`replayable`] finds. Each is a transaction of its own.
+/// Repeats the runs that [`replayable`] finds, each in a transaction of its own; also tells how many match in all.
 ///
 /// # Errors
 /// At the first run that cannot be replayed; those before it are.
@@ -114,12 +145,14 @@ pub async fn replay_matching(
     pool: &PgPool,
     filter: &RunFilter,
     by: &Operator,
-) -> Result<Vec<Replayed>, OperateError> {
+    limit: Option<usize>,
+) -> Result<(Vec<Replayed>, usize), OperateError> {
+    let (runs, all) = replayable(pool, filter, limit).await?;
     let mut replayed = Vec::new();
-    for run in replayable(pool, filter).await? {
+    for run in runs {
         replayed.push(replay(pool, run.id, by).await?);
     }
-    Ok(replayed)
+    Ok((replayed, all))
 }
 
 /// Cancels a live run. A running one stops at its next batch; what it has purged by then stays purged.

@@ -27,6 +27,16 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
+    /// Every status, in the order of a run's life.
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
     /// Its name in the database.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -113,6 +123,8 @@ pub struct RunFilter {
     pub since: Option<DateTime<Utc>>,
     /// Only those created before this time.
     pub until: Option<DateTime<Utc>>,
+    /// Only these.
+    pub ids: Option<Vec<Uuid>>,
 }
 
 /// Where a page ended: the next one begins after it.
@@ -231,6 +243,7 @@ async fn select(
           AND ($8::text IS NULL OR r.error_kind = $8)
           AND ($9::timestamptz IS NULL OR r.created_at >= $9)
           AND ($10::timestamptz IS NULL OR r.created_at < $10)
+          AND ($11::uuid[] IS NULL OR r.id = ANY ($11))
         ORDER BY r.created_at DESC, r.id DESC
         LIMIT $6"#,
         id.map(|id| id.0),
@@ -242,7 +255,8 @@ async fn select(
         &tables,
         filter.error_kind.as_deref(),
         filter.since,
-        filter.until
+        filter.until,
+        filter.ids.as_deref()
     )
     .fetch_all(pool)
     .await

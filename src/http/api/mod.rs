@@ -16,10 +16,12 @@ use utoipa::{
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
-use uuid::Uuid;
 
 use super::{ApiState, Problem};
 use crate::retention::{Cutoff, Window};
+
+/// The longest reason that is kept.
+pub(super) const MAX_REASON: usize = 1_000;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -86,7 +88,11 @@ fn limit(asked: u32) -> Result<i64, Problem> {
 }
 
 /// Cuts a list that was asked for one more than `limit` down to its page, and tells where the next one begins.
-fn cut<T>(mut items: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> (Vec<T>, Option<Uuid>) {
+pub(super) fn cut<T, C>(
+    mut items: Vec<T>,
+    limit: i64,
+    id: impl Fn(&T) -> C,
+) -> (Vec<T>, Option<C>) {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = items.len() > limit;
     items.truncate(limit);

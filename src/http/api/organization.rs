@@ -18,11 +18,9 @@ use crate::{
     postgres,
     purge::{self, Preview},
     queue::{self, Cursor, EnqueueError, Page, RunFilter},
-    retention::{self, Cutoffs, ResolveError, RetentionPolicy},
+    retention::{self, Cutoffs, RetentionPolicy},
 };
 
-/// The longest reason that is kept.
-pub(super) const MAX_REASON: usize = 1_000;
 /// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 200;
 
@@ -60,7 +58,7 @@ pub(super) async fn purge(
 ) -> Result<(StatusCode, Json<PurgeAccepted>), Problem> {
     let org = OrgId(org);
     identity.may_purge(org)?;
-    let reason = bounded_text("reason", request.reason, MAX_REASON)?;
+    let reason = bounded_text("reason", request.reason, super::MAX_REASON)?;
     let key = idempotency_key(&headers)?;
     let mut tx = state.pool.begin().await?;
     let run = queue::request_purge(
@@ -121,9 +119,7 @@ pub(super) async fn policy(
     let org = OrgId(org);
     identity.may_read(org)?;
     let mut conn = state.pool.acquire().await?;
-    let plan = retention::resolve(&mut conn, org)
-        .await
-        .map_err(unresolved)?;
+    let plan = retention::resolve(&mut conn, org).await?;
     let policy = plan.policy();
     let cutoffs = policy.cutoffs(postgres::now(&mut conn).await?);
     Ok(Json(Policy {
@@ -131,16 +127,6 @@ pub(super) async fn policy(
         windows_days: policy,
         cutoffs,
     }))
-}
-
-fn unresolved(error: ResolveError) -> Problem {
-    match error {
-        ResolveError::NoOrganization(_) => Problem::not_found(),
-        ResolveError::UnknownPlan(_, unknown) => Problem::conflict(format!(
-            "the organization's plan cannot be resolved, so nothing is purged: {unknown}"
-        )),
-        ResolveError::Database(error) => error.into(),
-    }
 }
 
 /// Rows that a purge now would remove, by table. Changes nothing.
@@ -153,9 +139,7 @@ pub(super) async fn preview(
 ) -> Result<Json<Preview>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    Ok(Json(
-        purge::preview(&state.pool, org).await.map_err(unresolved)?,
-    ))
+    Ok(Json(purge::preview(&state.pool, org).await?))
 }
 
 /// Where a page begins and how long it is.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::organization::{MAX_REASON, page};
+use super::{MAX_REASON, organization::page};
 use crate::{
     http::{
         ApiState, Identity, Problem,
@@ -14,7 +14,8 @@ use crate::{
     },
     ids::{OrgId, RunId},
     queue::{
-        self, EnqueueError, OperateError, Operator, Page, Replayed, Run, RunFilter, RunStatus,
+        self, EnqueueError, MAX_REPLAYED, OperateError, Operator, Page, Replayed, Run, RunFilter,
+        RunStatus,
     },
 };
 
@@ -73,6 +74,7 @@ pub(super) async fn list(
         error_kind: bounded_text("error_kind", query.error_kind, 100)?,
         since: bounded_time("since", query.since)?,
         until: bounded_time("until", query.until)?,
+        ids: None,
     };
     Ok(Json(
         queue::list(&state.pool, &filter, cursor, limit).await?,
@@ -154,7 +156,9 @@ pub(super) struct ReplayRequest {
 pub(super) struct ReplayAnswer {
     /// Whether nothing was changed.
     dry_run: bool,
-    /// The runs that match, and what each led to; `run_id` is null in a dry run.
+    /// How many runs match. A request replays at most 1,000 of them; repeat it for the rest.
+    matching: usize,
+    /// Those that are replayed, and what each led to; `run_id` is null in a dry run.
     runs: Vec<ReplayedRun>,
 }
 
@@ -191,29 +195,32 @@ pub(super) async fn replay_many(
         error_kind: bounded_text("error_kind", request.error_kind, 100)?,
         since: bounded_time("since", request.since)?,
         until: bounded_time("until", request.until)?,
+        ids: None,
     };
     let by = operator(identity, request.reason)?;
-    let runs = if request.dry_run {
-        let matching = queue::replayable(&state.pool, &filter).await?;
+    let (runs, matching) = if request.dry_run {
+        let (found, all) = queue::replayable(&state.pool, &filter, Some(MAX_REPLAYED)).await?;
         let would = |run: queue::Replayable| ReplayedRun {
             replay_of: run.id.0,
             org_id: run.org_id.0,
             run_id: None,
             coalesced: run.has_live_run,
         };
-        matching.into_iter().map(would).collect()
+        (found.into_iter().map(would).collect(), all)
     } else {
-        let replayed = queue::replay_matching(&state.pool, &filter, &by).await?;
+        let (replayed, all) =
+            queue::replay_matching(&state.pool, &filter, &by, Some(MAX_REPLAYED)).await?;
         let did = |replayed: Replayed| ReplayedRun {
             replay_of: replayed.replay_of.0,
             org_id: replayed.enqueued.org_id.0,
             run_id: Some(replayed.enqueued.run_id.0),
             coalesced: replayed.enqueued.coalesced,
         };
-        replayed.into_iter().map(did).collect()
+        (replayed.into_iter().map(did).collect(), all)
     };
     Ok(Json(ReplayAnswer {
         dry_run: request.dry_run,
+        matching,
         runs,
     }))
 }

@@ -1,0 +1,84 @@
+//! What operators did: the audit list.
+
+use axum::extract::State;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::{
+    Answer,
+    page::{self, Place, page},
+    runs::org_link,
+    session::Visitor,
+    visit::PageQuery,
+};
+use crate::{
+    drift::organizations,
+    http::{ApiState, api::cut},
+    ids::OrgId,
+    queue::{self, Action},
+};
+
+/// Actions per page.
+const PER_PAGE: i64 = 50;
+
+/// Where a page begins.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ListQuery {
+    cursor: Option<i64>,
+}
+
+/// The actions, newest first.
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PageQuery(query): PageQuery<ListQuery>,
+) -> Answer {
+    visitor.identity.may_operate()?;
+    let found = queue::actions(&state.pool, query.cursor, PER_PAGE + 1).await?;
+    let (found, next) = cut(found, PER_PAGE, |action| action.id);
+    let orgs: Vec<_> = found.iter().filter_map(|action| action.org_id).collect();
+    let names = organizations::names(&state.pool, &orgs).await?;
+    Ok(page(
+        &visitor,
+        Place::Actions,
+        "Operator actions",
+        &html! {
+            h1 { "Operator actions" }
+            @if found.is_empty() { p.empty { "Nobody has purged, replayed or cancelled anything by hand yet." } } @else {
+                (page::table("Operator actions", &html! {
+                    thead { tr {
+                        th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Run" }
+                        th scope="col" { "Organization" } th scope="col" { "Led to" } th scope="col" { "Reason" }
+                    } }
+                    tbody { @for action in &found {
+                        tr {
+                            th scope="row" { (page::ago(visitor.now, action.at)) }
+                            td { (action.actor) }
+                            td { (page::words(&action.action)) }
+                            td { @match action.run_id { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
+                            td { @match action.org_id { Some(org) => { (org_link(OrgId(org), &names)) } None => { (page::dash()) } } }
+                            td { @match led_to(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
+                            td { (action.reason.as_deref().unwrap_or("–")) }
+                        }
+                    } }
+                }))
+            }
+            (page::more(next, "/console/actions", ""))
+        },
+    ))
+}
+
+/// The run that an action made or met.
+fn led_to(action: &Action) -> Option<uuid::Uuid> {
+    action.details.as_ref()?["run_id"].as_str()?.parse().ok()
+}
+
+/// An action in a run's timeline.
+pub(super) fn sentence(action: &Action) -> Markup {
+    html! {
+        (page::words(&action.action)) " by " (action.actor)
+        @if let Some(run) = led_to(action) { ", led to " (page::run_link(run)) }
+        @if let Some(reason) = &action.reason { ": " (reason) }
+    }
+}

@@ -1,0 +1,291 @@
+//! Incidents: the list, and one of them. When its details are gone the page says so; nothing else on it changes.
+
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    Answer, organization,
+    page::{self, Place, Tab, page},
+    payload,
+    session::Visitor,
+    visit::{PagePath, PageQuery},
+};
+use crate::{
+    drift::{
+        environments,
+        incidents::{self, Approval, Incident, PayloadState},
+        organizations::Organization,
+    },
+    http::{ApiState, Problem, api::cut, extract::bounded_text},
+    queue::{self, AppliedWindow},
+};
+
+/// Incidents per page.
+const PER_PAGE: i64 = 50;
+/// The stations of an incident's life.
+const STATUSES: [&str; 5] = [
+    "detected",
+    "acknowledged",
+    "stabilized",
+    "reconciled",
+    "closed",
+];
+
+/// Which incidents to list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ListQuery {
+    status: Option<String>,
+    cursor: Option<Uuid>,
+}
+
+/// The organization's incidents, newest first.
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(org): PagePath<Uuid>,
+    PageQuery(query): PageQuery<ListQuery>,
+) -> Answer {
+    let org = organization(&state, &visitor, org).await?;
+    let status = bounded_text("status", query.status, 100)?;
+    let found = incidents::list(
+        &state.pool,
+        org.id,
+        status.as_deref(),
+        query.cursor,
+        PER_PAGE + 1,
+    )
+    .await?;
+    let (found, next) = cut(found, PER_PAGE, |incident| incident.id);
+    let path = page::org_path(org.id, "incidents");
+    let carried = status
+        .as_ref()
+        .map(|status| format!("status={status}"))
+        .unwrap_or_default();
+    Ok(page(
+        &visitor,
+        Place::Org(&org, Tab::Incidents),
+        "Incidents",
+        &html! {
+            h1 { "Incidents" }
+            form.filter method="get" {
+                div { label for="status" { "Status" }
+                    select id="status" name="status" {
+                        option value="" { "all" }
+                        @for name in STATUSES { option value=(name) selected[status.as_deref() == Some(name)] { (name) } }
+                    } }
+                button type="submit" { "Filter" }
+            }
+            @if found.is_empty() {
+                p.empty { @if status.is_some() { "No incident is in this status." } @else { "No drift incident yet." } }
+            } @else {
+                (page::table("Incidents", &html! {
+                    thead { tr {
+                        th scope="col" { "Incident" } th scope="col" { "Status" } th scope="col" { "Severity" }
+                        th scope="col" { "Owner" } th scope="col" { "Detected" } th scope="col" { "Closed" }
+                        th scope="col" { "Details" }
+                    } }
+                    tbody { @for incident in &found { (row(&visitor, &path, incident)) } }
+                }))
+            }
+            (page::more(next, &path, &carried))
+        },
+    ))
+}
+
+fn row(visitor: &Visitor, path: &str, incident: &Incident) -> Markup {
+    html! {
+        tr {
+            th scope="row" { a href={ (path) "/" (incident.id) } { (incident.title) } }
+            td { (page::badge(&incident.status)) }
+            td { (severity(incident)) }
+            td { (incident.owner.as_deref().unwrap_or("–")) }
+            td { (page::ago(visitor.now, incident.detected_at)) }
+            td { (page::ago_or_dash(visitor.now, incident.closed_at)) }
+            td { @match incident.payload_state {
+                PayloadState::Available => "kept", PayloadState::Purged => "purged", PayloadState::Missing => "none",
+            } }
+        }
+    }
+}
+
+fn severity(incident: &Incident) -> Markup {
+    html! { @match &incident.severity { Some(severity) => { (page::badge(severity)) } None => { (page::dash()) } } }
+}
+
+/// What of an incident is looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Shown {
+    #[default]
+    Summary,
+    Timeline,
+    Approvals,
+}
+
+/// The tab of an incident's page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TabQuery {
+    tab: Shown,
+}
+
+/// One incident.
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath((org, id)): PagePath<(Uuid, Uuid)>,
+    PageQuery(query): PageQuery<TabQuery>,
+) -> Answer {
+    let org = organization(&state, &visitor, org).await?;
+    let incident = incidents::get(&state.pool, org.id, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let environment = environments::get(&state.pool, org.id, incident.env_id).await?;
+    let approvals = incidents::approvals(&state.pool, id).await?;
+    let shown = match query.tab {
+        Shown::Summary => summary(&state, &visitor, &org, &incident).await?,
+        Shown::Timeline => timeline(&incident),
+        Shown::Approvals => approval_table(&visitor, &approvals),
+    };
+    let tab = |tab: Shown, query: &str, name: &str| {
+        html! { a href={ "?tab=" (query) } aria-current=[(tab == query_tab(query)).then_some("page")] { (name) } }
+    };
+    Ok(page(
+        &visitor,
+        Place::Org(&org, Tab::Incidents),
+        &incident.title,
+        &html! {
+            h1 { (incident.title) }
+            dl.facts {
+                div { dt { "Status" } dd { (page::badge(&incident.status)) } }
+                div { dt { "Severity" } dd { (severity(&incident)) } }
+                div { dt { "Owner" } dd { (incident.owner.as_deref().unwrap_or("nobody yet")) } }
+                div { dt { "Environment" } dd { @match &environment {
+                    Some(found) => { a href={ (page::org_path(org.id, "environments")) "/" (found.id) } { (found.name) } }
+                    None => { (page::dash()) }
+                } } }
+                div { dt { "Detected" } dd { (page::ago(visitor.now, incident.detected_at)) } }
+            }
+            (lifecycle(&visitor, &incident))
+            nav.tabs aria-label="Incident" {
+                (tab(query.tab, "summary", "Drift Summary"))
+                (tab(query.tab, "timeline", "Timeline"))
+                (tab(query.tab, "approvals", &format!("Approvals ({})", approvals.len())))
+            }
+            (shown)
+        },
+    ))
+}
+
+fn query_tab(name: &str) -> Shown {
+    match name {
+        "timeline" => Shown::Timeline,
+        "approvals" => Shown::Approvals,
+        _ => Shown::Summary,
+    }
+}
+
+/// When each station was reached.
+fn stations(incident: &Incident) -> [(&'static str, Option<DateTime<Utc>>); 5] {
+    let at = [
+        Some(incident.detected_at),
+        incident.acknowledged_at,
+        incident.stabilized_at,
+        incident.reconciled_at,
+        incident.closed_at,
+    ];
+    std::array::from_fn(|index| (STATUSES[index], at[index]))
+}
+
+fn lifecycle(visitor: &Visitor, incident: &Incident) -> Markup {
+    html! {
+        ol.lifecycle aria-label="Lifecycle" {
+            @for (name, at) in stations(incident) {
+                li class=[at.map(|_| "reached")] aria-current=[(name == incident.status).then_some("step")] {
+                    span.station { (name) } " " (page::ago_or_dash(visitor.now, at))
+                }
+            }
+        }
+    }
+}
+
+fn timeline(incident: &Incident) -> Markup {
+    let mut events: Vec<(DateTime<Utc>, &str)> = stations(incident)
+        .into_iter()
+        .filter_map(|(name, at)| Some((at?, name)))
+        .collect();
+    events.extend(incident.payload_purged_at.map(|at| (at, "details purged")));
+    events.sort_unstable();
+    page::table(
+        "Timeline",
+        &html! {
+            thead { tr { th scope="col" { "When" } th scope="col" { "What" } } }
+            tbody { @for (at, what) in events { tr { th scope="row" { (page::exact(at)) } td { (what) } } } }
+        },
+    )
+}
+
+async fn summary(
+    state: &ApiState,
+    visitor: &Visitor,
+    org: &Organization,
+    incident: &Incident,
+) -> Answer {
+    if let Some(found) = incidents::payload(&state.pool, incident.id).await? {
+        return Ok(payload::readable(&found));
+    }
+    let window = match incident.payload_purged_at {
+        Some(at) => queue::window_applied(&state.pool, org.id, "incident_payloads", at).await?,
+        None => None,
+    };
+    Ok(html! {
+        div.banner role="status" {
+            p { strong { (incident.notice.unwrap_or_default()) } }
+            @if let Some(at) = incident.payload_purged_at {
+                p { (gone(visitor, at, window.as_ref())) }
+            } @else {
+                p { "None were recorded, or they were lost before retention began; no purge took them." }
+            }
+        }
+    })
+}
+
+fn gone(visitor: &Visitor, at: DateTime<Utc>, window: Option<&AppliedWindow>) -> Markup {
+    html! {
+        "Purged on " (page::exact(at)) " (" (page::ago(visitor.now, at)) ")"
+        @if let Some(window) = window {
+            @if let Some(days) = window.days {
+                ": details of closed incidents are kept for " (days) " days on the plan " (window.plan.as_deref().unwrap_or("of then"))
+            }
+            ", by run " (page::run_link(window.run))
+        }
+        "."
+    }
+}
+
+fn approval_table(visitor: &Visitor, approvals: &[Approval]) -> Markup {
+    html! {
+        @if approvals.is_empty() { p.empty { "No approval is kept for this incident." } } @else {
+            (page::table("Approvals", &html! {
+                thead { tr {
+                    th scope="col" { "Action" } th scope="col" { "Status" } th scope="col" { "Requested by" }
+                    th scope="col" { "Requested" } th scope="col" { "Decided by" } th scope="col" { "Notes" }
+                } }
+                tbody { @for approval in approvals {
+                    tr {
+                        th scope="row" { (page::words(&approval.action)) }
+                        td { (page::badge(&approval.status)) }
+                        td { (approval.requested_by) }
+                        td { (page::ago(visitor.now, approval.created_at)) }
+                        td { (approval.decided_by.as_deref().unwrap_or("–")) }
+                        td { (approval.notes.as_deref().unwrap_or("–")) }
+                    }
+                } }
+            }))
+        }
+    }
+}

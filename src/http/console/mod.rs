@@ -1,0 +1,104 @@
+//! The console: pages for operators and customers' admins, rendered here and usable without scripts.
+//!
+//! A page is a function from the same reads that the API and the command line use to markup. Every page is behind
+//! a session ([`session`]), every form carries the session's CSRF token ([`visit::Signed`]), and nothing is loaded
+//! from anywhere but this process.
+
+mod actions;
+mod assets;
+mod charts;
+mod dashboard;
+mod environments;
+mod failure;
+mod incidents;
+mod organizations;
+mod overview;
+mod page;
+mod payload;
+mod replay;
+mod retention;
+mod run;
+mod runs;
+mod session;
+mod signin;
+mod visit;
+
+use axum::{
+    Router, middleware,
+    response::Redirect,
+    routing::{get, post},
+};
+
+use self::{failure::Failure, page::org_path, session::Visitor};
+use super::{ApiState, Problem, Role};
+use crate::{
+    drift::organizations::{self as records, Organization},
+    ids::OrgId,
+};
+
+/// What a page's handler answers with.
+type Answer<T = maud::Markup> = Result<T, Failure>;
+
+/// The console's routes; `/` leads there.
+pub(super) fn router(state: ApiState) -> Router {
+    let organization = Router::new()
+        .route("/environments", get(environments::list))
+        .route("/environments/{env}", get(environments::show))
+        .route("/incidents", get(incidents::list))
+        .route("/incidents/{incident}", get(incidents::show))
+        .route("/dashboard", get(dashboard::show))
+        .route("/retention", get(retention::show))
+        .route("/retention/preview", get(retention::preview))
+        .route(
+            "/retention/purge",
+            get(retention::confirm).post(retention::purge),
+        );
+    let console = Router::new()
+        .route("/", get(home))
+        .route("/overview", get(overview::show))
+        .route("/overdue", get(overview::overdue))
+        .route("/unresolved", get(overview::unresolved))
+        .route("/orgs", get(organizations::list))
+        .nest("/orgs/{org}", organization)
+        .route("/runs", get(runs::list))
+        .route("/runs/replay", get(replay::confirm).post(replay::replay))
+        .route("/runs/{run}", get(run::show))
+        .route("/runs/{run}/progress", get(run::progress))
+        .route(
+            "/runs/{run}/cancel",
+            get(run::confirm_cancel).post(run::cancel),
+        )
+        .route("/actions", get(actions::list))
+        .route("/assets/{version}/{file}", get(assets::file))
+        .fallback(async || Failure::from(Problem::not_found()));
+    Router::new()
+        .route("/", get(async || Redirect::to("/console")))
+        .route("/signin", get(signin::show).post(signin::sign_in))
+        .route("/signout", post(signin::sign_out))
+        .nest("/console", console)
+        .method_not_allowed_fallback(async || Failure::from(Problem::method_not_allowed()))
+        .layer(middleware::from_fn_with_state(state.clone(), visit::around))
+        .with_state(state)
+}
+
+/// Where somebody begins.
+async fn home(visitor: Visitor) -> Answer<Redirect> {
+    let path = match (visitor.identity.role, visitor.identity.org) {
+        (Role::Operator, _) => "/console/overview".to_owned(),
+        (_, Some(org)) => org_path(org, "environments"),
+        (_, None) => return Err(Problem::not_found().into()),
+    };
+    Ok(Redirect::to(&path))
+}
+
+/// The organization of a path, if the visitor may see it.
+async fn organization(
+    state: &ApiState,
+    visitor: &Visitor,
+    org: uuid::Uuid,
+) -> Answer<Organization> {
+    let org = OrgId(org);
+    visitor.identity.may_read(org)?;
+    let found = records::get(&state.pool, org).await?;
+    Ok(found.ok_or_else(Problem::not_found)?)
+}

@@ -1,0 +1,164 @@
+//! The operator's overview: is the promise kept, and if not, where to look.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use chrono::NaiveDate;
+use maud::{Markup, html};
+use uuid::Uuid;
+
+use super::{
+    Answer,
+    charts::{self, Columns},
+    organizations::organization_table,
+    page::{self, Place, page},
+    runs::org_link,
+    session::Visitor,
+    visit::PageQuery,
+};
+use crate::{
+    drift::organizations::{self, OrganizationFilter},
+    figures,
+    gauges::Standing,
+    http::{ApiState, api::cut},
+    purge::datasets::tables,
+    queue::RunStatus,
+};
+
+/// Organizations per page.
+const PER_PAGE: usize = 100;
+
+/// The figures of the whole database.
+pub(super) async fn show(State(state): State<ApiState>, visitor: Visitor) -> Answer {
+    visitor.identity.may_operate()?;
+    let standing = state.gauges.standing().await?;
+    Ok(page(
+        &visitor,
+        Place::Overview,
+        "Overview",
+        &html! {
+            h1 { "Overview" }
+            (headline(&visitor, &standing))
+            section { h2 { "Rows purged per day" } (per_day(&standing)) }
+            section { h2 { "Runs by status" } (queue(&standing)) }
+            p.hint { "As of " (page::ago(visitor.now, standing.taken_at)) "." }
+        },
+    ))
+}
+
+fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
+    let overdue = &standing.overdue;
+    let oldest = overdue.organizations.first().map(|org| org.seconds);
+    html! {
+        dl.figures {
+            div { dt { "Organizations overdue" } dd { a href="/console/overdue" { (figures::number(overdue.organizations.len())) } } }
+            div { dt { "Oldest overdue" } dd { a href="/console/overdue" {
+                @match oldest { Some(age) => { (page::seconds(age)) } None => "nothing" } } } }
+            div { dt { "Unresolved plans" } dd { a href="/console/unresolved" { (figures::number(overdue.unresolved())) } } }
+            div { dt { "Failed runs" } dd { a href="/console/runs?status=failed" { (figures::number(standing.runs("failed"))) } } }
+            div { dt { "Last slot" } dd { @match &standing.last_slot {
+                Some(slot) => { a href="/console/runs" { (page::ago(visitor.now, slot.slot)) }
+                    @if slot.completed_at.is_none() { " " span.badge.busy { "being enqueued" } } }
+                None => "none yet",
+            } } }
+        }
+    }
+}
+
+fn per_day(standing: &Standing) -> Markup {
+    let mut days: BTreeMap<NaiveDate, BTreeMap<&str, i64>> = BTreeMap::new();
+    for purged in &standing.purged_per_day {
+        let day = days.entry(purged.day).or_default();
+        if let Some(table) = &purged.table {
+            day.insert(table, purged.rows);
+        }
+    }
+    let columns: Vec<charts::Column> = days
+        .into_iter()
+        .map(|(day, rows)| {
+            let of_table = |table| rows.get(table).copied().unwrap_or(0);
+            (
+                day.format("%b %-d").to_string(),
+                tables().map(of_table).collect(),
+            )
+        })
+        .collect();
+    let series: Vec<String> = tables().map(page::words).collect();
+    charts::columns("Rows purged per day", Columns::Stacked, &series, &columns)
+}
+
+fn queue(standing: &Standing) -> Markup {
+    let rows: Vec<(Markup, i64)> = RunStatus::ALL
+        .iter()
+        .map(|status| {
+            let link =
+                html! { a href={ "/console/runs?status=" (status.name()) } { (status.name()) } };
+            (link, standing.runs(status.name()))
+        })
+        .collect();
+    charts::rows("Runs by status", "Status", &rows)
+}
+
+/// The organizations that hold expired rows, the worst first.
+pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> Answer {
+    visitor.identity.may_operate()?;
+    let standing = state.gauges.standing().await?;
+    let all = &standing.overdue.organizations;
+    let shown = &all[..all.len().min(PER_PAGE)];
+    let ids: Vec<Uuid> = shown.iter().map(|org| org.id.0).collect();
+    let names = organizations::names(&state.pool, &ids).await?;
+    Ok(page(
+        &visitor,
+        Place::Overview,
+        "Overdue organizations",
+        &html! {
+            h1 { "Overdue organizations" }
+            p.lead { "They hold rows that are past their window and protected by no rule. The next slot takes them." }
+            @if shown.is_empty() { p.empty { "None: every promise is kept." } } @else {
+                (page::table("Overdue organizations", &html! {
+                    thead { tr { th scope="col" { "Organization" } th scope="col" { "Oldest row is past its cutoff by" } } }
+                    tbody { @for org in shown {
+                        tr { th scope="row" { (org_link(org.id, &names)) } td { (page::seconds(org.seconds)) } }
+                    } }
+                }))
+                @if all.len() > PER_PAGE { p.hint { "The worst " (PER_PAGE) " of " (figures::number(all.len())) "." } }
+            }
+            p.hint { "As of " (page::ago(visitor.now, standing.taken_at)) "." }
+        },
+    ))
+}
+
+/// Where a page begins.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct UnresolvedQuery {
+    cursor: Option<Uuid>,
+}
+
+/// The organizations whose plan is unknown.
+pub(super) async fn unresolved(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PageQuery(query): PageQuery<UnresolvedQuery>,
+) -> Answer {
+    visitor.identity.may_operate()?;
+    let standing = state.gauges.standing().await?;
+    let filter = OrganizationFilter {
+        search: None,
+        plans: Some(standing.overdue.unknown_plans.keys().cloned().collect()),
+    };
+    let limit = i64::try_from(PER_PAGE).unwrap_or(i64::MAX);
+    let found = organizations::list(&state.pool, &filter, query.cursor, limit + 1).await?;
+    let (found, next) = cut(found, limit, |org| org.id.0);
+    Ok(page(
+        &visitor,
+        Place::Overview,
+        "Unresolved plans",
+        &html! {
+            h1 { "Unresolved plans" }
+            p.lead { "Nothing of these organizations is purged until " code { "organizations.plan" } " names a known plan." }
+            @if found.is_empty() { p.empty { "None: every plan is known." } } @else { (organization_table(&found)) }
+            (page::more(next, "/console/unresolved", ""))
+        },
+    ))
+}

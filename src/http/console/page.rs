@@ -1,0 +1,217 @@
+//! The frame of every page: head, navigation, who is signed in; and the small parts that pages are made of.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use maud::{DOCTYPE, Markup, html};
+use uuid::Uuid;
+
+use super::{assets, session::Visitor};
+use crate::{drift::organizations::Organization, figures, http::Role, ids::OrgId};
+
+/// Where a page stands in the navigation.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    Overview,
+    Organizations,
+    Runs,
+    Actions,
+    Org(&'a Organization, Tab),
+}
+
+/// The pages of one organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tab {
+    Environments,
+    Incidents,
+    Dashboard,
+    Retention,
+}
+
+impl Tab {
+    const ALL: [Self; 4] = [
+        Self::Environments,
+        Self::Incidents,
+        Self::Dashboard,
+        Self::Retention,
+    ];
+
+    fn path_and_name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Environments => ("environments", "Environments"),
+            Self::Incidents => ("incidents", "Incidents"),
+            Self::Dashboard => ("dashboard", "Drift dashboard"),
+            Self::Retention => ("retention", "Retention"),
+        }
+    }
+}
+
+/// A whole page for somebody who is signed in.
+pub(super) fn page(visitor: &Visitor, place: Place<'_>, title: &str, content: &Markup) -> Markup {
+    let identity = &visitor.identity;
+    frame(
+        title,
+        &html! {
+            nav aria-label="Console" {
+                @if identity.role == Role::Operator {
+                    (link("/console/overview", "Overview", matches!(place, Place::Overview)))
+                    (link("/console/orgs", "Organizations", matches!(place, Place::Organizations | Place::Org(..))))
+                    (link("/console/runs", "Runs", matches!(place, Place::Runs)))
+                    (link("/console/actions", "Operator actions", matches!(place, Place::Actions)))
+                }
+            }
+            form.session method="post" action="/signout" {
+                span.who { (identity.subject) " " span.badge.plain { (identity.role.name()) } }
+                (csrf(visitor))
+                button.quiet type="submit" { "Sign out" }
+            }
+        },
+        &html! {
+            @if let Place::Org(org, tab) = place { (organization_head(org, tab)) }
+            (content)
+        },
+    )
+}
+
+/// A page for whoever is not signed in.
+pub(super) fn bare(title: &str, content: &Markup) -> Markup {
+    frame(title, &html! {}, &html! { div.narrow { (content) } })
+}
+
+fn frame(title: &str, header: &Markup, content: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="htmx-config" content=r#"{"includeIndicatorStyles":false,"allowEval":false,"historyCacheSize":0}"#;
+                title { (title) " · drift-retention" }
+                link rel="icon" type="image/svg+xml" href=(assets::path("icon.svg"));
+                link rel="stylesheet" href=(assets::path("console.css"));
+                script src=(assets::path("htmx.js")) defer {}
+            }
+            body {
+                a.skip href="#content" { "Skip to content" }
+                header { a.brand href="/console" { "drift-retention" } (header) }
+                main id="content" tabindex="-1" { (content) }
+            }
+        }
+    }
+}
+
+fn organization_head(org: &Organization, here: Tab) -> Markup {
+    html! {
+        div.organization {
+            p.name { (org.name) " " span.badge.plain { (org.plan) } }
+            nav.tabs aria-label="Organization" {
+                @for tab in Tab::ALL {
+                    @let (path, name) = tab.path_and_name();
+                    (link(&org_path(org.id, path), name, tab == here))
+                }
+            }
+        }
+    }
+}
+
+fn link(href: &str, name: &str, here: bool) -> Markup {
+    html! { a href=(href) aria-current=[here.then_some("page")] { (name) } }
+}
+
+/// The path of an organization's page.
+pub(super) fn org_path(org: OrgId, page: &str) -> String {
+    format!("/console/orgs/{org}/{page}")
+}
+
+/// The hidden field that every form carries.
+pub(super) fn csrf(visitor: &Visitor) -> Markup {
+    html! { input type="hidden" name="csrf" value=(visitor.csrf); }
+}
+
+/// A word with the color of what it says.
+pub(super) fn badge(status: &str) -> Markup {
+    let class = match status {
+        "in_sync" | "succeeded" | "approved" | "closed" | "available" => "good",
+        "drift" | "failed" | "rejected" | "critical" | "not_in_git" => "bad",
+        "retrying" | "high" | "modified" | "detected" | "pending" => "warn",
+        "running" | "queued" | "acknowledged" | "stabilized" | "reconciled" => "busy",
+        _ => "plain",
+    };
+    html! { span class={ "badge " (class) } { (words(status)) } }
+}
+
+/// A name of the database as words: `in_sync` is `in sync`.
+pub(super) fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+/// How long ago, with the exact time on hover.
+pub(super) fn ago(now: DateTime<Utc>, at: DateTime<Utc>) -> Markup {
+    html! { time datetime=(at.to_rfc3339_opts(SecondsFormat::Secs, true)) title=(exact(at)) { (figures::age(now, at)) } }
+}
+
+/// How long ago, or a dash.
+pub(super) fn ago_or_dash(now: DateTime<Utc>, at: Option<DateTime<Utc>>) -> Markup {
+    html! { @if let Some(at) = at { (ago(now, at)) } @else { (dash()) } }
+}
+
+/// The exact time, for people: `2026-11-23 02:00:00 UTC`.
+pub(super) fn exact(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A length of time in seconds, for people.
+pub(super) fn seconds(length: f64) -> String {
+    let length = TimeDelta::try_milliseconds(round(length * 1000.0)).unwrap_or(TimeDelta::MAX);
+    figures::duration(length)
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a cast saturates, and no figure is that large"
+)]
+fn round(figure: f64) -> i64 {
+    figure.round() as i64
+}
+
+/// What stands where there is nothing.
+pub(super) fn dash() -> Markup {
+    html! { span.dash aria-label="none" { "–" } }
+}
+
+/// A table that scrolls by itself where the window is narrow, also by keyboard.
+pub(super) fn table(caption: &str, table: &Markup) -> Markup {
+    html! {
+        div.scroll role="region" aria-label=(caption) tabindex="0" {
+            table { caption.hidden { (caption) } (table) }
+        }
+    }
+}
+
+/// A link to a run by the beginning of its id.
+pub(super) fn run_link(run: Uuid) -> Markup {
+    html! { a.id href={ "/console/runs/" (run) } title=(run) { (short(run)) } }
+}
+
+/// The beginning of an id: enough to tell a few apart.
+pub(super) fn short(id: Uuid) -> String {
+    id.simple().to_string()[..8].to_owned()
+}
+
+/// The button to the next page of a list.
+pub(super) fn more(next: Option<impl std::fmt::Display>, path: &str, query: &str) -> Markup {
+    html! {
+        @if let Some(cursor) = next {
+            @let and = if query.is_empty() { "" } else { "&" };
+            p.more { a.button href={ (path) "?" (query) (and) "cursor=" (cursor) } { "Next page" } }
+        }
+    }
+}
+
+/// A text that somebody was asked for, and its limits.
+pub(super) fn reason_field() -> Markup {
+    html! {
+        label for="reason" { "Reason" }
+        input id="reason" name="reason" maxlength="1000" autocomplete="off";
+        p.hint { "Kept in the record, for whoever asks why." }
+    }
+}

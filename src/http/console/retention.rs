@@ -1,0 +1,199 @@
+//! An organization's retention: what its plan promises, what would go now, what went; and purge now.
+
+use axum::{extract::State, response::Redirect};
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    Answer, organization,
+    page::{self, Place, Tab, page},
+    runs::run_table,
+    session::{self, Visitor},
+    visit::{PagePath, Signed},
+};
+use crate::{
+    drift::organizations::Organization,
+    figures,
+    http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
+    purge::{self, Preview, datasets::DATASETS},
+    queue::{self, EnqueueError, Run, RunFilter},
+    retention::Plan,
+};
+
+/// How many of the last runs are shown.
+const LAST_RUNS: u32 = 10;
+
+/// The plan, the preview, the next run and the last ones.
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(org): PagePath<Uuid>,
+) -> Answer {
+    let org = organization(&state, &visitor, org).await?;
+    let filter = RunFilter {
+        org: Some(org.id),
+        ..RunFilter::default()
+    };
+    let runs = queue::list(&state.pool, &filter, None, LAST_RUNS)
+        .await?
+        .items;
+    let path = page::org_path(org.id, "retention");
+    let may_purge = visitor.identity.may_purge(org.id).is_ok();
+    Ok(page(
+        &visitor,
+        Place::Org(&org, Tab::Retention),
+        "Retention",
+        &html! {
+            div.title {
+                h1 { "Retention" }
+                @if may_purge { a.button.primary href={ (path) "/purge" } { "Purge now" } }
+            }
+            div.columns {
+                section { h2 { "What the plan keeps" } (windows(&org, visitor.now)) }
+                section { h2 { "What a purge would remove now" }
+                    div hx-get={ (path) "/preview" } hx-trigger="load" hx-swap="outerHTML" {
+                        p.empty { "Counting … " noscript { a href={ (path) "/preview" } { "Show the count" } } }
+                    }
+                }
+            }
+            section { h2 { "Next run" } p { (next_run(&state, &visitor, &runs)) } }
+            section { h2 { "Last runs" }
+                @if runs.is_empty() { p.empty { "Nothing has been purged yet." } }
+                @else { (run_table(&visitor, &runs, None, false)) }
+            }
+        },
+    ))
+}
+
+fn windows(org: &Organization, now: DateTime<Utc>) -> Markup {
+    let Ok(plan) = org.plan.parse::<Plan>() else {
+        return html! {
+            div.banner.bad { p { strong { "The plan " code { (org.plan) } " is unknown, so nothing is purged." } }
+                p { "Runs fail with " code { "policy_unresolved" } " until " code { "organizations.plan" } " is corrected." } }
+        };
+    };
+    let policy = plan.policy();
+    page::table(
+        "What the plan keeps",
+        &html! {
+            thead { tr { th scope="col" { "Data" } th scope="col" { "Kept for" } th scope="col" { "Goes if older than" } } }
+            tbody { @for dataset in DATASETS {
+                @let window = policy.get(dataset.name());
+                tr {
+                    th scope="row" { (page::words(dataset.tables()[0])) }
+                    td { @match window { Some(window) => { (window.in_days()) " days" } None => "no rule" } }
+                    td { @match window { Some(window) => { (page::exact(window.cutoff(now).0)) } None => "nothing goes" } }
+                }
+            } }
+        },
+    )
+}
+
+fn next_run(state: &ApiState, visitor: &Visitor, runs: &[Run]) -> Markup {
+    let live = runs.iter().find(|run| !run.is_final());
+    html! {
+        @match (live, state.schedule.next(visitor.now)) {
+            (Some(run), _) => {
+                "Run " (page::run_link(run.id.0)) " is " (page::badge(&run.status))
+                @if let Some(at) = run.next_attempt_at { ", its next attempt " (page::ago(visitor.now, at)) }
+                "."
+            }
+            (None, Some(slot)) => { "By schedule " (page::ago(visitor.now, slot)) ", on " (page::exact(slot)) "." }
+            (None, None) => "The schedule has no further slot.",
+        }
+    }
+}
+
+/// The preview, as a part of the retention page.
+pub(super) async fn preview(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(org): PagePath<Uuid>,
+) -> Answer {
+    let org = organization(&state, &visitor, org).await?;
+    Ok(preview_table(&purge::preview(&state.pool, org.id).await?))
+}
+
+fn preview_table(preview: &Preview) -> Markup {
+    let total: u64 = preview.tables.0.iter().map(|(_, rows)| rows).sum();
+    page::table(
+        "What a purge would remove now",
+        &html! {
+            thead { tr { th scope="col" { "Table" } th.number scope="col" { "Rows" } } }
+            tbody { @for (table, rows) in &preview.tables.0 {
+                tr { th scope="row" { code { (table) } } td.number { (figures::number(*rows)) } }
+            } }
+            tfoot { tr { th scope="row" { "All" } td.number { (figures::number(total)) } } }
+        },
+    )
+}
+
+/// Asks once more, with the numbers.
+pub(super) async fn confirm(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(org): PagePath<Uuid>,
+) -> Answer {
+    let org = organization(&state, &visitor, org).await?;
+    visitor.identity.may_purge(org.id)?;
+    let preview = purge::preview(&state.pool, org.id).await?;
+    Ok(page(
+        &visitor,
+        Place::Org(&org, Tab::Retention),
+        "Purge now?",
+        &html! {
+            h1 { "Purge now?" }
+            p.lead { "These rows of " strong { (org.name) } " are past their window and go for good:" }
+            (preview_table(&preview))
+            @if preview.error_kind.is_some() {
+                div.banner.bad { p { "The plan " code { (org.plan) } " is unknown: the run will fail and purge nothing." } }
+            }
+            form.card method="post" {
+                (page::csrf(&visitor))
+                // Sent twice, it is one request.
+                input type="hidden" name="key" value=(session::secret());
+                (page::reason_field())
+                div.buttons {
+                    button.danger type="submit" { "Purge now" }
+                    a.button href=(page::org_path(org.id, "retention")) { "Keep everything" }
+                }
+            }
+        },
+    ))
+}
+
+/// The fields of the confirmation.
+#[derive(Debug, Deserialize)]
+pub(super) struct PurgeForm {
+    reason: Option<String>,
+    key: Option<String>,
+}
+
+/// Enqueues the purge, and shows its run.
+pub(super) async fn purge(
+    State(state): State<ApiState>,
+    PagePath(org): PagePath<Uuid>,
+    Signed(visitor, form): Signed<PurgeForm>,
+) -> Answer<Redirect> {
+    let org = organization(&state, &visitor, org).await?;
+    visitor.identity.may_purge(org.id)?;
+    let reason = bounded_text("reason", form.reason, MAX_REASON)?;
+    let key = bounded_text("key", form.key, 200)?;
+    let mut tx = state.pool.begin().await?;
+    let run = queue::request_purge(
+        &mut tx,
+        org.id,
+        &visitor.identity.subject,
+        reason.as_deref(),
+        key.as_deref(),
+    )
+    .await
+    .map_err(|error| match error {
+        EnqueueError::NoOrganization(_) => Problem::not_found(),
+        EnqueueError::Database(error) => error.into(),
+    })?;
+    tx.commit().await?;
+    Ok(Redirect::to(&format!("/console/runs/{}", run.run_id)))
+}

@@ -1,0 +1,272 @@
+//! One run: what it did to each table, live until it is over; and cancelling it.
+
+use axum::{extract::State, response::Redirect};
+use maud::{Markup, html};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    Answer, actions,
+    page::{self, Place, Tab, page},
+    session::Visitor,
+    visit::{PagePath, Signed},
+};
+use crate::{
+    drift::organizations::{self, Organization},
+    figures,
+    http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
+    ids::RunId,
+    queue::{self, Action, Operator, Run},
+};
+
+/// What a run's page shows.
+struct Shown {
+    run: Run,
+    org: Option<Organization>,
+    actions: Vec<Action>,
+    replays: Vec<Uuid>,
+}
+
+async fn find(state: &ApiState, visitor: &Visitor, id: Uuid) -> Answer<Shown> {
+    let run = queue::get(&state.pool, RunId(id)).await?;
+    let run = run.ok_or_else(Problem::not_found)?;
+    visitor.identity.may_read(run.org_id)?;
+    Ok(Shown {
+        org: organizations::get(&state.pool, run.org_id).await?,
+        actions: queue::actions_on(&state.pool, run.id).await?,
+        replays: queue::replays_of(&state.pool, run.id).await?,
+        run,
+    })
+}
+
+/// Operators come from all runs, everybody else from their organization.
+fn place<'a>(visitor: &Visitor, org: Option<&'a Organization>) -> Place<'a> {
+    match org {
+        Some(org) if visitor.identity.may_operate().is_err() => Place::Org(org, Tab::Retention),
+        _ => Place::Runs,
+    }
+}
+
+/// The run's page.
+pub(super) async fn show(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(id): PagePath<Uuid>,
+) -> Answer {
+    let shown = find(&state, &visitor, id).await?;
+    let title = format!("Run {}", page::short(id));
+    Ok(page(
+        &visitor,
+        place(&visitor, shown.org.as_ref()),
+        &title,
+        &html! {
+            h1 { (title) }
+            (progress_of(&visitor, &shown))
+        },
+    ))
+}
+
+/// The part of the page that changes while the run is live: it asks for itself again each second.
+pub(super) async fn progress(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(id): PagePath<Uuid>,
+) -> Answer {
+    let shown = find(&state, &visitor, id).await?;
+    Ok(progress_of(&visitor, &shown))
+}
+
+fn progress_of(visitor: &Visitor, shown: &Shown) -> Markup {
+    let run = &shown.run;
+    let path = format!("/console/runs/{}/progress", run.id);
+    let live = !run.is_final();
+    html! {
+        div id="progress" hx-get=[live.then_some(path)] hx-trigger=[live.then_some("every 1s")] hx-swap=[live.then_some("outerHTML")] {
+            (state_line(visitor, run))
+            (facts(visitor, shown))
+            section { h2 { "Tables" } (steps(run)) }
+            @if let Some(error) = &run.error { (error_box(run, error)) }
+            section { h2 { "Timeline" } (timeline(shown)) }
+            @if visitor.identity.may_operate().is_ok() { (buttons(run)) }
+        }
+    }
+}
+
+fn state_line(visitor: &Visitor, run: &Run) -> Markup {
+    html! {
+        p.state role="status" {
+            (page::badge(&run.status))
+            @match run.verified_at {
+                Some(at) => { " " strong { "Verified" } " " (page::ago(visitor.now, at)) ": nothing expired and unprotected was left." }
+                None if run.status == "queued" => " Waiting for a worker.",
+                None if run.status == "running" => " A worker is on it.",
+                None if run.status == "retrying" => {
+                    " Attempt " (run.attempts) " failed; the next one is due "
+                    (page::ago_or_dash(visitor.now, run.next_attempt_at)) "."
+                }
+                None => { " Ended without verification." }
+            }
+        }
+    }
+}
+
+fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
+    let run = &shown.run;
+    html! {
+        dl.facts {
+            div { dt { "Organization" } dd { @match &shown.org {
+                Some(org) => { a href=(page::org_path(org.id, "retention")) { (org.name) } }
+                None => { (run.org_id) " (deleted)" }
+            } } }
+            div { dt { "Plan" } dd { (run.plan.as_deref().unwrap_or("not resolved yet")) } }
+            div { dt { "Trigger" } dd { (page::words(&run.trigger)) } }
+            div { dt { "Asked by" } dd { (run.requested_by) } }
+            @if let Some(reason) = &run.reason { div { dt { "Reason" } dd { (reason) } } }
+            div { dt { "Attempts" } dd { (run.attempts) " of " (run.max_attempts) } }
+            @if let Some(slot) = run.scheduled_for { div { dt { "Slot" } dd { (page::exact(slot)) } } }
+            @if let Some(first) = run.replay_of { div { dt { "Replay of" } dd { (page::run_link(first)) } } }
+            @if !shown.replays.is_empty() {
+                div { dt { "Replayed by" } dd { @for replay in &shown.replays { (page::run_link(*replay)) " " } } }
+            }
+            @if let (Some(started), Some(finished)) = (run.started_at, run.finished_at) {
+                div { dt { "Took" } dd { (figures::duration(finished - started)) } }
+            }
+            div { dt { "Created" } dd { (page::ago(visitor.now, run.created_at)) } }
+        }
+    }
+}
+
+fn steps(run: &Run) -> Markup {
+    html! {
+        @if run.steps.is_empty() { p.empty { "No attempt has begun: nothing was purged." } } @else {
+            (page::table("What went, by table", &html! {
+                thead { tr {
+                    th scope="col" { "Table" } th scope="col" { "State" } th.number scope="col" { "Rows purged" }
+                    th.number scope="col" { "Kept by a rule" } th.number scope="col" { "Batches" }
+                    th scope="col" { "Goes if older than" }
+                } }
+                tbody { @for step in run.steps.iter() {
+                    tr {
+                        th scope="row" { code { (step.table_name) } }
+                        td { (page::badge(&step.status)) }
+                        td.number { (figures::number(step.rows_purged)) }
+                        td.number { (figures::number(step.rows_kept)) }
+                        td.number { (figures::number(step.batches)) }
+                        td { @match step.cutoff { Some(cutoff) => { (page::exact(cutoff)) } None => "no rule" } }
+                    }
+                } }
+                tfoot { tr { th scope="row" { "All" } td {} td.number { (figures::number(run.rows_purged())) }
+                    td {} td {} td {} } }
+            }))
+        }
+    }
+}
+
+fn error_box(run: &Run, error: &str) -> Markup {
+    html! {
+        div.banner.bad {
+            p { strong { (run.error_kind.as_deref().unwrap_or("error")) } }
+            p.error { (error) }
+        }
+    }
+}
+
+fn timeline(shown: &Shown) -> Markup {
+    let run = &shown.run;
+    let mut events = vec![(run.created_at, html! { "created by " (run.requested_by) })];
+    let moments = [
+        (run.started_at, "first attempt started"),
+        (run.verified_at, "verified"),
+        (run.finished_at, "ended"),
+    ];
+    for (at, what) in moments {
+        events.extend(at.map(|at| (at, html! { (what) })));
+    }
+    for step in run.steps.iter() {
+        if let Some(at) = step.finished_at {
+            events.push((at, html! { code { (step.table_name) } " done" }));
+        }
+    }
+    for action in &shown.actions {
+        events.push((action.at, actions::sentence(action)));
+    }
+    events.sort_by_key(|(at, _)| *at);
+    page::table(
+        "Timeline",
+        &html! {
+            thead { tr { th scope="col" { "When" } th scope="col" { "What" } } }
+            tbody { @for (at, what) in &events { tr { th scope="row" { (page::exact(*at)) } td { (what) } } } }
+        },
+    )
+}
+
+fn buttons(run: &Run) -> Markup {
+    html! {
+        div.buttons {
+            @match run.status.as_str() {
+                "failed" | "cancelled" => { a.button href={ "/console/runs/replay?run=" (run.id) } { "Replay…" } }
+                "succeeded" => {}
+                _ => { a.button href={ "/console/runs/" (run.id) "/cancel" } { "Cancel…" } }
+            }
+        }
+    }
+}
+
+/// Asks once more, and why.
+pub(super) async fn confirm_cancel(
+    State(state): State<ApiState>,
+    visitor: Visitor,
+    PagePath(id): PagePath<Uuid>,
+) -> Answer {
+    visitor.identity.may_operate()?;
+    let shown = find(&state, &visitor, id).await?;
+    if shown.run.is_final() {
+        let over = format!(
+            "run {id} is {} already: there is nothing to cancel",
+            shown.run.status
+        );
+        return Err(Problem::conflict(over).into());
+    }
+    let org = shown
+        .org
+        .map_or_else(|| shown.run.org_id.to_string(), |org| org.name);
+    Ok(page(
+        &visitor,
+        Place::Runs,
+        "Cancel this run?",
+        &html! {
+            h1 { "Cancel this run?" }
+            p.lead { "Run " (page::run_link(id)) " of " strong { (org) } " is " (page::badge(&shown.run.status))
+                ". A running one stops at its next batch; what has gone by then stays gone." }
+            form.card method="post" {
+                (page::csrf(&visitor))
+                (page::reason_field())
+                div.buttons {
+                    button.danger type="submit" { "Cancel run" }
+                    a.button href={ "/console/runs/" (id) } { "Let it run" }
+                }
+            }
+        },
+    ))
+}
+
+/// Why an operator acts.
+#[derive(Debug, Deserialize)]
+pub(super) struct Because {
+    reason: Option<String>,
+}
+
+/// Cancels the run.
+pub(super) async fn cancel(
+    State(state): State<ApiState>,
+    PagePath(id): PagePath<Uuid>,
+    Signed(visitor, because): Signed<Because>,
+) -> Answer<Redirect> {
+    visitor.identity.may_operate()?;
+    let by = Operator {
+        name: visitor.identity.subject,
+        reason: bounded_text("reason", because.reason, MAX_REASON)?,
+    };
+    queue::cancel(&state.pool, RunId(id), &by).await?;
+    Ok(Redirect::to(&format!("/console/runs/{id}")))
+}

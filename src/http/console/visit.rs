@@ -1,0 +1,188 @@
+//! What every request to the console goes through: the session behind its cookie, the CSRF token of its form, and
+//! the headers that keep a page to itself.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use axum_extra::extract::{
+    CookieJar,
+    cookie::{Cookie, SameSite},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use subtle::ConstantTimeEq;
+
+use super::{
+    failure::Failure,
+    session::{self, COOKIE, Visitor},
+};
+use crate::http::{ApiState, Problem};
+
+/// Nothing but our own files, and no script or style inside a page.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Finds out who asks, exchanges a cookie that is old, and sets the pages' headers.
+pub(super) async fn around(
+    State(state): State<ApiState>,
+    jar: CookieJar,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let cookie = jar.get(COOKIE).map(|cookie| cookie.value().to_owned());
+    let is_local = is_loopback(request.headers());
+    let mut exchanged = None;
+    if let Some(cookie) = &cookie {
+        match visitor(&state, cookie).await {
+            Ok(Some((visitor, next))) => {
+                request.extensions_mut().insert(visitor);
+                exchanged = next;
+            }
+            Ok(None) => {}
+            Err(error) => return Failure::from(error).into_response(),
+        }
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(CONTENT_SECURITY_POLICY),
+    );
+    // A handler that sets the cookie itself (sign-in, sign-out) has the last word.
+    match exchanged {
+        Some(cookie) if !response.headers().contains_key(header::SET_COOKIE) => {
+            (CookieJar::new().add(keep(cookie, is_local)), response).into_response()
+        }
+        _ => response,
+    }
+}
+
+async fn visitor(
+    state: &ApiState,
+    cookie: &str,
+) -> sqlx::Result<Option<(Visitor, Option<String>)>> {
+    let Some(session) = session::find(&state.pool, cookie).await? else {
+        return Ok(None);
+    };
+    let exchanged = if session.is_stale {
+        session::rotate(&state.pool, cookie).await?
+    } else {
+        None
+    };
+    Ok(Some((session.visitor, exchanged)))
+}
+
+/// The cookie of a session. Outside loopback it travels over HTTPS only.
+pub(super) fn keep(secret: String, is_local: bool) -> Cookie<'static> {
+    Cookie::build((COOKIE, secret))
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Lax)
+        .secure(!is_local)
+        .build()
+}
+
+/// Whether the browser asked for this machine by a loopback name.
+pub(super) fn is_loopback(headers: &HeaderMap) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
+    name.is_some_and(|name| {
+        let name = name.trim_matches(['[', ']']);
+        name == "localhost"
+            || name
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    })
+}
+
+impl FromRequestParts<ApiState> for Visitor {
+    type Rejection = Failure;
+
+    /// Whoever is not signed in is led to the sign-in page, and from there to where they wanted to go.
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Failure> {
+        if let Some(visitor) = parts.extensions.get::<Self>() {
+            return Ok(visitor.clone());
+        }
+        if parts.headers.contains_key("hx-request") {
+            return Err(Failure::SignInAgain);
+        }
+        if parts.method != Method::GET {
+            let why = "your session has ended; sign in, then do it again";
+            return Err(Problem::unauthorized(why).into());
+        }
+        let wanted = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        Err(Failure::SignInFirst(wanted.to_owned()))
+    }
+}
+
+/// A form sent by a page of this visitor's own: it carries the token that the page was given.
+#[derive(Debug)]
+pub(super) struct Signed<T>(pub Visitor, pub T);
+
+#[derive(Deserialize)]
+struct Csrf {
+    #[serde(default)]
+    csrf: String,
+}
+
+impl<T: DeserializeOwned> FromRequest<ApiState> for Signed<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let visitor = Visitor::from_request_parts(&mut parts, state).await?;
+        let body = Bytes::from_request(Request::from_parts(parts, body), state)
+            .await
+            .map_err(Problem::from)?;
+        let sent: Csrf = parse_form(&body)?;
+        if !bool::from(sent.csrf.as_bytes().ct_eq(visitor.csrf.as_bytes())) {
+            let problem = Problem::forbidden(
+                "the form does not come from a page of your session; reload the page, then send it again",
+            );
+            return Err(problem.into());
+        }
+        Ok(Self(visitor, parse_form(&body)?))
+    }
+}
+
+/// Reads a form's fields.
+pub(super) fn parse_form<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_html_form::from_bytes(body)
+        .map_err(|error| Problem::bad_request(format!("the form cannot be read: {error}")))
+}
+
+/// A page's query; what a form left empty is absent.
+#[derive(Debug)]
+pub(super) struct PageQuery<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<ApiState> for PageQuery<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Failure> {
+        let query = parts.uri.query().unwrap_or_default();
+        let filled: Vec<&str> = query
+            .split('&')
+            .filter(|pair| !pair.ends_with('='))
+            .collect();
+        Ok(Self(parse_form(filled.join("&").as_bytes())?))
+    }
+}
+
+/// A path's ids.
+#[derive(Debug)]
+pub(super) struct PagePath<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<ApiState> for PagePath<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Failure> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(ids)) => Ok(Self(ids)),
+            Err(_) => Err(Problem::not_found().into()),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What the console tells of runs beside the runs themselves: failures by kind, who did what, what went when.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::ids::{OrgId, RunId};
+
+/// Failed runs of one error kind.
+#[derive(Debug, Clone)]
+pub struct Failures {
+    /// The error kind.
+    pub error_kind: Option<String>,
+    /// How many runs.
+    pub runs: i64,
+    /// Of how many organizations.
+    pub organizations: i64,
+    /// When the latest of them was created.
+    pub latest: DateTime<Utc>,
+}
+
+/// Failed runs by error kind, the latest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn failures(pool: &PgPool) -> sqlx::Result<Vec<Failures>> {
+    // Per organization first: that is one pass over the index, in its order.
+    sqlx::query_as!(
+        Failures,
+        r#"-- queue.failures
+        SELECT f.error_kind, sum(f.runs)::bigint AS "runs!", count(*) AS "organizations!", max(f.latest) AS "latest!"
+        FROM (SELECT error_kind, org_id, count(*) AS runs, max(created_at) AS latest
+              FROM retention.purge_runs WHERE status = 'failed' GROUP BY error_kind, org_id) f
+        GROUP BY f.error_kind ORDER BY 4 DESC"#
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Something that was done by hand, as recorded.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the columns of retention.operator_actions")]
+pub struct Action {
+    pub id: i64,
+    pub at: DateTime<Utc>,
+    pub actor: String,
+    pub action: String,
+    pub run_id: Option<Uuid>,
+    pub org_id: Option<Uuid>,
+    pub reason: Option<String>,
+    pub details: Option<serde_json::Value>,
+}
+
+/// At most `limit` actions, newest first, after the action `cursor`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn actions(pool: &PgPool, cursor: Option<i64>, limit: i64) -> sqlx::Result<Vec<Action>> {
+    sqlx::query_as!(
+        Action,
+        "-- queue.actions
+         SELECT id, at, actor, action, run_id, org_id, reason, details FROM retention.operator_actions
+         WHERE $1::bigint IS NULL OR (at, id) < (SELECT l.at, l.id FROM retention.operator_actions l WHERE l.id = $1)
+         ORDER BY at DESC, id DESC LIMIT $2",
+        cursor,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The actions on one run, oldest first: at most a hundred.
+///
+/// # Errors
+/// When the database fails.
+pub async fn actions_on(pool: &PgPool, run: RunId) -> sqlx::Result<Vec<Action>> {
+    sqlx::query_as!(
+        Action,
+        "-- queue.actions_on_run
+         SELECT id, at, actor, action, run_id, org_id, reason, details FROM retention.operator_actions
+         WHERE run_id = $1 ORDER BY at, id LIMIT 100",
+        run.0
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The runs that repeat `run`, oldest first: at most a hundred.
+///
+/// # Errors
+/// When the database fails.
+pub async fn replays_of(pool: &PgPool, run: RunId) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "-- queue.replays_of
+         SELECT id FROM retention.purge_runs WHERE replay_of = $1 ORDER BY created_at, id LIMIT 100",
+        run.0
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The window by which something went.
+#[derive(Debug, Clone)]
+pub struct AppliedWindow {
+    /// The run that took it.
+    pub run: Uuid,
+    /// The plan it ran under.
+    pub plan: Option<String>,
+    /// The window's length in days.
+    pub days: Option<i64>,
+}
+
+/// The window by which `table`'s rows of `org` went at this moment; none where the run's record is pruned.
+///
+/// # Errors
+/// When the database fails.
+pub async fn window_applied(
+    pool: &PgPool,
+    org: OrgId,
+    table: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<Option<AppliedWindow>> {
+    sqlx::query_as!(
+        AppliedWindow,
+        "-- queue.window_applied
+         SELECT r.id AS run, r.plan, (r.policy ->> $2)::bigint AS days
+         FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id AND s.table_name = $2
+         WHERE r.org_id = $1 AND s.rows_purged > 0 AND s.started_at <= $3 AND coalesce(s.finished_at, now()) >= $3
+         ORDER BY r.created_at DESC LIMIT 1",
+        org.0,
+        table,
+        at
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// Rows purged on one day from one table.
+#[derive(Debug, Clone)]
+pub struct PurgedOnDay {
+    /// The day, in UTC.
+    pub day: NaiveDate,
+    /// The table; none where nothing went on that day.
+    pub table: Option<String>,
+    /// Rows.
+    pub rows: i64,
+}
+
+/// Rows purged on each of the last `days` days, by the day on which their step began, oldest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn purged_per_day(pool: &PgPool, days: i32) -> sqlx::Result<Vec<PurgedOnDay>> {
+    sqlx::query_as!(
+        PurgedOnDay,
+        r#"-- queue.purged_per_day
+        SELECT d.day AS "day!", s.table_name AS "table?", coalesce(s.rows, 0) AS "rows!"
+        FROM (SELECT (now() AT TIME ZONE 'UTC')::date - n AS day FROM generate_series(0, $1::int - 1) n) d
+        LEFT JOIN (SELECT (started_at AT TIME ZONE 'UTC')::date AS day, table_name, sum(rows_purged)::bigint AS rows
+                   FROM retention.purge_run_steps
+                   WHERE started_at >= ((now() AT TIME ZONE 'UTC')::date - $1::int) AT TIME ZONE 'UTC'
+                   GROUP BY 1, 2) s ON s.day = d.day
+        ORDER BY d.day"#,
+        days
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// A slot of the schedule, and how far its enqueueing has come.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// When it was due.
+    pub slot: DateTime<Utc>,
+    /// When every organization had its run.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// The latest slot.
+///
+/// # Errors
+/// When the database fails.
+pub async fn last_slot(pool: &PgPool) -> sqlx::Result<Option<Slot>> {
+    sqlx::query_as!(
+        Slot,
+        "-- queue.last_slot
+         SELECT slot, completed_at FROM retention.schedule_slots ORDER BY slot DESC LIMIT 1"
+    )
+    .fetch_optional(pool)
+    .await
+}
