@@ -17,7 +17,14 @@ pub fn number(n: impl TryInto<i64>) -> String {
     if n < 0 { format!("-{text}") } else { text }
 }
 
-/// How long ago `then` was, seen from `now`: `3 h ago`, `in 5 min`.
+/// So many of something: `1 run`, `1 204 runs`.
+#[must_use]
+pub fn count(n: impl TryInto<i64>, one: &str, many: &str) -> String {
+    let n = n.try_into().unwrap_or(i64::MAX);
+    format!("{} {}", number(n), if n == 1 { one } else { many })
+}
+
+/// How long ago `then` was, seen from `now`: `3 h ago`, `in 5 min`, `2 y ago`.
 #[must_use]
 pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     let past = now - then;
@@ -30,8 +37,10 @@ pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
         format!("{} min", length.num_minutes())
     } else if length < TimeDelta::days(2) {
         format!("{} h", length.num_hours())
-    } else {
+    } else if length < TimeDelta::days(730) {
         format!("{} d", length.num_days())
+    } else {
+        format!("{} y", length.num_days() / 365)
     };
     if past < TimeDelta::zero() {
         format!("in {text}")
@@ -40,15 +49,13 @@ pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     }
 }
 
-/// A length of time in its two largest units: `3 d 4 h`, `1 min 12 s`, `0.4 s`.
+/// A length of time in its two largest units: `3 d 4 h`, `1 min 12 s`, `40 ms`.
 #[must_use]
 pub fn duration(length: TimeDelta) -> String {
     let seconds = length.num_seconds();
     let [days, hours, minutes] = [seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60];
     match (days, hours, minutes) {
-        (0, 0, 0) if seconds < 10 => {
-            format!("{}.{} s", seconds, length.subsec_millis().abs() / 100)
-        }
+        (0, 0, 0) if seconds < 1 => format!("{} ms", length.num_milliseconds()),
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
         (0, _, _) => format!("{hours} h {minutes} min"),
@@ -69,8 +76,8 @@ mod tests {
     #[test]
     fn ages_are_rounded_down_to_one_unit() {
         let now = DateTime::from_timestamp(1_000_000_000, 0).unwrap();
-        let ages =
-            [0, 59, 60, 7199, 86_400, 172_800, -90].map(|s| age(now, now - TimeDelta::seconds(s)));
+        let ages = [0, 59, 60, 7199, 86_400, 172_800, 63_072_000, -90]
+            .map(|s| age(now, now - TimeDelta::seconds(s)));
         assert_eq!(
             ages,
             [
@@ -80,6 +87,7 @@ mod tests {
                 "1 h ago",
                 "24 h ago",
                 "2 d ago",
+                "2 y ago",
                 "in 1 min"
             ]
         );
@@ -87,11 +95,11 @@ mod tests {
 
     #[test]
     fn a_duration_has_its_two_largest_units() {
-        let shown = [400, 12_000, 72_000, 7_260_000, 273_600_000]
+        let shown = [40, 12_000, 72_000, 7_260_000, 273_600_000]
             .map(|ms| duration(TimeDelta::milliseconds(ms)));
         assert_eq!(
             shown,
-            ["0.4 s", "12 s", "1 min 12 s", "2 h 1 min", "3 d 4 h"]
+            ["40 ms", "12 s", "1 min 12 s", "2 h 1 min", "3 d 4 h"]
         );
     }
 }

@@ -80,6 +80,17 @@ pub struct Approval {
     pub decided_at: Option<DateTime<Utc>>,
 }
 
+/// Which incidents to list.
+#[derive(Debug, Clone, Default)]
+pub struct IncidentFilter {
+    /// Only those in this status.
+    pub status: Option<String>,
+    /// Only those of this severity.
+    pub severity: Option<String>,
+    /// Only those of this environment.
+    pub env: Option<Uuid>,
+}
+
 /// At most `limit` incidents of `org`, newest first, after the incident `cursor`. Deleted ones are left out.
 ///
 /// # Errors
@@ -87,11 +98,11 @@ pub struct Approval {
 pub async fn list(
     pool: &PgPool,
     org: OrgId,
-    status: Option<&str>,
+    filter: &IncidentFilter,
     cursor: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<Incident>> {
-    select(pool, org, None, status, cursor, limit).await
+    select(pool, org, None, filter, cursor, limit).await
 }
 
 /// One incident of `org`.
@@ -99,7 +110,8 @@ pub async fn list(
 /// # Errors
 /// When the database fails.
 pub async fn get(pool: &PgPool, org: OrgId, id: Uuid) -> sqlx::Result<Option<Incident>> {
-    Ok(select(pool, org, Some(id), None, None, 1).await?.pop())
+    let any = IncidentFilter::default();
+    Ok(select(pool, org, Some(id), &any, None, 1).await?.pop())
 }
 
 /// Postgres can hold times that no JSON can (infinite, or of a year beyond four digits): where a time may be absent
@@ -108,7 +120,7 @@ async fn select(
     pool: &PgPool,
     org: OrgId,
     id: Option<Uuid>,
-    status: Option<&str>,
+    filter: &IncidentFilter,
     cursor: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<Incident>> {
@@ -127,14 +139,18 @@ async fn select(
         WHERE i.org_id = $1 AND NOT i.is_deleted
           AND ($2::uuid IS NULL OR i.id = $2)
           AND ($3::text IS NULL OR i.status = $3)
+          AND ($6::text IS NULL OR i.severity = $6)
+          AND ($7::uuid IS NULL OR i.env_id = $7)
           AND ($4::uuid IS NULL OR (i.detected_at, i.id) <
                (SELECT l.detected_at, l.id FROM public.incidents l WHERE l.id = $4 AND l.org_id = $1))
         ORDER BY i.detected_at DESC, i.id DESC LIMIT $5"#,
         org.0,
         id,
-        status,
+        filter.status.as_deref(),
         cursor,
-        limit
+        limit,
+        filter.severity.as_deref(),
+        filter.env
     )
     .fetch_all(pool)
     .await?;

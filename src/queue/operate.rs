@@ -104,37 +104,46 @@ pub async fn replayable(
         .iter()
         .map(|status| status.name().to_owned())
         .collect();
-    let mut found = sqlx::query_as!(
-        Replayable,
+    let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let found = sqlx::query!(
         r#"-- queue.replayable
-        SELECT DISTINCT ON (r.org_id) r.id AS "id: RunId", r.org_id AS "org_id: OrgId", r.status, r.error_kind,
-               r.created_at,
-               EXISTS (SELECT FROM retention.purge_runs live
-                       WHERE live.org_id = r.org_id AND live.status IN ('queued', 'running', 'retrying')) AS "has_live_run!"
-        FROM retention.purge_runs r
-        WHERE r.status = ANY ($1) AND r.status IN ('failed', 'cancelled')
-          AND ($2::text IS NULL OR r.error_kind = $2)
-          AND ($3::uuid IS NULL OR r.org_id = $3)
-          AND ($4::timestamptz IS NULL OR r.created_at >= $4)
-          AND ($5::timestamptz IS NULL OR r.created_at < $5)
-          AND ($6::uuid[] IS NULL OR r.id = ANY ($6))
-          AND NOT EXISTS (SELECT FROM retention.purge_runs later
-                          WHERE later.org_id = r.org_id AND later.status = 'succeeded'
-                            AND later.created_at > r.created_at)
-        ORDER BY r.org_id, r.created_at DESC, r.id DESC"#,
+        SELECT l.id AS "id: RunId", l.org_id AS "org_id: OrgId", l.status, l.error_kind, l.created_at,
+               l.has_live_run AS "has_live_run!", count(*) OVER () AS "all!"
+        FROM (SELECT DISTINCT ON (r.org_id) r.id, r.org_id, r.status, r.error_kind, r.created_at,
+                     EXISTS (SELECT FROM retention.purge_runs live
+                             WHERE live.org_id = r.org_id AND live.status IN ('queued', 'running', 'retrying')) AS has_live_run
+              FROM retention.purge_runs r
+              WHERE r.status = ANY ($1) AND r.status IN ('failed', 'cancelled')
+                AND ($2::text IS NULL OR r.error_kind = $2)
+                AND ($3::uuid IS NULL OR r.org_id = $3)
+                AND ($4::timestamptz IS NULL OR r.created_at >= $4)
+                AND ($5::timestamptz IS NULL OR r.created_at < $5)
+                AND ($6::uuid[] IS NULL OR r.id = ANY ($6))
+                AND NOT EXISTS (SELECT FROM retention.purge_runs later
+                                WHERE later.org_id = r.org_id AND later.status = 'succeeded'
+                                  AND later.created_at > r.created_at)
+              ORDER BY r.org_id, r.created_at DESC, r.id DESC) l
+        ORDER BY l.has_live_run, l.org_id LIMIT $7"#,
         &statuses,
         filter.error_kind.as_deref(),
         filter.org.map(|org| org.0),
         filter.since,
         filter.until,
-        filter.ids.as_deref()
+        filter.ids.as_deref(),
+        limit
     )
     .fetch_all(pool)
     .await?;
-    let all = found.len();
-    found.sort_by_key(|run| run.has_live_run);
-    found.truncate(limit.unwrap_or(all));
-    Ok((found, all))
+    let all = found.first().map_or(0, |row| row.all);
+    let runs = found.into_iter().map(|row| Replayable {
+        id: row.id,
+        org_id: row.org_id,
+        status: row.status,
+        error_kind: row.error_kind,
+        created_at: row.created_at,
+        has_live_run: row.has_live_run,
+    });
+    Ok((runs.collect(), usize::try_from(all).unwrap_or_default()))
 }
 
 /// Repeats the runs that [`replayable`] finds, each in a transaction of its own; also tells how many match in all.

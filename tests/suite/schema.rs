@@ -109,10 +109,11 @@ async fn down_takes_one_step_and_status_tells_where_it_stands() {
      5        rewritten payloads  yes      
      6        purge runs          yes      
      7        enqueue             yes      
-     8        api                 no
+     8        api                 yes      
+     9        console             no
     ");
     migrate(&db, &["down"]).await;
-    assert_eq!(applied(&db).await, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(applied(&db).await, [1, 2, 3, 4, 5, 6, 7]);
     for _ in every_version() {
         migrate(&db, &["down"]).await;
     }

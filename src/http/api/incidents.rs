@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::organization::exists;
 use crate::{
-    drift::incidents::{self, Approval, Incident},
+    drift::incidents::{self, Approval, Incident, IncidentFilter},
     http::{
         ApiState, Identity, Problem,
         extract::{Path, Query, bounded_text},
@@ -81,10 +81,12 @@ pub(super) async fn list(
     let org = OrgId(org);
     identity.may_read(org)?;
     let limit = super::limit(query.limit)?;
-    let status = bounded_text("status", query.status, 100)?;
+    let filter = IncidentFilter {
+        status: bounded_text("status", query.status, 100)?,
+        ..IncidentFilter::default()
+    };
     exists(&state, org).await?;
-    let items =
-        incidents::list(&state.pool, org, status.as_deref(), query.cursor, limit + 1).await?;
+    let items = incidents::list(&state.pool, org, &filter, query.cursor, limit + 1).await?;
     let (items, next_cursor) = super::cut(items, limit, |incident| incident.id);
     Ok(Json(IncidentPage { items, next_cursor }))
 }

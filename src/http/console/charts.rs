@@ -5,8 +5,8 @@ use maud::{Markup, html};
 use super::page;
 use crate::figures;
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 220.0;
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 230.0;
 const LEFT: f64 = 60.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 10.0;
@@ -18,8 +18,16 @@ pub(super) enum Columns {
     SideBySide,
 }
 
-/// A column: its name, and a figure per series.
-pub(super) type Column = (String, Vec<i64>);
+/// A column.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// What it is for.
+    pub name: String,
+    /// What stands behind it.
+    pub href: Option<String>,
+    /// A figure per series.
+    pub values: Vec<i64>,
+}
 
 /// A chart of columns over time, its legend, and the same as a table.
 pub(super) fn columns(title: &str, how: Columns, series: &[String], columns: &[Column]) -> Markup {
@@ -30,13 +38,13 @@ pub(super) fn columns(title: &str, how: Columns, series: &[String], columns: &[C
     let top = nice(
         columns
             .iter()
-            .map(|(_, values)| height(values))
+            .map(|column| height(&column.values))
             .max()
             .unwrap_or(0),
     );
     html! {
         ul.legend { @for (index, name) in series.iter().enumerate() { li { span class={ "key s" (index) } {} (name) } } }
-        div.scroll role="region" aria-label={ (title) ", chart" } tabindex="0" {
+        div.scroll.latest role="region" aria-label={ (title) ", chart" } tabindex="0" {
             svg.chart viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(title) {
                 (grid(top))
                 @for (index, column) in columns.iter().enumerate() { (bars(how, index, columns.len(), column, series, top)) }
@@ -46,8 +54,13 @@ pub(super) fn columns(title: &str, how: Columns, series: &[String], columns: &[C
             summary { "As a table" }
             (page::table(title, &html! {
                 thead { tr { th scope="col" { "From" } @for name in series { th.number scope="col" { (name) } } } }
-                tbody { @for (name, values) in columns {
-                    tr { th scope="row" { (name) } @for value in values { td.number { (figures::number(*value)) } } }
+                tbody { @for column in columns {
+                    tr {
+                        th scope="row" { @match &column.href {
+                            Some(href) => { a href=(href) { (column.name) } } None => { (column.name) }
+                        } }
+                        @for value in &column.values { td.number { (figures::number(*value)) } }
+                    }
                 } }
             }))
         }
@@ -77,7 +90,7 @@ fn bars(
     let slot = (WIDTH - LEFT) / real(count);
     let left = LEFT + slot * real(index) + slot * 0.15;
     let width = slot * 0.7;
-    let (name, values) = column;
+    let Column { name, values, .. } = column;
     html! {
         @for (nth, value) in values.iter().enumerate() {
             @let (x, base, width): (f64, i64, f64) = match how {

@@ -65,11 +65,10 @@ fn weeks(dashboard: &Dashboard) -> Markup {
     let columns: Vec<charts::Column> = dashboard
         .weeks
         .iter()
-        .map(|week| {
-            (
-                week.week.format("%b %-d").to_string(),
-                vec![week.opened, week.closed],
-            )
+        .map(|week| charts::Column {
+            name: week.week.format("%b %-d").to_string(),
+            href: None,
+            values: vec![week.opened, week.closed],
         })
         .collect();
     let series = ["opened".to_owned(), "closed".to_owned()];

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     drift::{
-        environments,
-        incidents::{self, Approval, Incident, PayloadState},
+        environments::{self, Environment},
+        incidents::{self, Approval, Incident, IncidentFilter, PayloadState},
         organizations::Organization,
     },
     http::{ApiState, Problem, api::cut, extract::bounded_text},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Incidents per page.
 const PER_PAGE: i64 = 50;
+/// The most environments to choose from.
+const MOST_CHOICES: i64 = 200;
+const SEVERITIES: [&str; 4] = ["low", "medium", "high", "critical"];
 /// The stations of an incident's life.
 const STATUSES: [&str; 5] = [
     "detected",
@@ -34,11 +37,17 @@ const STATUSES: [&str; 5] = [
     "closed",
 ];
 
-/// Which incidents to list.
-#[derive(Debug, Default, Deserialize)]
+/// Which incidents to list, as the address has it.
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct ListQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    severity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<Uuid>,
+    #[serde(skip_serializing)]
     cursor: Option<Uuid>,
 }
 
@@ -50,37 +59,25 @@ pub(super) async fn list(
     PageQuery(query): PageQuery<ListQuery>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let status = bounded_text("status", query.status, 100)?;
-    let found = incidents::list(
-        &state.pool,
-        org.id,
-        status.as_deref(),
-        query.cursor,
-        PER_PAGE + 1,
-    )
-    .await?;
+    let filter = IncidentFilter {
+        status: bounded_text("status", query.status.clone(), 100)?,
+        severity: bounded_text("severity", query.severity.clone(), 100)?,
+        env: query.environment,
+    };
+    let found = incidents::list(&state.pool, org.id, &filter, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |incident| incident.id);
+    let environments = environments::list(&state.pool, org.id, None, MOST_CHOICES).await?;
     let path = page::org_path(org.id, "incidents");
-    let carried = status
-        .as_ref()
-        .map(|status| format!("status={status}"))
-        .unwrap_or_default();
+    let carried = serde_html_form::to_string(&query).unwrap_or_default();
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Incidents),
         "Incidents",
         &html! {
             h1 { "Incidents" }
-            form.filter method="get" {
-                div { label for="status" { "Status" }
-                    select id="status" name="status" {
-                        option value="" { "all" }
-                        @for name in STATUSES { option value=(name) selected[status.as_deref() == Some(name)] { (name) } }
-                    } }
-                button type="submit" { "Filter" }
-            }
+            (filter_form(&query, &environments))
             @if found.is_empty() {
-                p.empty { @if status.is_some() { "No incident is in this status." } @else { "No drift incident yet." } }
+                p.empty { @if carried.is_empty() { "No drift incident yet." } @else { "No incident matches." } }
             } @else {
                 (page::table("Incidents", &html! {
                     thead { tr {
@@ -94,6 +91,38 @@ pub(super) async fn list(
             (page::more(next, &path, &carried))
         },
     ))
+}
+
+fn filter_form(query: &ListQuery, environments: &[Environment]) -> Markup {
+    let named = |name: &&'static str| ((*name).to_owned(), (*name).to_owned());
+    let environments = environments
+        .iter()
+        .map(|env| (env.id.to_string(), env.name.clone()));
+    let environment = query.environment.map(|id| id.to_string());
+    html! {
+        form.filter method="get" {
+            (choice("Status", "status", query.status.as_deref(), STATUSES.iter().map(named)))
+            (choice("Severity", "severity", query.severity.as_deref(), SEVERITIES.iter().map(named)))
+            (choice("Environment", "environment", environment.as_deref(), environments))
+            button type="submit" { "Filter" }
+        }
+    }
+}
+
+/// A select of values and their names, or all.
+fn choice(
+    label: &str,
+    name: &str,
+    chosen: Option<&str>,
+    values: impl Iterator<Item = (String, String)>,
+) -> Markup {
+    html! {
+        div { label for=(name) { (label) }
+            select id=(name) name=(name) {
+                option value="" { "all" }
+                @for (value, shown) in values { option value=(value) selected[chosen == Some(&value)] { (shown) } }
+            } }
+    }
 }
 
 fn row(visitor: &Visitor, path: &str, incident: &Incident) -> Markup {
@@ -224,7 +253,7 @@ fn timeline(incident: &Incident) -> Markup {
         "Timeline",
         &html! {
             thead { tr { th scope="col" { "When" } th scope="col" { "What" } } }
-            tbody { @for (at, what) in events { tr { th scope="row" { (page::exact(at)) } td { (what) } } } }
+            tbody { @for (at, what) in events { tr { th.when scope="row" { (page::exact(at)) } td { (what) } } } }
         },
     )
 }

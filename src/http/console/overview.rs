@@ -57,7 +57,7 @@ fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
             div { dt { "Unresolved plans" } dd { a href="/console/unresolved" { (figures::number(overdue.unresolved())) } } }
             div { dt { "Failed runs" } dd { a href="/console/runs?status=failed" { (figures::number(standing.runs("failed"))) } } }
             div { dt { "Last slot" } dd { @match &standing.last_slot {
-                Some(slot) => { a href="/console/runs" { (page::ago(visitor.now, slot.slot)) }
+                Some(slot) => { a href={ "/console/runs?since=" (slot.slot.format("%FT%T")) } { (page::ago(visitor.now, slot.slot)) }
                     @if slot.completed_at.is_none() { " " span.badge.busy { "being enqueued" } } }
                 None => "none yet",
             } } }
@@ -77,10 +77,14 @@ fn per_day(standing: &Standing) -> Markup {
         .into_iter()
         .map(|(day, rows)| {
             let of_table = |table| rows.get(table).copied().unwrap_or(0);
-            (
-                day.format("%b %-d").to_string(),
-                tables().map(of_table).collect(),
-            )
+            let next = day.succ_opt().unwrap_or(day);
+            charts::Column {
+                name: day.format("%b %-d").to_string(),
+                href: Some(format!(
+                    "/console/runs?since={day}T00:00&until={next}T00:00"
+                )),
+                values: tables().map(of_table).collect(),
+            }
         })
         .collect();
     let series: Vec<String> = tables().map(page::words).collect();

@@ -71,7 +71,7 @@ pub(super) async fn confirm(
                     @for run in &runs { input type="hidden" name="run" value=(run.id); }
                     (page::reason_field())
                     div.buttons {
-                        button.primary type="submit" { "Replay " (figures::number(count)) @if count == 1 { " run" } @else { " runs" } }
+                        button.primary type="submit" { "Replay " (figures::count(count, "run", "runs")) }
                         a.button href="/console/runs" { "Leave them" }
                     }
                 }

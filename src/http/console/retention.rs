@@ -117,7 +117,6 @@ pub(super) async fn preview(
 }
 
 fn preview_table(preview: &Preview) -> Markup {
-    let total: u64 = preview.tables.0.iter().map(|(_, rows)| rows).sum();
     page::table(
         "What a purge would remove now",
         &html! {
@@ -125,9 +124,13 @@ fn preview_table(preview: &Preview) -> Markup {
             tbody { @for (table, rows) in &preview.tables.0 {
                 tr { th scope="row" { code { (table) } } td.number { (figures::number(*rows)) } }
             } }
-            tfoot { tr { th scope="row" { "All" } td.number { (figures::number(total)) } } }
+            tfoot { tr { th scope="row" { "All" } td.number { (figures::number(total(preview))) } } }
         },
     )
+}
+
+fn total(preview: &Preview) -> u64 {
+    preview.tables.0.iter().map(|(_, rows)| rows).sum()
 }
 
 /// Asks once more, with the numbers.
@@ -145,7 +148,10 @@ pub(super) async fn confirm(
         "Purge now?",
         &html! {
             h1 { "Purge now?" }
-            p.lead { "These rows of " strong { (org.name) } " are past their window and go for good:" }
+            p.lead {
+                @if total(&preview) == 0 { "Nothing of " strong { (org.name) } " is past its window now: a purge would remove nothing." }
+                @else { "These rows of " strong { (org.name) } " are past their window and go for good:" }
+            }
             (preview_table(&preview))
             @if preview.error_kind.is_some() {
                 div.banner.bad { p { "The plan " code { (org.plan) } " is unknown: the run will fail and purge nothing." } }

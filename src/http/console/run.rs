@@ -1,6 +1,7 @@
 //! One run: what it did to each table, live until it is over; and cancelling it.
 
 use axum::{extract::State, response::Redirect};
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -82,12 +83,14 @@ fn progress_of(visitor: &Visitor, shown: &Shown) -> Markup {
     let live = !run.is_final();
     html! {
         div id="progress" hx-get=[live.then_some(path)] hx-trigger=[live.then_some("every 1s")] hx-swap=[live.then_some("outerHTML")] {
-            (state_line(visitor, run))
+            div.title {
+                (state_line(visitor, run))
+                @if visitor.identity.may_operate().is_ok() { (buttons(run)) }
+            }
             (facts(visitor, shown))
             section { h2 { "Tables" } (steps(run)) }
             @if let Some(error) = &run.error { (error_box(run, error)) }
             section { h2 { "Timeline" } (timeline(shown)) }
-            @if visitor.identity.may_operate().is_ok() { (buttons(run)) }
         }
     }
 }
@@ -118,7 +121,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
                 Some(org) => { a href=(page::org_path(org.id, "retention")) { (org.name) } }
                 None => { (run.org_id) " (deleted)" }
             } } }
-            div { dt { "Plan" } dd { (run.plan.as_deref().unwrap_or("not resolved yet")) } }
+            div { dt { "Plan" } dd { (run.plan.as_deref().unwrap_or("not resolved")) } }
             div { dt { "Trigger" } dd { (page::words(&run.trigger)) } }
             div { dt { "Asked by" } dd { (run.requested_by) } }
             @if let Some(reason) = &run.reason { div { dt { "Reason" } dd { (reason) } } }
@@ -138,7 +141,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
 
 fn steps(run: &Run) -> Markup {
     html! {
-        @if run.steps.is_empty() { p.empty { "No attempt has begun: nothing was purged." } } @else {
+        @if run.steps.is_empty() { p.empty { "No step has begun: nothing was purged." } } @else {
             (page::table("What went, by table", &html! {
                 thead { tr {
                     th scope="col" { "Table" } th scope="col" { "State" } th.number scope="col" { "Rows purged" }
@@ -174,28 +177,24 @@ fn error_box(run: &Run, error: &str) -> Markup {
 fn timeline(shown: &Shown) -> Markup {
     let run = &shown.run;
     let mut events = vec![(run.created_at, html! { "created by " (run.requested_by) })];
-    let moments = [
-        (run.started_at, "first attempt started"),
-        (run.verified_at, "verified"),
-        (run.finished_at, "ended"),
-    ];
-    for (at, what) in moments {
-        events.extend(at.map(|at| (at, html! { (what) })));
+    let moment = |at: Option<DateTime<Utc>>, what: &str| at.map(|at| (at, html! { (what) }));
+    events.extend(moment(run.started_at, "first attempt started"));
+    for step in run.steps.iter().filter(|step| step.cutoff.is_some()) {
+        let done = |at| (at, html! { code { (step.table_name) } " done" });
+        events.extend(step.finished_at.map(done));
     }
-    for step in run.steps.iter() {
-        if let Some(at) = step.finished_at {
-            events.push((at, html! { code { (step.table_name) } " done" }));
-        }
-    }
+    events.extend(moment(run.verified_at, "verified"));
+    events.extend(moment(run.finished_at, "ended"));
     for action in &shown.actions {
         events.push((action.at, actions::sentence(action)));
     }
+    // Stable: what has one time stays in the order of this list.
     events.sort_by_key(|(at, _)| *at);
     page::table(
         "Timeline",
         &html! {
             thead { tr { th scope="col" { "When" } th scope="col" { "What" } } }
-            tbody { @for (at, what) in &events { tr { th scope="row" { (page::exact(*at)) } td { (what) } } } }
+            tbody { @for (at, what) in &events { tr { th.when scope="row" { (page::exact(*at)) } td { (what) } } } }
         },
     )
 }

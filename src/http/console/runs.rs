@@ -155,7 +155,7 @@ fn replayed_notice(replayed: Option<u32>, joined: Option<u32>) -> Markup {
     html! {
         @if let Some(count) = replayed {
             p.notice role="status" {
-                (count) @if count == 1 { " run replayed" } @else { " runs replayed" }
+                (figures::count(count, "run", "runs")) " replayed"
                 @if let Some(joined) = joined.filter(|joined| *joined > 0) {
                     ", of which " (joined) " joined a run that was live already"
                 }
@@ -173,7 +173,7 @@ fn failure_groups(visitor: &Visitor, failures: &[Failures]) -> Markup {
                     @let query = RunsQuery::of_kind(group.error_kind.as_deref()).text();
                     li.card {
                         p.kind { a href={ "/console/runs?" (query) } { (group.error_kind.as_deref().unwrap_or("unknown")) } }
-                        p { (figures::number(group.runs)) " runs of " (figures::number(group.organizations)) " organizations" }
+                        p { (figures::count(group.runs, "run", "runs")) " of " (figures::count(group.organizations, "organization", "organizations")) }
                         p.hint { "latest " (page::ago(visitor.now, group.latest)) }
                         p { a href={ "/console/runs/replay?" (query) } {
                             "Replay" span.hidden { " " (group.error_kind.as_deref().unwrap_or("unknown")) } "…" } }
@@ -186,7 +186,7 @@ fn failure_groups(visitor: &Visitor, failures: &[Failures]) -> Markup {
 
 fn filter_form(query: &RunsQuery, failures: &[Failures]) -> Markup {
     html! {
-        h2 { "All runs" }
+        section { h2 { "All runs" } }
         form.filter method="get" action="/console/runs" {
             div { label for="status" { "Status" }
                 select id="status" name="status" {

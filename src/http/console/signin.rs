@@ -10,6 +10,7 @@ use axum_extra::extract::{
     CookieJar,
     cookie::{Cookie, SameSite},
 };
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::{Deserialize, de::IgnoredAny};
 use subtle::ConstantTimeEq;
@@ -20,7 +21,7 @@ use super::{
     session::{self, COOKIE},
     visit::{PageQuery, Signed, is_loopback, keep, parse_form},
 };
-use crate::http::{ApiState, Problem};
+use crate::http::{ApiState, Identity, Problem};
 
 /// The cookie that ties the sign-in form to the browser that it was sent to: there is no session yet.
 const FORM_COOKIE: &str = "drift_retention_signin";
@@ -55,12 +56,8 @@ pub(super) async fn show(
         let notice = "This sign-in link was used already. Ask for a new one, or paste a token.";
         return Ok(form(jar, &headers, None, Some(notice)));
     }
-    let cookie = session::begin(&state.pool, &identity, expires_at).await?;
-    Ok((
-        jar.add(keep(cookie, is_loopback(&headers))),
-        Redirect::to("/console"),
-    )
-        .into_response())
+    let jar = signed_in(&state, jar, &headers, &identity, expires_at).await?;
+    Ok((jar, Redirect::to("/console")).into_response())
 }
 
 /// The fields of the sign-in form.
@@ -96,15 +93,24 @@ pub(super) async fn sign_in(
             return Ok((problem.status(), page).into_response());
         }
     };
-    // A cookie that somebody else put here before ends with this sign-in.
+    let jar = signed_in(&state, jar, &headers, &identity, expires_at).await?;
+    let jar = jar.remove(Cookie::build(FORM_COOKIE).path("/signin"));
+    Ok((jar, Redirect::to(next(sent.next.as_deref()))).into_response())
+}
+
+/// Begins a session. The one that the browser had before ends with it.
+async fn signed_in(
+    state: &ApiState,
+    jar: CookieJar,
+    headers: &HeaderMap,
+    identity: &Identity,
+    expires_at: DateTime<Utc>,
+) -> sqlx::Result<CookieJar> {
     if let Some(before) = jar.get(COOKIE) {
         session::end(&state.pool, before.value()).await?;
     }
-    let cookie = session::begin(&state.pool, &identity, expires_at).await?;
-    let jar = jar
-        .remove(Cookie::build(FORM_COOKIE).path("/signin"))
-        .add(keep(cookie, is_loopback(&headers)));
-    Ok((jar, Redirect::to(next(sent.next.as_deref()))).into_response())
+    let cookie = session::begin(&state.pool, identity, expires_at).await?;
+    Ok(jar.add(keep(cookie, is_loopback(headers))))
 }
 
 /// Ends the session.
@@ -152,7 +158,7 @@ fn form_page(csrf: &str, next: &str, notice: Option<&str>) -> Markup {
                 p.hint id="token-hint" {
                     "The token that WorkflowOps gave you. Developers make one with " code { "drift-retention token" } "."
                 }
-                button.primary type="submit" { "Sign in" }
+                div.buttons { button.primary type="submit" { "Sign in" } }
             }
         },
     )
