@@ -12,6 +12,7 @@ mod architecture;
 mod authorization;
 mod bad_input;
 mod boundaries;
+mod bulk_replay;
 mod cancelling;
 mod command_line;
 mod command_line_runs;

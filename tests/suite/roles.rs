@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::support::{
     TestDatabase,
     app::App,
-    client::{Client, id, serve},
+    client::{Client, SECRET, id, serve},
     held, ledger,
     product::{self, Service, eventually, until_status},
     roles::{self, assert_refused, pool_of, refusal},
@@ -342,4 +342,49 @@ async fn applying_the_roles_again_takes_back_what_was_granted_beside_them() {
     ];
     assert_refused(&worker.pool, &changes).await;
     assert_refused(&app, &["SELECT FROM retention.operator_actions"]).await;
+}
+
+#[tokio::test]
+async fn worker_role_serves_the_console() {
+    let (owner, worker) = as_worker().await;
+    let org = org_with_all_kinds(&owner).await;
+    let service = serve(&worker, "api", &[]).await;
+    let token = product::command("")
+        .args(["token", "--sub", "oda", "--role", "operator"])
+        .env(SECRET.0, SECRET.1)
+        .output()
+        .await
+        .unwrap();
+    let token = String::from_utf8(token.stdout).unwrap();
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let base = format!("http://127.0.0.1:{}", service.port);
+    let signed_in = http
+        .get(format!("{base}/signin?token={}", token.trim()))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(signed_in.status(), 303);
+    let cookie = signed_in.headers()["set-cookie"].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+
+    for page in [
+        "overview".to_owned(),
+        "runs".into(),
+        "runs/replay".into(),
+        "actions".into(),
+        "orgs".into(),
+        format!("orgs/{org}/incidents"),
+        format!("orgs/{org}/retention/purge"),
+    ] {
+        let answer = http
+            .get(format!("{base}/console/{page}"))
+            .header("cookie", cookie)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{page}");
+    }
 }

@@ -86,3 +86,15 @@ async fn token_is_not_signed_without_a_secret_or_for_the_wrong_organization() {
         assert_eq!(stdout(&output), "", "{args:?}");
     }
 }
+
+#[tokio::test]
+async fn link_leads_to_the_sign_in_of_the_service_that_listens_there() {
+    let env = [HS256[0], ("DRIFT_RETENTION_HTTP__LISTEN", "0.0.0.0:8099")];
+    let output = token_command(&["--role", "operator", "--link"], &env).await;
+    let link = stdout(&output);
+    let token = link
+        .trim()
+        .strip_prefix("http://127.0.0.1:8099/signin?token=")
+        .unwrap_or_else(|| panic!("{link}"));
+    assert_eq!(token.split('.').count(), 3, "{token}");
+}
