@@ -1,17 +1,30 @@
 //! Settings: flags, then environment, then a TOML file. Unknown keys are refused, wherever they stand.
 
-use std::{fmt, num::NonZeroUsize, path::Path, time::Duration};
+mod duration;
+mod reference;
+mod secret;
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use chrono_tz::Tz;
 use config::{Config as Sources, Environment, File, FileFormat};
-use serde::Deserialize;
-use uuid::Uuid;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub use self::{
+    reference::{Setting, settings},
+    secret::Secret,
+};
 
 /// The prefix of every environment name; levels are joined by `__`.
 const PREFIX: &str = "DRIFT_RETENTION";
 
 /// All settings.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `database.*`
@@ -29,18 +42,23 @@ pub struct Config {
 }
 
 /// `database.*`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
-    /// Where Postgres is: `postgres://user:password@host/database`. Also `DATABASE_URL`.
+    /// Where Postgres is: `postgres://user:password@host/database`. Also `DATABASE_URL` and `--database-url`.
+    #[serde(serialize_with = "secret::hide_password")]
     pub url: Option<String>,
+    /// A file that holds the URL, in place of `database.url`.
+    #[schema(value_type = Option<String>)]
+    pub url_file: Option<PathBuf>,
 }
 
 /// `http.*`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Where health and metrics are served.
+    /// Where HTTP is served: health, metrics, the API and the console.
+    #[schema(value_type = String)]
     pub listen: std::net::SocketAddr,
 }
 
@@ -53,11 +71,15 @@ impl Default for HttpConfig {
 }
 
 /// `auth.*`: how the API's bearer tokens are verified. Nothing set: the API refuses all but health and metrics.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// A secret shared with whoever signs tokens with HS256: at least 32 bytes.
+    #[schema(value_type = Option<String>)]
     pub hs256_secret: Option<Secret>,
+    /// A file that holds the secret, in place of `auth.hs256_secret`.
+    #[schema(value_type = Option<String>)]
+    pub hs256_secret_file: Option<PathBuf>,
     /// A set of public keys (RS256, ES256, EdDSA): a file, or a URL.
     pub jwks: Option<String>,
     /// Tokens must be from this issuer.
@@ -66,57 +88,33 @@ pub struct AuthConfig {
     pub audience: Option<String>,
 }
 
-/// A value that is never shown.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// One that nobody else knows, for a service that lives as long as the demo.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(format!(
-            "{}{}",
-            Uuid::new_v4().simple(),
-            Uuid::new_v4().simple()
-        ))
-    }
-
-    /// The value, for the one place that needs it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
 /// `worker.*`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
     /// Runs at once; absent: the machine's cores.
     pub concurrency: Option<usize>,
     /// How often a worker says that it lives; one silent for four of these is taken for dead.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
+    #[schema(value_type = String)]
     pub heartbeat: Duration,
     /// Attempts before a run fails.
     pub max_attempts: i32,
     /// The longest first wait after a failed attempt.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
+    #[schema(value_type = String)]
     pub backoff_base: Duration,
     /// The longest wait of all.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
+    #[schema(value_type = String)]
     pub backoff_max: Duration,
     /// How long stopping may take.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
+    #[schema(value_type = String)]
     pub shutdown_grace: Duration,
     /// How long the records of final runs are kept.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "duration")]
+    #[schema(value_type = String)]
     pub keep_runs: Duration,
 }
 
@@ -144,7 +142,7 @@ impl WorkerConfig {
 }
 
 /// `purge.*`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PurgeConfig {
     /// Rows per batch; absent: the worker follows the time that batches take.
@@ -152,12 +150,13 @@ pub struct PurgeConfig {
 }
 
 /// `schedule.*`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     /// When slots are: a cron expression of six fields, seconds first.
     pub cron: String,
-    /// The time zone in which it is read.
+    /// The time zone in which it is read: an IANA name.
+    #[schema(value_type = String)]
     pub timezone: Tz,
 }
 
@@ -174,8 +173,21 @@ impl Default for ScheduleConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A key is unknown, or a value is not of its kind.
-    #[error("the settings cannot be read; README.md, *Settings*, lists every key")]
+    #[error("the settings cannot be read; docs/configuration.md lists every key")]
     Read(#[from] config::ConfigError),
+    /// A file that a setting names cannot be read.
+    #[error("{key} cannot be read from {}", path.display())]
+    File {
+        /// The key, as in TOML.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A value and its file are both set.
+    #[error("{0} and {0}_file are both set: leave one out")]
+    Twice(&'static str),
     /// A value is out of bounds.
     #[error("{key} must be {must}, not {is}")]
     OutOfBounds {
@@ -210,7 +222,18 @@ impl Config {
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator("_")
             .separator("__");
-        let config: Self = sources.add_source(environment).build()?.try_deserialize()?;
+        let mut config: Self = sources.add_source(environment).build()?.try_deserialize()?;
+        let url = secret::from_file("database.url", config.database.url_file.as_deref())?;
+        let secret = secret::from_file(
+            "auth.hs256_secret",
+            config.auth.hs256_secret_file.as_deref(),
+        )?;
+        secret::take_one("database.url", &mut config.database.url, url)?;
+        secret::take_one(
+            "auth.hs256_secret",
+            &mut config.auth.hs256_secret,
+            secret.map(Secret::new),
+        )?;
         config.validate()?;
         Ok(config)
     }

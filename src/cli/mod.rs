@@ -6,6 +6,7 @@
 )]
 
 mod completions;
+mod config;
 mod demo;
 mod migrate;
 mod output;
@@ -81,6 +82,9 @@ enum Command {
     Runs(runs::RunsCommand),
     /// Sign a token for the API, for development
     Token(token::TokenArgs),
+    /// Check or show the settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -154,6 +158,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Policy(args) => policy::run(&args, &settings).await,
         Command::Runs(command) => runs::run(command, &settings).await,
         Command::Token(args) => token::run(args, &settings),
+        Command::Config(command) => config::run(&command, &settings),
         Command::Completions(args) => Ok(completions::run(&args)),
     }
 }

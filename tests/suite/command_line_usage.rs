@@ -33,6 +33,7 @@ async fn help_names_every_command() {
       policy       Show a plan's, or an organization's, retention windows
       runs         List, show, replay and cancel runs
       token        Sign a token for the API, for development
+      config       Check or show the settings
       completions  Print a completion script for a shell
       help         Print this message or the help of the given subcommand(s)
 

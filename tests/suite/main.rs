@@ -18,6 +18,7 @@ mod command_line;
 mod command_line_runs;
 mod command_line_usage;
 mod concurrent_app;
+mod config_command;
 mod counts;
 mod crashes;
 mod deliveries;

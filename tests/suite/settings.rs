@@ -41,11 +41,11 @@ async fn unknown_key_is_refused_by_name_wherever_it_stands() {
     let name = ("DRIFT_RETENTION_WORKER__CONCURENCY", "4");
     insta::assert_snapshot!(shown(&with_env(&["runs", "list"], &[name]).await), @r"
     exit 2
-    error: the settings cannot be read; README.md, *Settings*, lists every key: unknown field `concurency`, expected one of `concurrency`, `heartbeat`, `max_attempts`, `backoff_base`, `backoff_max`, `shutdown_grace`, `keep_runs` for key `worker`
+    error: the settings cannot be read; docs/configuration.md lists every key: unknown field `concurency`, expected one of `concurrency`, `heartbeat`, `max_attempts`, `backoff_base`, `backoff_max`, `shutdown_grace`, `keep_runs` for key `worker`
     ");
     insta::assert_snapshot!(shown(&with_file("[worker]\nconcurency = 4\n").await), @r"
     exit 2
-    error: the settings cannot be read; README.md, *Settings*, lists every key: unknown field `concurency`, expected one of `concurrency`, `heartbeat`, `max_attempts`, `backoff_base`, `backoff_max`, `shutdown_grace`, `keep_runs` for key `worker`
+    error: the settings cannot be read; docs/configuration.md lists every key: unknown field `concurency`, expected one of `concurrency`, `heartbeat`, `max_attempts`, `backoff_base`, `backoff_max`, `shutdown_grace`, `keep_runs` for key `worker`
     ");
     for (toml, named) in [
         ("[wroker]\nconcurrency = 4\n", "wroker"),

@@ -1,0 +1,132 @@
+//! The command `config`: checks, shows without secrets, and is where `docs/configuration.md` comes from.
+
+use std::{fs, path::Path};
+
+use crate::support::{
+    product,
+    text::{shown, stderr, stdout},
+};
+
+const SECRET: &str = "a secret of thirty-two bytes or so";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+async fn config(args: &[&str], env: &[(&str, &str)]) -> std::process::Output {
+    let mut command = product::command("");
+    command.env_remove("DATABASE_URL").arg("config").args(args);
+    command.envs(env.iter().copied()).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn every_setting_stands_in_the_documentation_as_the_code_has_it() {
+    let made = stdout(&config(&["reference"], &[]).await);
+    let kept = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    assert_eq!(
+        kept, made,
+        "run `drift-retention config reference > docs/configuration.md`"
+    );
+}
+
+#[tokio::test]
+async fn settings_in_force_are_shown_and_secrets_are_not() {
+    let env = [
+        (
+            "DATABASE_URL",
+            "postgres://purger:hunter2@db.internal/workflowops",
+        ),
+        ("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET),
+        ("DRIFT_RETENTION_WORKER__HEARTBEAT", "1500ms"),
+    ];
+    let text = stdout(&config(&["show"], &env).await);
+    assert!(
+        !text.contains(SECRET) && !text.contains("hunter2"),
+        "{text}"
+    );
+    for line in [
+        r#"url = "postgres://purger:(hidden)@db.internal/workflowops""#,
+        r#"hs256_secret = "(hidden)""#,
+        r#"heartbeat = "1500ms""#,
+        "# concurrency is not set",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn sample_file_is_right_but_for_the_secrets_that_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = dir.path().join("database_url");
+    fs::write(&url, "postgres://purger@db.internal/workflowops\n").unwrap();
+    let sample = fs::read_to_string(root().join("deploy/config.example.toml")).unwrap();
+    let sample = sample.replace("/run/secrets/database_url", url.to_str().unwrap());
+    let file = dir.path().join("config.toml");
+    fs::write(&file, sample).unwrap();
+
+    let checked = config(&["check", "--config", file.to_str().unwrap()], &[]).await;
+
+    insta::assert_snapshot!(shown(&checked), @r"
+    exit 0
+    the settings are right
+    ");
+    let text = stdout(&config(&["show", "--config", file.to_str().unwrap()], &[]).await);
+    assert!(text.contains("db.internal"), "{text}");
+}
+
+#[tokio::test]
+async fn bad_settings_are_wrong_usage() {
+    for (env, says) in [
+        (
+            vec![("DRIFT_RETENTION_SCHEDULE__CRON", "never")],
+            "schedule.cron",
+        ),
+        (
+            vec![("DRIFT_RETENTION_WORKER__HEARTBEAT", "1ms")],
+            "worker.heartbeat",
+        ),
+        (
+            vec![("DRIFT_RETENTION_AUTH__HS256_SECRET_FILE", "/nowhere/at/all")],
+            "auth.hs256_secret cannot be read from /nowhere/at/all: No such file",
+        ),
+        (
+            vec![
+                ("DATABASE_URL", "postgres://db/a"),
+                ("DRIFT_RETENTION_DATABASE__URL_FILE", "/dev/null"),
+            ],
+            "database.url and database.url_file are both set: leave one out",
+        ),
+    ] {
+        let output = config(&["check"], &env).await;
+        assert_eq!(output.status.code(), Some(2), "{env:?}");
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
+}
+
+#[tokio::test]
+async fn secret_of_a_file_signs_like_the_secret_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let mint = async |name: &str, value: &str| {
+        let output = product::command("")
+            .args([
+                "token", "--sub", "dana", "--role", "operator", "--ttl", "1000000h",
+            ])
+            .env(name, value)
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let token = stdout(&output);
+        let key = jsonwebtoken::DecodingKey::from_secret(SECRET.as_bytes());
+        let validation = jsonwebtoken::Validation::default();
+        jsonwebtoken::decode::<serde_json::Value>(token.trim(), &key, &validation).unwrap();
+    };
+    mint("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET).await;
+    mint(
+        "DRIFT_RETENTION_AUTH__HS256_SECRET_FILE",
+        path.to_str().unwrap(),
+    )
+    .await;
+}
