@@ -1,12 +1,10 @@
-//! Parse, start logging, dispatch, exit code.
+//! Parse, and run the command.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use drift_retention::{cli, telemetry::logs};
+use drift_retention::cli;
 
 fn main() -> ExitCode {
-    let args = cli::Args::parse();
-    logs::init(args.default_log_level());
-    cli::run(args)
+    cli::run(cli::Args::parse())
 }

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use sqlx::PgPool;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{Instrument, field};
 
 use crate::{
     config::WorkerConfig,
@@ -13,7 +14,7 @@ use crate::{
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
     },
-    telemetry::{logs::chain, metrics::Metrics},
+    telemetry::{logs::chain, metrics::Metrics, traces},
 };
 
 /// How often stranded runs are looked for.
@@ -155,6 +156,14 @@ impl Worker {
     }
 
     async fn attempt(&self, run: OwnedRun, stop: &CancellationToken) -> Verdict {
+        let span = tracing::info_span!("purge run", otel.kind = "consumer", run_id = %run.id, org_id = %run.org,
+            attempt = run.attempt, trigger = run.trigger, trace_id = field::Empty);
+        traces::set_parent(&span, run.traceparent.as_deref());
+        traces::link(&span, run.repeated.as_deref());
+        self.attempt_in_span(run, stop).instrument(span).await
+    }
+
+    async fn attempt_in_span(&self, run: OwnedRun, stop: &CancellationToken) -> Verdict {
         tracing::debug!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, "attempt begins");
         let started = Instant::now();
         let outcome = self.purge(&run, stop).await;
@@ -185,7 +194,8 @@ impl Worker {
     /// it ends when this future is dropped.
     async fn purge(&self, run: &OwnedRun, stop: &CancellationToken) -> Result<Report, PurgeError> {
         let (purger, owned, stop) = (self.purger.clone(), run.clone(), stop.clone());
-        contained(async move { purger.purge(&owned, &stop).await }).await
+        let attempt = async move { purger.purge(&owned, &stop).await };
+        contained(attempt.in_current_span()).await
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {

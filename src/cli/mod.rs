@@ -29,6 +29,7 @@ use crate::{
     config::{Config, ConfigError},
     postgres::{self, migrations},
     schedule::BadSchedule,
+    telemetry::{logs, traces::Traces},
 };
 
 /// Keeps every organization inside its plan's data retention windows.
@@ -135,7 +136,13 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let traces = {
+        // The exporter's connection lives in the runtime.
+        let _entered = runtime.enter();
+        start_telemetry(&args)
+    };
     let outcome = runtime.block_on(dispatch(args));
+    drop(traces);
     runtime.shutdown_background();
     match outcome {
         Ok(code) => code,
@@ -145,6 +152,17 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::from(if is_usage { 2 } else { 1 })
         }
     }
+}
+
+/// Logs and traces. A collector that cannot be used is said, and is no reason to stop.
+fn start_telemetry(args: &Args) -> Option<Traces> {
+    let started = Traces::from_environment();
+    let traces = started.as_ref().ok().and_then(Option::as_ref);
+    logs::init(args.default_log_level(), traces.map(Traces::tracer));
+    started.unwrap_or_else(|error| {
+        tracing::warn!(error = logs::chain(&error), "nothing is traced");
+        None
+    })
 }
 
 async fn dispatch(args: Args) -> Result<ExitCode> {

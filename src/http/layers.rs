@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::{DefaultBodyLimit, MatchedPath, Request},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -16,8 +16,10 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     set_header::SetResponseHeaderLayer,
 };
+use tracing::{Instrument, field};
 
 use super::Problem;
+use crate::telemetry::traces;
 
 /// The largest body taken, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -53,6 +55,25 @@ pub(super) fn around(routes: Router) -> Router {
     routes
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+}
+
+/// A span per request, in the caller's trace if it sends one.
+pub(super) async fn traced(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("unknown", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!(
+        "http.request",
+        otel.name = format!("{} {route}", request.method()),
+        otel.kind = "server",
+        http.route = route,
+        http.response.status_code = field::Empty,
+        trace_id = field::Empty
+    );
+    let parent = request.headers().get("traceparent");
+    traces::set_parent(&span, parent.and_then(|parent| parent.to_str().ok()));
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    response
 }
 
 /// Ends a request that takes too long with a problem like any other.

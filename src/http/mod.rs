@@ -12,7 +12,7 @@ mod problem;
 
 use std::sync::Arc;
 
-use axum::{Router, routing::get};
+use axum::{Router, middleware, routing::get};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -50,9 +50,10 @@ pub fn router(health: Health, api: Option<ApiState>) -> Router {
         .route("/metrics", get(health::metrics))
         .with_state(Arc::new(health));
     let routes = match api {
-        Some(state) => health
-            .merge(api::router(state.clone()))
-            .merge(console::router(state)),
+        Some(state) => {
+            let api = api::router(state.clone()).merge(console::router(state));
+            health.merge(api.layer(middleware::from_fn(layers::traced)))
+        }
         None => health,
     };
     layers::around(routes)

@@ -32,6 +32,10 @@ pub struct OwnedRun {
     pub started_at: DateTime<Utc>,
     /// The policy that earlier attempts recorded.
     pub policy: Option<RetentionPolicy>,
+    /// The span that asked for it, as W3C Trace Context.
+    pub traceparent: Option<String>,
+    /// The span that asked for the run that this one repeats.
+    pub repeated: Option<String>,
 }
 
 /// Proves, for the rest of the transaction, that `run` is still owned, and reads the organization's plan. The

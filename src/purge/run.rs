@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, instrument};
 
 use super::{
     PurgeError,
@@ -145,10 +146,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// One pass over one dataset: batch, batch, batch, until every expired row has been looked at.
+    #[instrument(name = "step", skip_all, fields(table = dataset.tables()[0], rows))]
     async fn sweep(&mut self, dataset: &dyn Dataset) -> Result<(), PurgeError> {
         let mut size = BatchSize::new(self.purger.batch_size);
         let mut progress = Progress::default();
-        let mut contended = 0;
+        let (mut contended, mut rows) = (0, 0);
         while let Some(cutoff) = self.cutoffs.get(dataset.name()) {
             if self.stop.is_cancelled() {
                 return Err(PurgeError::Stopped);
@@ -162,6 +164,8 @@ impl<'a> Attempt<'a> {
                 Ok(BatchOutcome::Committed(batch)) => {
                     contended = 0;
                     self.count(dataset, &batch, started.elapsed());
+                    rows += batch.rows();
+                    Span::current().record("rows", rows);
                     if batch.exhausted {
                         return Ok(());
                     }
@@ -191,6 +195,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Proof, deletion and counts: they commit together or not at all.
+    #[instrument(name = "batch", skip_all, fields(table = dataset.tables()[0], rows))]
     async fn batch(
         &self,
         dataset: &dyn Dataset,
@@ -214,6 +219,7 @@ impl<'a> Attempt<'a> {
             ledger::record_batch(&mut tx, self.run, dataset.tables(), &batch.purged).await?;
         }
         tx.commit().await?;
+        Span::current().record("rows", batch.rows());
         Ok(BatchOutcome::Committed(batch))
     }
 
@@ -233,6 +239,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// What is left, by dataset, found by other SQL than the deletion's.
+    #[instrument(name = "verify", skip_all)]
     async fn verify(&self) -> Result<Vec<Remains>, PurgeError> {
         let mut conn = self.purger.pool.acquire().await?;
         let mut remains = Vec::with_capacity(DATASETS.len());

@@ -86,6 +86,8 @@ pub async fn claim(
                 ELSE false
               END
         RETURNING r.org_id, r.trigger, r.token, r.status, r.attempts,
+                  r.traceparent,
+                  (SELECT first.traceparent FROM retention.purge_runs first WHERE first.id = r.replay_of) AS repeated,
                   r.started_at AS "started_at!: DateTime<Utc>",
                   r.policy AS "policy: Json<RetentionPolicy>""#,
         run.0,
@@ -115,6 +117,8 @@ pub async fn claim(
         max_attempts,
         started_at: claimed.started_at,
         policy: claimed.policy.map(|policy| policy.0),
+        traceparent: claimed.traceparent,
+        repeated: claimed.repeated,
     }))
 }
 

@@ -7,7 +7,10 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::ids::{OrgId, RunId};
+use crate::{
+    ids::{OrgId, RunId},
+    telemetry::traces,
+};
 
 /// What became of a request to purge.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -62,11 +65,26 @@ pub async fn enqueue_purge(
     })
 }
 
+/// Lets the runs that this transaction makes belong to the current trace, if there is one.
+pub(super) async fn carry_trace(conn: &mut PgConnection) -> sqlx::Result<()> {
+    if let Some(traceparent) = traces::traceparent() {
+        sqlx::query_scalar!(
+            "-- queue.carry_trace
+             SELECT set_config('retention.traceparent', $1, true)",
+            traceparent
+        )
+        .fetch_one(conn)
+        .await?;
+    }
+    Ok(())
+}
+
 /// Asks for a purge of `org` on somebody's behalf, and records that they asked. A request that comes again under
 /// the same `key` is answered with the run that the first one led to.
 ///
 /// # Errors
 /// When the organization does not exist or the database fails.
+#[tracing::instrument(name = "enqueue", skip_all, fields(org_id = %org))]
 pub async fn request_purge(
     conn: &mut PgConnection,
     org: OrgId,
@@ -79,6 +97,7 @@ pub async fn request_purge(
     {
         return Ok(first);
     }
+    carry_trace(conn).await?;
     let made = enqueue_purge(conn, org, requested_by, reason).await?;
     sqlx::query!(
         "-- queue.record_request
@@ -138,12 +157,14 @@ async fn claim_key(
 ///
 /// # Errors
 /// When an organization does not exist or the database fails; then none was enqueued.
+#[tracing::instrument(name = "enqueue", skip_all, fields(organizations = orgs.len()))]
 pub async fn enqueue_purges(
     conn: &mut PgConnection,
     orgs: &[Uuid],
     requested_by: &str,
     reason: Option<&str>,
 ) -> sqlx::Result<Vec<Enqueued>> {
+    carry_trace(conn).await?;
     let made = sqlx::query!(
         r#"-- queue.enqueue_purges
         SELECT o.id AS "org_id!", e.run_id AS "run_id!", e.status AS "status!", e.coalesced AS "coalesced!"
@@ -182,11 +203,13 @@ pub(super) fn no_organization(org: OrgId, error: sqlx::Error) -> EnqueueError {
 ///
 /// # Errors
 /// When the database fails; then none was made.
+#[tracing::instrument(name = "enqueue", skip_all, fields(%slot, organizations = orgs.len()))]
 pub async fn enqueue_slot(
     conn: &mut PgConnection,
     slot: DateTime<Utc>,
     orgs: &[Uuid],
 ) -> sqlx::Result<(i64, i64)> {
+    carry_trace(conn).await?;
     let made = sqlx::query!(
         r#"-- queue.enqueue_slot
         SELECT enqueued AS "enqueued!", coalesced AS "coalesced!" FROM retention.enqueue_slot($1, $2)"#,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     EnqueueError, RunFilter, RunStatus,
-    enqueue::{Enqueued, no_organization},
+    enqueue::{Enqueued, carry_trace, no_organization},
 };
 use crate::ids::{OrgId, RunId};
 
@@ -189,6 +189,7 @@ pub async fn cancel(pool: &PgPool, run: RunId, by: &Operator) -> Result<OrgId, O
     Ok(OrgId(org))
 }
 
+#[tracing::instrument(name = "enqueue", skip_all, fields(replay_of = %run))]
 async fn replay_in(
     conn: &mut PgConnection,
     run: RunId,
@@ -198,6 +199,7 @@ async fn replay_in(
     if !matches!(status.as_str(), "failed" | "cancelled") {
         return Err(OperateError::NotReplayable(run, status));
     }
+    carry_trace(conn).await?;
     let made = sqlx::query!(
         r#"-- queue.replay
         SELECT run_id AS "run_id!", status AS "status!", coalesced AS "coalesced!"

@@ -2,19 +2,36 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
-/// Starts logging to stderr. `default_level` holds where `RUST_LOG` says nothing.
-pub fn init(default_level: &str) {
+/// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
+/// says nothing; it does not choose what is traced.
+pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     // apalis and sqlx tell of every wake-up and notice at `info`: that is noise at our default.
     let default = format!("{default_level},apalis_core=warn,apalis_postgres=warn,sqlx=warn");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let registry = tracing_subscriber::registry().with(filter);
+    let spans = tracer.map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_filter(Targets::new().with_target("drift_retention", LevelFilter::INFO))
+    });
+    let registry = tracing_subscriber::registry().with(spans);
     let terminal = io::stderr().is_terminal();
     // A second call (a test's) keeps the first one's subscriber.
     let _ = if terminal {
         registry
-            .with(fmt::layer().with_writer(io::stderr).with_target(false))
+            .with(
+                fmt::layer()
+                    .with_writer(io::stderr)
+                    .with_target(false)
+                    .with_filter(filter),
+            )
             .try_init()
     } else {
         registry
@@ -22,7 +39,8 @@ pub fn init(default_level: &str) {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
-                    .with_writer(io::stderr),
+                    .with_writer(io::stderr)
+                    .with_filter(filter),
             )
             .try_init()
     };

@@ -1,4 +1,5 @@
-//! Logs and metrics: how the service is watched.
+//! Logs, metrics and traces: how the service is watched.
 
 pub mod logs;
 pub mod metrics;
+pub mod traces;

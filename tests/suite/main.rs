@@ -52,3 +52,4 @@ mod stopping;
 mod support;
 mod token_command;
 mod tokens;
+mod traces;

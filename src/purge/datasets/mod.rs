@@ -70,6 +70,14 @@ pub struct Batch {
     pub exhausted: bool,
 }
 
+impl Batch {
+    /// Rows deleted in all tables.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.purged.iter().sum()
+    }
+}
+
 /// What separate SQL found after a purge.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Remains {

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod app;
 pub mod client;
+pub mod collector;
 pub mod held;
 pub mod ledger;
 pub mod own_server;

@@ -1,0 +1,1 @@
+ALTER TABLE retention.purge_runs DROP COLUMN IF EXISTS traceparent;

@@ -1,0 +1,174 @@
+//! Traces by OTLP, switched on by the standard `OTEL_*` variables. Spans wait in a bounded queue and are sent by a
+//! thread of their own: a collector that is slow or away loses spans and holds nothing up.
+
+use std::time::Duration;
+
+use opentelemetry::{
+    Context,
+    trace::{
+        SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider as _,
+    },
+};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SdkTracer, SdkTracerProvider},
+};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// The service's name where `OTEL_SERVICE_NAME` gives no other.
+const SERVICE: &str = "drift-retention";
+/// How long the last spans may take to be sent when the program ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why spans cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The exporter cannot be made.
+    #[error("cannot send traces; check the OTEL_EXPORTER_OTLP_* variables")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The protocol is none of ours.
+    #[error("OTEL_EXPORTER_OTLP_PROTOCOL is {0:?}; use grpc or http/protobuf")]
+    Protocol(String),
+}
+
+/// Sends spans until it is dropped.
+#[derive(Debug)]
+pub struct Traces(SdkTracerProvider);
+
+impl Traces {
+    /// Starts sending where the environment names a collector; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the environment names one in a way that cannot be used.
+    pub fn from_environment() -> Result<Option<Self>, TraceError> {
+        let endpoint = [
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ];
+        let is_on = endpoint.iter().any(|name| variable(name).is_some())
+            && variable("OTEL_TRACES_EXPORTER").is_none_or(|exporter| exporter == "otlp")
+            && variable("OTEL_SDK_DISABLED").as_deref() != Some("true");
+        if !is_on {
+            return Ok(None);
+        }
+        let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+            .or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
+        let exporter = match protocol.as_deref() {
+            Some("grpc") => SpanExporter::builder().with_tonic().build()?,
+            None | Some("http/protobuf") => SpanExporter::builder()
+                .with_http()
+                .with_protocol(Protocol::HttpBinary)
+                .build()?,
+            Some(other) => return Err(TraceError::Protocol(other.to_owned())),
+        };
+        // The builder reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES after this.
+        let mut resource = Resource::builder();
+        if variable("OTEL_SERVICE_NAME").is_none() {
+            resource = resource.with_service_name(SERVICE);
+        }
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource.build())
+            .build();
+        Ok(Some(Self(provider)))
+    }
+
+    /// What makes spans.
+    #[must_use]
+    pub fn tracer(&self) -> SdkTracer {
+        self.0.tracer(SERVICE)
+    }
+}
+
+impl Drop for Traces {
+    /// Sends what is still waiting, within bounds.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
+            tracing::debug!(%error, "the last spans were not sent");
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the standard names of OpenTelemetry, not settings of ours"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The current span as a `traceparent` of W3C Trace Context; none where nothing is traced.
+#[must_use]
+pub fn traceparent() -> Option<String> {
+    let context = Span::current().context();
+    let span = context.span().span_context().clone();
+    span.is_valid().then(|| {
+        let flags = span.trace_flags().to_u8();
+        format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id())
+    })
+}
+
+/// Makes `span` a child of what `traceparent` names; anything malformed is ignored, as the standard asks.
+pub fn set_parent(span: &Span, traceparent: Option<&str>) {
+    if let Some(parent) = traceparent.and_then(parse) {
+        let context = Context::new().with_remote_span_context(parent);
+        // An error says that the span is not traced: then there is nothing to do.
+        let _ = span.set_parent(context);
+    }
+    let own = span.context().span().span_context().clone();
+    if own.is_valid() {
+        span.record("trace_id", tracing::field::display(own.trace_id()));
+    }
+}
+
+/// Links `span` to another trace.
+pub fn link(span: &Span, traceparent: Option<&str>) {
+    if let Some(other) = traceparent.and_then(parse) {
+        span.add_link(other);
+    }
+}
+
+fn parse(traceparent: &str) -> Option<SpanContext> {
+    let mut parts = traceparent.trim().split('-');
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_known =
+        version.len() == 2 && version != "ff" && (version != "00" || parts.next().is_none());
+    if !is_known || trace.len() != 32 || span.len() != 16 || flags.len() != 2 {
+        return None;
+    }
+    let context = SpanContext::new(
+        TraceId::from_hex(trace).ok()?,
+        SpanId::from_hex(span).ok()?,
+        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
+        true,
+        TraceState::default(),
+    );
+    context.is_valid().then_some(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_standard_allows_is_a_parent() {
+        let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let good = format!("00-{trace}-{span}-01");
+        assert_eq!(parse(&good).unwrap().trace_id().to_string(), trace);
+        for bad in [
+            String::new(),
+            "00".into(),
+            format!("ff-{trace}-{span}-01"),
+            format!("00-{trace}-{span}-01-more"),
+            format!("00-{}-{span}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00-{}-{span}-01", "g".repeat(32)),
+            format!("00-{trace}-{span}-é"),
+        ] {
+            assert_eq!(parse(&bad), None, "{bad}");
+        }
+    }
+}

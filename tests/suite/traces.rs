@@ -1,0 +1,200 @@
+//! Traces: from the request to every batch, over gRPC and over HTTP, and never in the purge's way.
+
+use std::{
+    io::{BufRead, BufReader},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    client::{Client, id, serve},
+    collector::{Collector, Protocol, attribute, environment, hex},
+    product::{self, Service, until_status},
+};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+
+async fn traced(db: &TestDatabase, roles: &str, env: &[(&'static str, String)]) -> Service {
+    let env: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    serve(db, roles, &env).await
+}
+
+/// Asks for a purge in the caller's trace.
+async fn purge_in_trace(client: &Client, org: Uuid) -> Uuid {
+    let request = client
+        .request(Method::POST, &format!("/orgs/{org}/retention/purge"))
+        .header("traceparent", format!("00-{TRACE}-{CALLER}-01"));
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    id(&response.json::<Value>().await.unwrap()["run_id"])
+}
+
+#[tokio::test]
+async fn request_enqueue_run_steps_and_batches_are_one_trace() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let db = TestDatabase::new().await;
+        let org = App::on(&db.pool).org_with_expired(11).await;
+        let (collector, env) = Collector::start(protocol).await;
+        let service = traced(&db, "api,worker", &env).await;
+        let client = Client::operator(&service).await;
+
+        let run = purge_in_trace(&client, org).await;
+        until_status(&db.pool, run, "succeeded").await;
+
+        // Spans come in when they end: the outer ones last.
+        let job = collector.one("purge run").await;
+        let request = collector.one("POST /orgs/{orgId}/retention/purge").await;
+        let enqueue = collector.one("enqueue").await;
+        let verify = collector.one("verify").await;
+        let steps = collector.named("step");
+        let step = steps
+            .iter()
+            .find(|step| attribute(step, "table").as_deref() == Some("drift_checks"))
+            .unwrap();
+        let batches = collector.named("batch");
+        let batch = batches
+            .iter()
+            .find(|batch| batch.parent_span_id == step.span_id)
+            .unwrap();
+
+        assert_eq!(hex(&request.trace_id), TRACE, "{protocol:?}");
+        assert_eq!(hex(&request.parent_span_id), CALLER);
+        assert_eq!(enqueue.parent_span_id, request.span_id);
+        assert_eq!(job.parent_span_id, enqueue.span_id);
+        assert_eq!(job.trace_id, request.trace_id);
+        assert_eq!(attribute(&job, "run_id"), Some(run.to_string()));
+        assert_eq!(steps.len(), 3);
+        assert_eq!(step.parent_span_id, job.span_id);
+        assert_eq!(attribute(step, "rows").as_deref(), Some("30"));
+        assert_eq!(attribute(batch, "rows").as_deref(), Some("30"));
+        assert_eq!(verify.parent_span_id, job.span_id);
+    }
+}
+
+#[tokio::test]
+async fn replay_is_a_trace_of_its_own_with_a_link_to_the_one_it_repeats() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org("legacy").await;
+    let (collector, env) = Collector::start(Protocol::Http).await;
+    let service = traced(&db, "api,worker", &env).await;
+    let client = Client::operator(&service).await;
+    let failed = purge_in_trace(&client, org).await;
+    until_status(&db.pool, failed, "failed").await;
+    db.execute("UPDATE organizations SET plan = 'pro'").await;
+
+    let path = format!("/retention/runs/{failed}/replay");
+    let (_, replayed) = client.post(&path, &json!({})).await;
+    until_status(&db.pool, id(&replayed["run_id"]), "succeeded").await;
+
+    product::eventually("both runs are traced", async || {
+        collector.named("purge run").len() == 2
+    })
+    .await;
+    let jobs = collector.named("purge run");
+    let (first, second) = (&jobs[0], &jobs[1]);
+    assert_eq!(hex(&first.trace_id), TRACE);
+    assert_ne!(second.trace_id, first.trace_id);
+    assert_eq!(hex(&second.links[0].trace_id), TRACE);
+    assert!(first.links.is_empty());
+}
+
+#[tokio::test]
+async fn main_apps_own_transaction_can_be_the_parent() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(3).await;
+    let (collector, env) = Collector::start(Protocol::Http).await;
+    let _service = traced(&db, "worker", &env).await;
+    db.execute(&format!(
+        "BEGIN;
+         SELECT set_config('retention.traceparent', '00-{TRACE}-{CALLER}-01', true);
+         SELECT retention.enqueue_purge('{org}', 'billing');
+         COMMIT"
+    ))
+    .await;
+
+    let job = collector.one("purge run").await;
+    assert_eq!(hex(&job.trace_id), TRACE);
+    assert_eq!(hex(&job.parent_span_id), CALLER);
+}
+
+#[tokio::test]
+async fn log_lines_of_a_run_carry_its_trace() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(3).await;
+    let (_collector, env) = Collector::start(Protocol::Http).await;
+    let env: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let service = Service::start_logging(&db.url, "worker", &env, writer);
+    db.execute(&format!(
+        "BEGIN;
+         SELECT set_config('retention.traceparent', '00-{TRACE}-{CALLER}-01', true);
+         SELECT retention.enqueue_purge('{org}', 'billing');
+         COMMIT"
+    ))
+    .await;
+    let run: Uuid = db.value("SELECT id FROM retention.purge_runs").await;
+    until_status(&db.pool, run, "succeeded").await;
+    service.kill().await;
+
+    let lines: Vec<Value> = BufReader::new(reader)
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| serde_json::from_str(&line).ok())
+        .collect();
+    let purged = lines
+        .iter()
+        .find(|line| line["table"] == "drift_checks")
+        .unwrap();
+    assert_eq!(purged["span"]["trace_id"], TRACE, "{purged}");
+    assert_eq!(purged["run_id"], run.to_string());
+}
+
+#[tokio::test]
+async fn collector_that_never_answers_holds_up_neither_a_purge_nor_the_end() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let db = TestDatabase::new().await;
+        let org = App::on(&db.pool).org_with_expired(30).await;
+        // It accepts connections, and that is all it does.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let env = environment(protocol, listener.local_addr().unwrap());
+        let mut service = traced(&db, "api,worker", &env).await;
+
+        let run = product::enqueue(&db.pool, org).await;
+        until_status(&db.pool, run, "succeeded").await;
+
+        service.signal(Signal::SIGTERM);
+        assert_eq!(service.ends_within(Duration::from_secs(20)).await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn collector_that_cannot_be_used_is_said_and_stops_nothing() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(3).await.to_string();
+    let purged = product::command(&db.url)
+        .args(["purge", "--org", &org, "--work"])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")
+        .output()
+        .await
+        .unwrap();
+    assert!(purged.status.success(), "{purged:?}");
+    let log = String::from_utf8(purged.stderr).unwrap();
+    assert!(
+        log.contains("nothing is traced") && log.contains("carrier-pigeon"),
+        "{log}"
+    );
+}
