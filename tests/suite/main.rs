@@ -23,6 +23,7 @@ mod counts;
 mod crashes;
 mod deliveries;
 mod demo;
+mod documented_commands;
 mod enqueueing;
 mod following;
 mod history;
