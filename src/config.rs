@@ -24,9 +24,12 @@ pub use self::{
 const PREFIX: &str = "DRIFT_RETENTION";
 
 /// All settings.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// A read replica of `database.url`, for what counts a lot and changes nothing: previews, gauges, the overview.
+    #[serde(serialize_with = "secret::hide_password")]
+    pub replica_url: Option<String>,
     /// `database.*`
     pub database: DatabaseConfig,
     /// `http.*`

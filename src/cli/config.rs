@@ -38,11 +38,10 @@ fn as_toml(settings: &[Setting]) -> String {
     let mut lines = Vec::new();
     let mut open = "";
     for setting in settings {
-        let Some((section, name)) = setting.key.split_once('.') else {
-            continue;
-        };
+        // What stands in no section comes first, as TOML asks.
+        let (section, name) = setting.key.split_once('.').unwrap_or(("", &setting.key));
         if section != open {
-            lines.extend((!open.is_empty()).then(String::new));
+            lines.extend((!lines.is_empty()).then(String::new));
             lines.push(format!("[{section}]"));
             open = section;
         }

@@ -48,6 +48,9 @@ pub struct Args {
     command: Command,
 }
 
+/// Connections to a replica: previews and gauges are few.
+const READING_CONNECTIONS: u32 = 4;
+
 /// Where settings come from.
 #[derive(Debug, Clone, clap::Args)]
 struct Settings {
@@ -119,6 +122,14 @@ impl Settings {
         migrations::check(&pool).await?;
         Ok((config, pool))
     }
+}
+
+/// The replica that the settings name, or the database itself.
+fn reading_pool(config: &Config, pool: &PgPool) -> Result<PgPool> {
+    Ok(match &config.replica_url {
+        Some(url) => postgres::pool(url, READING_CONNECTIONS)?,
+        None => pool.clone(),
+    })
 }
 
 /// Per run in hand a connection for its batches and one for its record; a few more for the loops and LISTEN.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{Settings, output, whose::Whose};
+use super::{Settings, output, reading_pool, whose::Whose};
 use crate::{
     figures,
     ids::OrgId,
@@ -24,7 +24,8 @@ pub(super) struct PreviewArgs {
 }
 
 pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
-    let (_, pool) = settings.ready_database().await?;
+    let (config, pool) = settings.ready_database().await?;
+    let pool = reading_pool(&config, &pool)?;
     let orgs = args.whose.ids(&pool).await?;
     let previews = previews(&pool, &orgs).await?;
     if args.json {

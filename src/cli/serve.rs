@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Settings, stopping};
+use super::{Settings, reading_pool, stopping};
 use crate::{
     config::Config,
     gauges::Gauges,
@@ -101,9 +101,11 @@ pub(super) async fn serve(
             .as_ref()
             .map(|worker| (worker.identity.clone(), worker.lease())),
     };
-    let gauges = Arc::new(Gauges::new(pool.clone(), metrics));
+    let reading = reading_pool(config, &pool)?;
+    let gauges = Arc::new(Gauges::new(reading.clone(), metrics));
     let api = roles.contains(&Role::Api).then(|| ApiState {
         pool: pool.clone(),
+        reading,
         verifier: Arc::new(verifier(config)),
         gauges: gauges.clone(),
         schedule,

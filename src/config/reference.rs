@@ -1,6 +1,5 @@
 //! Every setting as the code declares it: its key, its environment name, its default and what it says of itself.
 
-use serde_json::Value;
 use utoipa::{
     PartialSchema,
     openapi::{RefOr, Schema},
@@ -16,7 +15,7 @@ use super::{
 pub struct Setting {
     /// As in TOML: `worker.heartbeat`.
     pub key: String,
-    /// Its value: the default, or what is configured; none: not set.
+    /// Its value as TOML has it: the default, or what is configured; none: not set.
     pub value: Option<String>,
     /// What it is for.
     pub about: String,
@@ -34,6 +33,7 @@ impl Setting {
 #[must_use]
 pub fn settings(config: &Config) -> Vec<Setting> {
     let sections = [
+        ("", Config::schema()),
         ("database", DatabaseConfig::schema()),
         ("http", HttpConfig::schema()),
         ("auth", AuthConfig::schema()),
@@ -48,24 +48,20 @@ pub fn settings(config: &Config) -> Vec<Setting> {
             continue;
         };
         for (name, property) in &object.properties {
+            // A reference is a section; it has its own turn.
+            let RefOr::T(Schema::Object(property)) = property else {
+                continue;
+            };
+            let (key, value) = match section {
+                "" => (name.clone(), &values[name]),
+                _ => (format!("{section}.{name}"), &values[section][name]),
+            };
             settings.push(Setting {
-                key: format!("{section}.{name}"),
-                value: shown(&values[section][name]),
-                about: about(property),
+                key,
+                value: (!value.is_null()).then(|| value.to_string()),
+                about: property.description.clone().unwrap_or_default(),
             });
         }
     }
     settings
-}
-
-/// A value as TOML has it.
-fn shown(value: &Value) -> Option<String> {
-    (!value.is_null()).then(|| value.to_string())
-}
-
-fn about(property: &RefOr<Schema>) -> String {
-    match property {
-        RefOr::T(Schema::Object(object)) => object.description.clone().unwrap_or_default(),
-        _ => String::new(),
-    }
 }

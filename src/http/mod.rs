@@ -32,6 +32,8 @@ pub use self::{
 pub struct ApiState {
     /// The database.
     pub pool: PgPool,
+    /// The database, or a replica of it, for what counts a lot and changes nothing.
+    pub reading: PgPool,
     /// Verifies bearer tokens.
     pub verifier: Arc<Verifier>,
     /// How the whole database stands.

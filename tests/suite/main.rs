@@ -41,6 +41,7 @@ mod plan_rules;
 mod purge_now;
 mod purge_rules;
 mod query_plans;
+mod read_replica;
 mod resilience;
 mod retries;
 mod roles;

@@ -139,7 +139,7 @@ pub(super) async fn preview(
 ) -> Result<Json<Preview>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    Ok(Json(purge::preview(&state.pool, org).await?))
+    Ok(Json(purge::preview(&state.reading, org).await?))
 }
 
 /// Where a page begins and how long it is.

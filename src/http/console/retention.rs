@@ -113,7 +113,9 @@ pub(super) async fn preview(
     PagePath(org): PagePath<Uuid>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    Ok(preview_table(&purge::preview(&state.pool, org.id).await?))
+    Ok(preview_table(
+        &purge::preview(&state.reading, org.id).await?,
+    ))
 }
 
 fn preview_table(preview: &Preview) -> Markup {
@@ -141,7 +143,7 @@ pub(super) async fn confirm(
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
     visitor.identity.may_purge(org.id)?;
-    let preview = purge::preview(&state.pool, org.id).await?;
+    let preview = purge::preview(&state.reading, org.id).await?;
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Retention),

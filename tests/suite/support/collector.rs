@@ -112,7 +112,8 @@ pub fn attribute(span: &Span, key: &str) -> Option<String> {
 
 /// An id as hexadecimal digits.
 pub fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes: Vec<String> = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.concat()
 }
 
 async fn receive(State(collector): State<Collector>, body: Bytes) -> Vec<u8> {
