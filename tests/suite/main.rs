@@ -19,6 +19,8 @@ mod command_line_runs;
 mod command_line_usage;
 mod concurrent_app;
 mod config_command;
+mod console_rights;
+mod console_sessions;
 mod counts;
 mod crashes;
 mod deliveries;

@@ -23,6 +23,19 @@ pub async fn serve(db: &TestDatabase, roles: &str, env: &[(&str, &str)]) -> Serv
     service
 }
 
+/// A token with these claims, as arguments of the command that signs it.
+pub async fn token(claims: &[&str]) -> String {
+    let minted = product::command("")
+        .arg("token")
+        .args(claims)
+        .env(SECRET.0, SECRET.1)
+        .output()
+        .await
+        .unwrap();
+    assert!(minted.status.success(), "{minted:?}");
+    String::from_utf8(minted.stdout).unwrap().trim().to_owned()
+}
+
 /// Somebody with a token.
 #[derive(Clone)]
 pub struct Client {
@@ -44,18 +57,10 @@ impl Client {
     }
 
     async fn with(service: &Service, claims: &[&str]) -> Self {
-        let minted = product::command("")
-            .arg("token")
-            .args(claims)
-            .env(SECRET.0, SECRET.1)
-            .output()
-            .await
-            .unwrap();
-        assert!(minted.status.success(), "{minted:?}");
         Self {
             http: reqwest::Client::new(),
             base: format!("http://127.0.0.1:{}", service.port),
-            token: String::from_utf8(minted.stdout).unwrap().trim().to_owned(),
+            token: token(claims).await,
         }
     }
 

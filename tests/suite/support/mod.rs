@@ -7,14 +7,17 @@ pub mod app;
 pub mod browser;
 pub mod client;
 pub mod collector;
+pub mod console;
 pub mod held;
 pub mod ledger;
 pub mod own_server;
 pub mod product;
 pub mod roles;
 pub mod runs;
+pub mod scene;
 pub mod text;
 pub mod trouble;
+pub mod visitor;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
