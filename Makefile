@@ -40,6 +40,11 @@ fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing und
 bench-api: postgres ## Latency of the API's read routes while a purge runs
 	cargo bench --locked --bench api_reads
 
+.PHONY: screenshots
+screenshots: postgres browser ## Refresh docs/screenshots/: every page on the sample data, light and dark
+	cargo build --quiet --locked --example with_postgres
+	$(WITH_POSTGRES) cargo test --locked --test suite -- --ignored --exact console_screenshots::every_page_light_and_dark
+
 .PHONY: check
 check: fmt clippy sqlx-check deny typos machete doc ## All that CI checks besides the tests
 

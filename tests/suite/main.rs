@@ -25,6 +25,7 @@ mod console_pages;
 mod console_purge_now;
 mod console_replay;
 mod console_rights;
+mod console_screenshots;
 mod console_sessions;
 mod console_untrusted_text;
 mod counts;
