@@ -40,6 +40,10 @@ fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing und
 bench-api: postgres ## Latency of the API's read routes while a purge runs
 	cargo bench --locked --bench api_reads
 
+.PHONY: bench-console
+bench-console: postgres ## Server time of every page of the console at 100 000 runs
+	cargo bench --locked --bench console_pages
+
 .PHONY: screenshots
 screenshots: postgres browser ## Refresh docs/screenshots/: every page on the sample data, light and dark
 	cargo build --quiet --locked --example with_postgres
