@@ -3,7 +3,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request, State},
+    extract::{FromRequest, FromRequestParts, OriginalUri, Request, State},
     http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -114,7 +114,10 @@ impl FromRequestParts<ApiState> for Visitor {
             let why = "your session has ended; sign in, then do it again";
             return Err(Problem::unauthorized(why).into());
         }
-        let wanted = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        // The routes are nested: what they call their path lacks its beginning.
+        let uri = parts.extensions.get::<OriginalUri>();
+        let uri = uri.map_or(&parts.uri, |OriginalUri(uri)| uri);
+        let wanted = uri.path_and_query().map_or("", |path| path.as_str());
         Err(Failure::SignInFirst(wanted.to_owned()))
     }
 }
