@@ -25,6 +25,8 @@ use crate::{
 #[serde(default)]
 pub(super) struct Chosen {
     run: Vec<Uuid>,
+    /// From the boxes of a list: none of them ticked means none.
+    selected: bool,
 }
 
 /// Exactly what would be replayed.
@@ -35,7 +37,7 @@ pub(super) async fn confirm(
     PageQuery(chosen): PageQuery<Chosen>,
 ) -> Answer {
     visitor.identity.may_operate()?;
-    let filter = if chosen.run.is_empty() {
+    let filter = if chosen.run.is_empty() && !chosen.selected {
         query.filter()?
     } else {
         chosen_filter(&chosen.run)

@@ -133,6 +133,8 @@ pub(super) async fn list(
                 p.empty { @if text.is_empty() { "There is no run yet: the scheduler makes them, or purge now." } @else { "No run matches." } }
             } @else {
                 form method="get" action="/console/runs/replay" {
+                    // Nothing selected is not everything.
+                    input type="hidden" name="selected" value="true";
                     (run_table(&visitor, &runs.items, Some(&names), true))
                     div.buttons {
                         button type="submit" { "Replay selected…" }
