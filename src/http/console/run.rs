@@ -199,13 +199,14 @@ fn timeline(shown: &Shown) -> Markup {
     )
 }
 
+/// They have ids so that the focus stays on them when the part that they stand in is exchanged.
 fn buttons(run: &Run) -> Markup {
     html! {
         div.buttons {
             @match run.status.as_str() {
-                "failed" | "cancelled" => { a.button href={ "/console/runs/replay?run=" (run.id) } { "Replay…" } }
+                "failed" | "cancelled" => { a.button #replay href={ "/console/runs/replay?run=" (run.id) } { "Replay…" } }
                 "succeeded" => {}
-                _ => { a.button href={ "/console/runs/" (run.id) "/cancel" } { "Cancel…" } }
+                _ => { a.button #cancel href={ "/console/runs/" (run.id) "/cancel" } { "Cancel…" } }
             }
         }
     }
