@@ -123,6 +123,12 @@ impl Gauges {
             .organizations_overdue
             .set(overdue.organizations.len() as i64);
         metrics.organizations_unresolved.set(overdue.unresolved());
+        // Shown by every process: the scheduler's own view of it is gone with the scheduler.
+        if let Some(slot) = &standing.last_slot
+            && slot.completed_at.is_some()
+        {
+            metrics.last_slot.set(slot.slot.timestamp());
+        }
     }
 }
 

@@ -173,19 +173,14 @@ impl Worker {
         match outcome {
             Ok(report) => self.succeed(&run, &report).await,
             Err(PurgeError::Stopped) => {
-                self.persist(|| queue::give_back(&self.pool, &run)).await;
+                let given = self.persist(|| queue::give_back(&self.pool, &run)).await;
+                if given == Settled::Superseded {
+                    return self.superseded(&run).await;
+                }
                 tracing::info!(run_id = %run.id, org_id = %run.org, "gave the run back: the worker stops");
                 Verdict::Done
             }
-            Err(PurgeError::Superseded) => {
-                if self
-                    .persist(|| queue::was_cancelled(&self.pool, &run))
-                    .await
-                {
-                    self.count("cancelled", &run.trigger);
-                }
-                Verdict::Done
-            }
+            Err(PurgeError::Superseded) => self.superseded(&run).await,
             Err(error) => self.fail(&run, &error).await,
         }
     }
@@ -203,7 +198,7 @@ impl Worker {
             .persist(|| queue::succeed(&self.pool, run, report))
             .await;
         let Some(steps) = closed else {
-            return Verdict::Done;
+            return self.superseded(run).await;
         };
         self.count("succeeded", &run.trigger);
         for step in steps {
@@ -233,8 +228,21 @@ impl Worker {
                 self.count("failed", &run.trigger);
                 Verdict::Killed
             }
-            Settled::Done | Settled::Superseded => Verdict::Done,
+            Settled::Superseded => self.superseded(run).await,
+            Settled::Done => Verdict::Done,
         }
+    }
+
+    /// The run was cancelled under this attempt, or another worker took it over: whoever did has recorded it.
+    async fn superseded(&self, run: &OwnedRun) -> Verdict {
+        if self.persist(|| queue::was_cancelled(&self.pool, run)).await {
+            self.count("cancelled", &run.trigger);
+        } else {
+            self.metrics.lease_losses.inc();
+            tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt,
+                "another worker took the run over; this attempt committed nothing more");
+        }
+        Verdict::Done
     }
 
     fn count(&self, outcome: &str, trigger: &str) {

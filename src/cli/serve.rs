@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     gauges::Gauges,
     http::{self, ApiState, Health, Verifier},
-    purge,
+    purge::datasets::DATASETS,
     retention::Plan,
     schedule::Schedule,
     scheduler::Scheduler,
@@ -48,7 +48,8 @@ pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCod
 /// The metrics of a process, with every series that the datasets and plans can have.
 pub(super) fn new_metrics() -> Result<Arc<Metrics>> {
     let plans = Plan::ALL.iter().map(|plan| plan.name());
-    Ok(Arc::new(Metrics::new(purge::datasets::tables(), plans)?))
+    let datasets = DATASETS.iter().map(|dataset| dataset.tables());
+    Ok(Arc::new(Metrics::new(datasets, plans)?))
 }
 
 fn verifier(config: &Config) -> Verifier {

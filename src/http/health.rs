@@ -84,6 +84,9 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
 }
 
 pub(super) async fn metrics(State(health): State<Arc<Health>>) -> Response {
+    health
+        .metrics
+        .show_pool(health.pool.size(), health.pool.num_idle());
     match health.metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -1,8 +1,10 @@
 //! Every metric, declared once, with every label set at 0 from the start: Prometheus would miss the first
 //! increment of a series that was not there before. Never an organization in a label.
 
+use std::fs;
+
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
@@ -20,10 +22,15 @@ pub const STATUSES: [&str; 6] = [
     "cancelled",
 ];
 
-/// The metrics of one process, all under `drift_retention_`.
+/// What a pooled connection does: the `state` label of `pool_connections`.
+pub const POOL_STATES: [&str; 2] = ["idle", "in_use"];
+
+/// The metrics of one process: all under `drift_retention_`, but for what every process has.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// Under the names that dashboards of any process know, so without our prefix.
+    of_any_process: Registry,
     /// Rows really gone, by `table` and `plan`; counted after commit.
     pub purged_rows: IntCounterVec,
     /// Attempts that ended, by `outcome` and `trigger`.
@@ -32,6 +39,8 @@ pub struct Metrics {
     pub run_duration: Histogram,
     /// Seconds per batch, by dataset (`table` is its first table).
     pub batch_duration: HistogramVec,
+    /// Attempts that found their run taken over by another worker.
+    pub lease_losses: IntCounter,
     /// Runs by `status`, from the database.
     pub queue_runs: IntGaugeVec,
     /// How far past its cutoff the oldest expired row is, in seconds, by `table`.
@@ -42,19 +51,22 @@ pub struct Metrics {
     pub organizations_unresolved: IntGauge,
     /// The latest slot that the scheduler has enqueued, as a Unix time.
     pub last_slot: IntGauge,
+    pool_connections: IntGaugeVec,
+    resident_memory: IntGauge,
 }
 
 impl Metrics {
-    /// All metrics at zero, for these `tables` (in the datasets' order) and `plans`.
+    /// All metrics at zero, for the tables of these `datasets` (a dataset's batches go by its first) and `plans`.
     ///
     /// # Errors
     /// When two metrics share a name: a mistake in this file.
     pub fn new<'a>(
-        tables: impl Iterator<Item = &'a str>,
+        datasets: impl Iterator<Item = &'a [&'a str]>,
         plans: impl Iterator<Item = &'a str>,
     ) -> prometheus::Result<Self> {
         let metrics = Self {
             registry: Registry::new_custom(Some("drift_retention".into()), None)?,
+            of_any_process: Registry::new(),
             purged_rows: IntCounterVec::new(
                 Opts::new("purged_rows_total", "Rows purged, counted after commit"),
                 &["table", "plan"],
@@ -77,6 +89,10 @@ impl Metrics {
                     ]),
                 &["table"],
             )?,
+            lease_losses: IntCounter::new(
+                "lease_losses_total",
+                "Attempts that found their run taken over by another worker",
+            )?,
             queue_runs: IntGaugeVec::new(Opts::new("queue_runs", "Runs by status"), &["status"])?,
             overdue: GaugeVec::new(
                 Opts::new(
@@ -97,9 +113,17 @@ impl Metrics {
                 "scheduler_last_slot_timestamp_seconds",
                 "The latest slot that was enqueued",
             )?,
+            pool_connections: IntGaugeVec::new(
+                Opts::new("pool_connections", "Open database connections by state"),
+                &["state"],
+            )?,
+            resident_memory: IntGauge::new(
+                "process_resident_memory_bytes",
+                "Resident memory size in bytes",
+            )?,
         };
         metrics.register()?;
-        metrics.zero(tables, &plans.collect::<Vec<_>>());
+        metrics.zero(datasets, &plans.collect::<Vec<_>>());
         Ok(metrics)
     }
 
@@ -109,26 +133,35 @@ impl Metrics {
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 12] = [
             Box::new(self.purged_rows.clone()),
             Box::new(self.runs.clone()),
             Box::new(self.run_duration.clone()),
             Box::new(self.batch_duration.clone()),
+            Box::new(self.lease_losses.clone()),
             Box::new(self.queue_runs.clone()),
             Box::new(self.overdue.clone()),
             Box::new(self.organizations_overdue.clone()),
             Box::new(self.organizations_unresolved.clone()),
             Box::new(self.last_slot.clone()),
+            Box::new(self.pool_connections.clone()),
             Box::new(build_info),
         ];
+        self.of_any_process
+            .register(Box::new(self.resident_memory.clone()))?;
         all.into_iter()
             .try_for_each(|collector| self.registry.register(collector))
     }
 
-    fn zero<'a>(&self, tables: impl Iterator<Item = &'a str>, plans: &[&str]) {
-        for table in tables {
-            for plan in plans {
-                self.purged_rows.with_label_values(&[table, plan]);
+    fn zero<'a>(&self, datasets: impl Iterator<Item = &'a [&'a str]>, plans: &[&str]) {
+        for tables in datasets {
+            self.batch_duration.with_label_values(&tables[..1]);
+            self.overdue.with_label_values(&tables[..1]);
+            for (table, plan) in tables
+                .iter()
+                .flat_map(|t| plans.iter().map(move |p| (t, p)))
+            {
+                self.purged_rows.with_label_values(&[*table, *plan]);
             }
         }
         for trigger in TRIGGERS {
@@ -139,6 +172,21 @@ impl Metrics {
         for status in STATUSES {
             self.queue_runs.with_label_values(&[status]);
         }
+        for state in POOL_STATES {
+            self.pool_connections.with_label_values(&[state]);
+        }
+    }
+
+    /// Sets how many of the pool's connections are open, and how many of those nobody uses. It costs no query, so
+    /// it is done for every scrape.
+    pub fn show_pool(&self, open: u32, idle: usize) {
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+        // The two are read one after the other: a connection may be given back in between.
+        for (state, connections) in POOL_STATES.iter().zip([idle, open.saturating_sub(idle)]) {
+            self.pool_connections
+                .with_label_values(&[state])
+                .set(connections.into());
+        }
     }
 
     /// The page that Prometheus scrapes, in its text format.
@@ -146,8 +194,23 @@ impl Metrics {
     /// # Errors
     /// When a metric cannot be written as text: a mistake in this file.
     pub fn render(&self) -> prometheus::Result<String> {
+        if let Some(bytes) = resident_memory() {
+            self.resident_memory.set(bytes);
+        }
         let mut page = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut page)?;
+        for registry in [&self.registry, &self.of_any_process] {
+            TextEncoder::new().encode(&registry.gather(), &mut page)?;
+        }
         Ok(String::from_utf8_lossy(&page).into_owned())
     }
+}
+
+/// This process's resident memory; none where the system has no `/proc`.
+fn resident_memory() -> Option<i64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
 }

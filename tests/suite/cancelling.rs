@@ -45,6 +45,11 @@ async fn running_run_stops_at_its_next_batch_with_exact_records() {
     assert!(ledger::rows(&db.pool).await[1] > 1_000, "it did stop");
     assert_eq!(product::status(&db.pool, run).await, "cancelled");
     assert_eq!(worker.outcomes("cancelled").await, 1.0);
+    assert_eq!(
+        worker.metric("drift_retention_lease_losses_total").await,
+        Some(0.0),
+        "nobody else has the run"
+    );
     assert_eq!(worker.outcomes("failed").await, 0.0);
     assert_eq!(
         db.value::<i64>("SELECT count(*) FROM retention.operator_actions WHERE action = 'cancel'")

@@ -123,6 +123,12 @@ async fn frozen_worker_commits_nothing_more_once_its_run_is_taken_over() {
         ledger::progress(&db.pool, run).await
     );
     ledger::assert_exact(&db.pool, &before).await;
+    let lost = "drift_retention_lease_losses_total";
+    eventually("the first worker says that it lost its run", async || {
+        first.metric(lost).await == Some(1.0)
+    })
+    .await;
+    assert_eq!(second.metric(lost).await, Some(0.0));
     second.kill().await;
     first.ready().await;
 
