@@ -2,14 +2,16 @@
 --
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/postgres/roles.sql
 --
--- Two roles without login; grant them to the users that log in:
+-- Three roles without login; grant them to the users that log in:
 --
 --   CREATE ROLE purger LOGIN PASSWORD '…' IN ROLE drift_retention_worker;
+--   CREATE ROLE grafana LOGIN PASSWORD '…' IN ROLE drift_retention_reader;
 --   GRANT drift_retention_app TO workflowops;
 --
 -- `drift_retention_worker` is what `serve` (every role), `purge`, `preview` and `runs` need. `drift_retention_app` is
--- what the main app needs to ask for a purge and to follow it. Neither can change the schema, nor history: finished
--- runs, their steps and operator actions are append-only by trigger, for everybody.
+-- what the main app needs to ask for a purge and to follow it. `drift_retention_reader` is what the dashboards need:
+-- whose rows went and who asked, and nothing that was in them. None can change the schema, nor history: finished runs,
+-- their steps and operator actions are append-only by trigger, for everybody.
 
 DO $$
 BEGIN
@@ -19,14 +21,19 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'drift_retention_app') THEN
         CREATE ROLE drift_retention_app NOLOGIN;
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'drift_retention_reader') THEN
+        CREATE ROLE drift_retention_reader NOLOGIN;
+    END IF;
 END;
 $$;
 
 BEGIN;
 
 -- From nothing: what an earlier version of this file granted does not stay.
-REVOKE ALL ON ALL TABLES IN SCHEMA public, retention, apalis FROM drift_retention_worker, drift_retention_app;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA retention FROM drift_retention_worker, drift_retention_app;
+REVOKE ALL ON ALL TABLES IN SCHEMA public, retention, apalis
+    FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA retention
+    FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
 
 -- The worker reads what it shows and decides by …
 GRANT USAGE ON SCHEMA public, retention, apalis TO drift_retention_worker;
@@ -60,5 +67,10 @@ GRANT SELECT ON apalis._sqlx_migrations TO drift_retention_worker;
 GRANT USAGE ON SCHEMA retention TO drift_retention_app;
 GRANT EXECUTE ON FUNCTION retention.enqueue_purge(uuid, text, text) TO drift_retention_app;
 GRANT SELECT ON retention.purge_runs, retention.purge_run_steps TO drift_retention_app;
+
+-- Dashboards tell of runs, by the names of organizations.
+GRANT USAGE ON SCHEMA public, retention TO drift_retention_reader;
+GRANT SELECT (id, name, plan) ON public.organizations TO drift_retention_reader;
+GRANT SELECT ON retention.purge_runs, retention.purge_run_steps, retention.operator_actions TO drift_retention_reader;
 
 COMMIT;

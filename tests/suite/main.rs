@@ -40,6 +40,7 @@ mod integration_guide;
 mod local_server;
 mod model;
 mod monitoring;
+mod observability;
 mod odd_times;
 mod openapi_document;
 mod operators_api;

@@ -18,6 +18,7 @@ pub mod scene;
 pub mod text;
 pub mod trouble;
 pub mod visitor;
+pub mod watching;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
