@@ -15,7 +15,7 @@ WITH_POSTGRES := $(or $(CARGO_TARGET_DIR),target)/debug/examples/with_postgres
 
 .PHONY: help
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: postgres ## Sample organizations, one real purge, then it serves, on a Postgres of its own
@@ -48,6 +48,11 @@ bench-console: postgres ## Server time of every page of the console at 100 000 r
 screenshots: postgres browser ## Refresh docs/screenshots/: every page on the sample data, light and dark
 	cargo build --quiet --locked --example with_postgres
 	$(WITH_POSTGRES) cargo test --locked --test suite -- --ignored --exact console_screenshots::every_page_light_and_dark
+
+.PHONY: check-dashboards
+check-dashboards: postgres $(if $(PREVIEW),browser) ## Dashboards and alerts: rules, schema, and live
+	cargo build --quiet --locked --bins --example with_postgres
+	$(WITH_POSTGRES) .ci/check-dashboards.sh $(if $(PREVIEW),--preview)
 
 .PHONY: check
 check: fmt clippy sqlx-check deny typos machete doc ## All that CI checks besides the tests
