@@ -65,7 +65,9 @@ async fn main() {
         ("DRIFT_RETENTION_HTTP__LISTEN", &address.to_string()),
         ("RUST_LOG", "error"),
     ];
-    let mut service = Command::new(BINARY)
+    // Ends with the bench, also when that stops halfway.
+    let mut service = tokio::process::Command::new(BINARY)
+        .kill_on_drop(true)
         .arg("serve")
         .envs(environment)
         .stdin(Stdio::null())
@@ -87,8 +89,7 @@ async fn main() {
     let pages = pages(&pool).await;
     measure(&client, &base, &cookie, &pages).await;
 
-    service.kill().unwrap();
-    service.wait().unwrap();
+    service.kill().await.unwrap();
     pool.close().await;
     server.stop(StopMode::Immediate).await.unwrap();
 }
@@ -149,7 +150,7 @@ async fn pages(pool: &PgPool) -> Vec<String> {
                  ORDER BY created_at DESC LIMIT 1),
                 (SELECT id::text FROM retention.purge_runs WHERE status = 'failed' ORDER BY created_at DESC LIMIT 1)
          FROM incidents i WHERE NOT is_deleted
-         ORDER BY (SELECT count(*) FROM incidents o WHERE o.org_id = i.org_id) DESC, id LIMIT 1",
+         ORDER BY (SELECT count(*) FROM incidents o WHERE o.org_id = i.org_id) DESC, i.id LIMIT 1",
     )
     .fetch_one(pool)
     .await
