@@ -140,6 +140,8 @@ async function live() {
         "nothing is overdue any more",
         async () => (await stage.query("max(drift_retention_overdue_seconds)")) === 0,
     );
+    // Charts end with the last whole second: it is to have seen that, too.
+    await sleep(3_000);
     await preview(stage, started, now(), say);
 }
 
