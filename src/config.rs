@@ -5,6 +5,7 @@ mod reference;
 mod secret;
 
 use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -62,13 +63,28 @@ pub struct DatabaseConfig {
 pub struct HttpConfig {
     /// Where HTTP is served: health, metrics, the API and the console.
     #[schema(value_type = String)]
-    pub listen: std::net::SocketAddr,
+    pub listen: SocketAddr,
+}
+
+impl HttpConfig {
+    /// Where this machine reaches the service: `listen`, or loopback where it listens on every address.
+    #[must_use]
+    pub fn own_address(&self) -> SocketAddr {
+        let mut address = self.listen;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        address
+    }
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
-            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
         }
     }
 }

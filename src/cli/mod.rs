@@ -8,6 +8,7 @@
 mod completions;
 mod config;
 mod demo;
+mod health;
 mod migrate;
 mod output;
 mod policy;
@@ -75,6 +76,8 @@ enum Command {
     Migrate(migrate::MigrateCommand),
     /// Run the service: HTTP, the scheduler and the worker
     Serve(serve::ServeArgs),
+    /// Ask the service at `http.listen` whether it is ready
+    Health,
     /// Enqueue a purge now
     Purge(purge::PurgeArgs),
     /// Show what a purge now would remove; changes nothing
@@ -182,6 +185,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(args, &settings).await,
         Command::Migrate(command) => migrate::run(command, &settings).await,
         Command::Serve(args) => serve::run(&args, &settings).await,
+        Command::Health => health::run(&settings).await,
         Command::Purge(args) => purge::run(args, &settings).await,
         Command::Preview(args) => preview::run(&args, &settings).await,
         Command::Policy(args) => policy::run(&args, &settings).await,

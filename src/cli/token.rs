@@ -1,6 +1,6 @@
 //! `token`: signs a token for development, with a secret that must be set.
 
-use std::{net::Ipv4Addr, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 
@@ -53,10 +53,7 @@ pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
 
 /// A link that signs `identity` in to the console of the service at `http.listen`. It works once.
 pub(super) fn signin_link(config: &Config, identity: &Identity, ttl: Duration) -> Result<String> {
-    let mut address = config.http.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
+    let address = config.http.own_address();
     let token = mint(&config.auth, identity, ttl)?;
     Ok(format!("http://{address}/signin?token={token}"))
 }

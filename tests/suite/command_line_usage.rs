@@ -28,6 +28,7 @@ async fn help_names_every_command() {
       migrate      Bring the database schema up, step it back, or show where it
                    stands
       serve        Run the service: HTTP, the scheduler and the worker
+      health       Ask the service at `http.listen` whether it is ready
       purge        Enqueue a purge now
       preview      Show what a purge now would remove; changes nothing
       policy       Show a plan's, or an organization's, retention windows

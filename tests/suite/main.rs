@@ -35,6 +35,7 @@ mod demo;
 mod documented_commands;
 mod enqueueing;
 mod following;
+mod health_command;
 mod history;
 mod integration_guide;
 mod local_server;
