@@ -75,6 +75,22 @@ async fn sample_file_is_right_but_for_the_secrets_that_it_names() {
 }
 
 #[tokio::test]
+async fn settings_files_of_every_platform_are_right_where_the_secrets_are() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("database_url"), "postgres://db.internal/x").unwrap();
+    fs::write(dir.path().join("hs256_secret"), "s".repeat(32)).unwrap();
+    for platform in ["kubernetes", "systemd"] {
+        let path = root().join("deploy").join(platform).join("config.toml");
+        let text = fs::read_to_string(path).unwrap();
+        let secrets = dir.path().to_str().unwrap();
+        let file = dir.path().join("config.toml");
+        fs::write(&file, text.replace("/run/secrets/drift-retention", secrets)).unwrap();
+        let checked = config(&["check", "--config", file.to_str().unwrap()], &[]).await;
+        assert!(checked.status.success(), "{platform}: {}", shown(&checked));
+    }
+}
+
+#[tokio::test]
 async fn bad_settings_are_wrong_usage() {
     for (env, says) in [
         (
