@@ -94,6 +94,11 @@ prepare: tools postgres ## Refresh .sqlx/ after a change of SQL or schema: commi
 	@cargo check --locked --quiet --all-targets >/dev/null 2>&1 || true
 	.ci/with-scratch-postgres.sh cargo sqlx prepare --no-dotenv -- --locked --quiet --all-targets
 
+.PHONY: check-deploy
+check-deploy: ## Image, compose file, manifests and units, each by its own tool
+	@.ci/install-tools.sh hadolint check-jsonschema kubernetes-validate
+	.ci/check-deploy.sh
+
 .PHONY: audit
 audit: tools ## Known vulnerabilities of the dependencies (downloads the RustSec database)
 	cargo deny check advisories

