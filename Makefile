@@ -99,6 +99,11 @@ check-deploy: ## Image, compose file, manifests and units, each by its own tool
 	@.ci/install-tools.sh hadolint check-jsonschema kubernetes-validate
 	.ci/check-deploy.sh
 
+.PHONY: image
+image: postgres ## Build the image for real and run it: purge, readiness, stop (Debian, as root; minutes)
+	cargo build --quiet --locked --bins --example with_postgres
+	.ci/prove-image.sh
+
 .PHONY: audit
 audit: tools ## Known vulnerabilities of the dependencies (downloads the RustSec database)
 	cargo deny check advisories
