@@ -31,6 +31,9 @@ struct Claims {
     #[serde(skip_serializing_if = "Option::is_none")]
     org_id: Option<Uuid>,
     exp: i64,
+    /// Tells two tokens of one second apart: each is a sign-in link of its own.
+    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
+    jti: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +190,7 @@ pub fn mint(config: &AuthConfig, identity: &Identity, ttl: Duration) -> Result<S
         org_id: identity.org.map(|org| org.0),
         exp: i64::try_from(jsonwebtoken::get_current_timestamp().saturating_add(ttl.as_secs()))
             .unwrap_or(i64::MAX),
+        jti: Some(Uuid::new_v4()),
         iss: config.issuer.clone(),
         aud: config.audience.clone().map(Into::into),
     };
