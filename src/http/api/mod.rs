@@ -17,6 +17,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(super) use self::organization::request_purge;
 use super::{ApiState, Problem};
 use crate::retention::{Cutoff, Window};
 

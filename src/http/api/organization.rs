@@ -17,7 +17,7 @@ use crate::{
     ids::OrgId,
     postgres,
     purge::{self, Preview},
-    queue::{self, Cursor, EnqueueError, Page, RunFilter},
+    queue::{self, Cursor, EnqueueError, Enqueued, Page, RunFilter},
     retention::{self, Cutoffs, RetentionPolicy},
 };
 
@@ -60,26 +60,32 @@ pub(super) async fn purge(
     identity.may_purge(org)?;
     let reason = bounded_text("reason", request.reason, super::MAX_REASON)?;
     let key = idempotency_key(&headers)?;
-    let mut tx = state.pool.begin().await?;
-    let run = queue::request_purge(
-        &mut tx,
-        org,
-        &identity.subject,
-        reason.as_deref(),
-        key.as_deref(),
-    )
-    .await
-    .map_err(|error| match error {
-        EnqueueError::NoOrganization(_) => Problem::not_found(),
-        EnqueueError::Database(error) => error.into(),
-    })?;
-    tx.commit().await?;
+    let run = request_purge(&state, &identity, org, reason.as_deref(), key.as_deref()).await?;
     let accepted = PurgeAccepted {
         run_id: run.run_id.0,
         status: run.status,
         coalesced: run.coalesced,
     };
     Ok((StatusCode::ACCEPTED, Json(accepted)))
+}
+
+/// Enqueues what somebody asked for, whichever way they came.
+pub(in crate::http) async fn request_purge(
+    state: &ApiState,
+    identity: &Identity,
+    org: OrgId,
+    reason: Option<&str>,
+    key: Option<&str>,
+) -> Result<Enqueued, Problem> {
+    let mut tx = state.pool.begin().await?;
+    let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key)
+        .await
+        .map_err(|error| match error {
+            EnqueueError::NoOrganization(_) => Problem::not_found(),
+            EnqueueError::Database(error) => error.into(),
+        })?;
+    tx.commit().await?;
+    Ok(run)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

@@ -16,9 +16,13 @@ use super::{
 use crate::{
     drift::organizations::Organization,
     figures,
-    http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
+    http::{
+        ApiState,
+        api::{self, MAX_REASON},
+        extract::bounded_text,
+    },
     purge::{self, Preview, datasets::DATASETS},
-    queue::{self, EnqueueError, Run, RunFilter},
+    queue::{self, Run, RunFilter},
     retention::Plan,
 };
 
@@ -189,19 +193,7 @@ pub(super) async fn purge(
     visitor.identity.may_purge(org.id)?;
     let reason = bounded_text("reason", form.reason, MAX_REASON)?;
     let key = bounded_text("key", form.key, 200)?;
-    let mut tx = state.pool.begin().await?;
-    let run = queue::request_purge(
-        &mut tx,
-        org.id,
-        &visitor.identity.subject,
-        reason.as_deref(),
-        key.as_deref(),
-    )
-    .await
-    .map_err(|error| match error {
-        EnqueueError::NoOrganization(_) => Problem::not_found(),
-        EnqueueError::Database(error) => error.into(),
-    })?;
-    tx.commit().await?;
+    let who = &visitor.identity;
+    let run = api::request_purge(&state, who, org.id, reason.as_deref(), key.as_deref()).await?;
     Ok(Redirect::to(&format!("/console/runs/{}", run.run_id)))
 }
