@@ -22,7 +22,7 @@ demo: postgres ## Sample organizations, one real purge, then it serves, on a Pos
 	cargo run --locked --release -- demo
 
 .PHONY: test
-test: postgres browser ## All tests, on a throwaway Postgres and in a headless browser
+test: postgres pgbouncer browser ## All tests, on a throwaway Postgres and in a headless browser
 	cargo build --quiet --locked --example with_postgres
 	@if command -v cargo-nextest >/dev/null; then \
 		tests="cargo nextest run --locked $(if $(CI),--profile ci)"; \
@@ -115,6 +115,10 @@ clean: ## Remove what was built
 .PHONY: postgres
 postgres: # a server's programs; says what it installs, does nothing when they are there
 	@.ci/install-postgres.sh
+
+.PHONY: pgbouncer
+pgbouncer: # the pooler; says what it installs, does nothing when it is there
+	@.ci/install-pgbouncer.sh
 
 .PHONY: browser
 browser: # Chromium and its driver; says what it installs, does nothing when they are there

@@ -3,8 +3,6 @@
 # CHROMEDRIVER and CHROMIUM name others than those on the PATH; then nothing is installed in their place.
 set -euo pipefail
 
-say() { echo "install-browser: $*" >&2; }
-
 has_browser() { # where its driver looks for one
     local name
     for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do
@@ -27,57 +25,29 @@ missing() { # what is not there, in words; nothing when all is
 problem=$(missing)
 [[ -n "$problem" ]] || exit 0
 
-give_up() {
-    say "$problem, and $1"
-    say "install Chromium (or Chrome) and the chromedriver of the same version, or say with CHROMEDRIVER and CHROMIUM where they are"
-    exit 1
-}
+remedy="install Chromium (or Chrome) and the chromedriver of the same version, or say with CHROMEDRIVER and CHROMIUM where they are"
+# shellcheck source=.ci/packages.sh
+. "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
 
 [[ -z "${CHROMEDRIVER:-}${CHROMIUM:-}" ]] || give_up "CHROMEDRIVER or CHROMIUM says to use no other"
 
 # Ubuntu's packages of these names are empty and fetch a snap, which does not run in a container.
 is_ubuntu() { grep -qs '^ID=ubuntu' /etc/os-release; }
 
-sudo=1
 if command -v apt-get >/dev/null && ! is_ubuntu; then
-    what="apt-get: packages chromium and chromium-driver"
-    install=(sh -c "export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver")
+    install_packages "apt-get: packages chromium and chromium-driver" sh -c "$(apt_script chromium chromium-driver)"
 elif command -v dnf >/dev/null; then
-    what="dnf: packages chromium and chromedriver"
-    install=(dnf install -y -q chromium chromedriver)
+    install_packages "dnf: packages chromium and chromedriver" dnf install -y -q chromium chromedriver
 elif command -v apk >/dev/null; then
-    what="apk: packages chromium and chromium-chromedriver"
-    install=(apk add --quiet --no-progress chromium chromium-chromedriver)
+    install_packages "apk: packages chromium and chromium-chromedriver" \
+        apk add --quiet --no-progress chromium chromium-chromedriver
 elif command -v pacman >/dev/null; then
-    what="pacman: package chromium, which brings its driver"
-    install=(pacman -S --needed --noconfirm --noprogressbar chromium)
+    install_packages "pacman: package chromium, which brings its driver" \
+        pacman -S --needed --noconfirm --noprogressbar chromium
 elif command -v brew >/dev/null; then
-    what="Homebrew: casks chromium and chromedriver"
-    install=(brew install --quiet --cask chromium chromedriver)
-    sudo=0 # Homebrew refuses root
+    install_packages "Homebrew: casks chromium and chromedriver" brew install --quiet --cask chromium chromedriver
 else
     give_up "no package manager is here that has both (apt-get of Debian, dnf, apk, pacman, brew)"
-fi
-
-if ((sudo)) && ((EUID != 0)); then
-    if ! command -v sudo >/dev/null; then
-        say "$problem. Installing it needs root and there is no sudo: run this as root, then again what you ran:"
-        printf '%q ' "${install[@]}" >&2
-        echo >&2
-        exit 1
-    fi
-    what+=" (through sudo)"
-    install=(sudo "${install[@]}")
-fi
-
-say "$problem: installing with $what"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-# The output is shown only when it fails; a password prompt of sudo goes to the terminal by itself.
-if ! "${install[@]}" >"$log" 2>&1; then
-    cat "$log" >&2
-    give_up "the installation failed (see above)"
 fi
 
 problem=$(missing)

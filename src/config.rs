@@ -55,6 +55,13 @@ pub struct DatabaseConfig {
     /// A file that holds the URL, in place of `database.url`.
     #[schema(value_type = Option<String>)]
     pub url_file: Option<PathBuf>,
+    /// Where Postgres itself is, when `database.url` leads to a pooler in transaction mode: the queue and `migrate` need
+    /// sessions.
+    #[serde(serialize_with = "secret::hide_password")]
+    pub direct_url: Option<String>,
+    /// A file that holds it, in place of `database.direct_url`.
+    #[schema(value_type = Option<String>)]
+    pub direct_url_file: Option<PathBuf>,
 }
 
 /// `http.*`
@@ -243,11 +250,20 @@ impl Config {
             .separator("__");
         let mut config: Self = sources.add_source(environment).build()?.try_deserialize()?;
         let url = secret::from_file("database.url", config.database.url_file.as_deref())?;
+        let direct_url = secret::from_file(
+            "database.direct_url",
+            config.database.direct_url_file.as_deref(),
+        )?;
         let secret = secret::from_file(
             "auth.hs256_secret",
             config.auth.hs256_secret_file.as_deref(),
         )?;
         secret::take_one("database.url", &mut config.database.url, url)?;
+        secret::take_one(
+            "database.direct_url",
+            &mut config.database.direct_url,
+            direct_url,
+        )?;
         secret::take_one(
             "auth.hs256_secret",
             &mut config.auth.hs256_secret,
@@ -263,6 +279,15 @@ impl Config {
     /// When none is set.
     pub fn database_url(&self) -> Result<&str, ConfigError> {
         self.database.url.as_deref().ok_or(ConfigError::NoDatabase)
+    }
+
+    /// The URL that leads to Postgres itself, whatever stands before it.
+    ///
+    /// # Errors
+    /// When none is set.
+    pub fn direct_database_url(&self) -> Result<&str, ConfigError> {
+        let direct = self.database.direct_url.as_deref();
+        direct.map_or_else(|| self.database_url(), Ok)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

@@ -4,14 +4,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use tokio::{
     sync::Mutex,
     time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{
-    postgres,
+    postgres::{self, Database},
     purge::{self, Overdue},
     queue::{self, PurgedOnDay, Slot},
     telemetry::{
@@ -50,7 +49,7 @@ impl Standing {
 /// The latest reading, and what makes the next.
 #[derive(Debug)]
 pub struct Gauges {
-    pool: PgPool,
+    database: Database,
     metrics: Arc<Metrics>,
     latest: Mutex<Option<(Instant, Arc<Standing>)>>,
 }
@@ -58,9 +57,9 @@ pub struct Gauges {
 impl Gauges {
     /// Nothing is read yet.
     #[must_use]
-    pub fn new(pool: PgPool, metrics: Arc<Metrics>) -> Self {
+    pub fn new(database: Database, metrics: Arc<Metrics>) -> Self {
         Self {
-            pool,
+            database,
             metrics,
             latest: Mutex::new(None),
         }
@@ -92,14 +91,14 @@ impl Gauges {
         {
             return Ok(standing.clone());
         }
-        let standing = Arc::new(read(&self.pool).await?);
+        let standing = Arc::new(read(&self.database).await?);
         *latest = Some((Instant::now(), standing.clone()));
         Ok(standing)
     }
 
     /// Reads once, and sets every gauge; the lock is held only to hand the reading over.
     async fn refresh(&self) -> sqlx::Result<()> {
-        let standing = Arc::new(read(&self.pool).await?);
+        let standing = Arc::new(read(&self.database).await?);
         self.show(&standing);
         *self.latest.lock().await = Some((Instant::now(), standing));
         Ok(())
@@ -132,12 +131,12 @@ impl Gauges {
     }
 }
 
-async fn read(pool: &PgPool) -> sqlx::Result<Standing> {
+async fn read(database: &Database) -> sqlx::Result<Standing> {
     Ok(Standing {
-        taken_at: postgres::now(&mut *pool.acquire().await?).await?,
-        runs: queue::count_by_status(pool).await?,
-        overdue: purge::overdue(pool).await?,
-        purged_per_day: queue::purged_per_day(pool, DAYS).await?,
-        last_slot: queue::last_slot(pool).await?,
+        taken_at: postgres::now(database).await?,
+        runs: queue::count_by_status(database).await?,
+        overdue: purge::overdue(database).await?,
+        purged_per_day: queue::purged_per_day(database, DAYS).await?,
+        last_slot: queue::last_slot(database).await?,
     })
 }

@@ -8,13 +8,13 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    postgres, queue,
+    postgres::{self, Database, Transaction},
+    queue,
     schedule::Schedule,
     telemetry::{logs::chain, metrics::Metrics},
 };
@@ -50,7 +50,7 @@ pub enum Tick {
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     /// The database.
-    pub pool: PgPool,
+    pub database: Database,
     /// When slots are.
     pub schedule: Schedule,
     /// Counters.
@@ -104,8 +104,7 @@ impl Scheduler {
             Tick::Baseline => tracing::info!("the schedule begins: the next slot is the first"),
             Tick::Idle => {}
         }
-        let mut conn = self.pool.acquire().await?;
-        let now = postgres::now(&mut conn).await?;
+        let now = postgres::now(&self.database).await?;
         let until = self
             .schedule
             .next(now)
@@ -159,8 +158,7 @@ impl Scheduler {
     /// The very first slot is the baseline: it is complete from the start, so that installing the scheduler in
     /// the afternoon does not purge at once.
     async fn open_slot(&self) -> sqlx::Result<Option<Newest>> {
-        let mut conn = self.pool.acquire().await?;
-        let now = postgres::now(&mut conn).await?;
+        let now = postgres::now(&self.database).await?;
         let Some(latest) = self.schedule.latest(now) else {
             return Ok(None);
         };
@@ -173,14 +171,14 @@ impl Scheduler {
             RETURNING completed_at IS NOT NULL AS "baseline!""#,
             latest
         )
-        .fetch_optional(&mut *conn)
+        .fetch_optional(&self.database)
         .await?;
         let newest = sqlx::query!(
             r#"-- scheduler.newest_slot
             SELECT slot, completed_at IS NOT NULL AS "complete!"
             FROM retention.schedule_slots ORDER BY slot DESC LIMIT 1"#
         )
-        .fetch_one(&mut *conn)
+        .fetch_one(&self.database)
         .await?;
         Ok(Some(Newest {
             slot: newest.slot,
@@ -192,8 +190,8 @@ impl Scheduler {
     /// The slot's next organizations, in one transaction; `None`: another scheduler is at it.
     async fn chunk(&self, slot: DateTime<Utc>, complete: &mut bool) -> sqlx::Result<Option<Chunk>> {
         let mut tx = self
-            .pool
-            .begin_with("BEGIN; SET LOCAL lock_timeout = '1s'")
+            .database
+            .begin_with("SET LOCAL lock_timeout = '1s'")
             .await?;
         let place = sqlx::query!(
             "-- scheduler.hold_slot
@@ -201,7 +199,7 @@ impl Scheduler {
              WHERE slot = $1 AND completed_at IS NULL FOR UPDATE SKIP LOCKED",
             slot
         )
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&mut tx)
         .await?;
         let Some(place) = place else { return Ok(None) };
         let mut deferred = place.deferred;
@@ -244,7 +242,7 @@ impl Scheduler {
             chunk.coalesced,
             *complete
         )
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
         tx.commit().await?;
         Ok(Some(chunk))
@@ -259,7 +257,7 @@ struct Newest {
 }
 
 async fn next_organizations(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     after: Option<Uuid>,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
@@ -268,20 +266,20 @@ async fn next_organizations(
         after,
         CHUNK
     )
-    .fetch_all(conn)
+    .fetch_all(tx)
     .await
 }
 
 /// Enqueues as many of `orgs`, from the first on, as no other transaction stands in the way of. Returns how many
 /// it took, and what was made; nothing made: the first one alone is blocked.
 async fn enqueue_some(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     slot: DateTime<Utc>,
     orgs: &[Uuid],
 ) -> sqlx::Result<(usize, Option<(i64, i64)>)> {
     let mut taken = orgs.len();
     loop {
-        let mut savepoint = conn.begin().await?;
+        let mut savepoint = tx.savepoint().await?;
         match queue::enqueue_slot(&mut savepoint, slot, &orgs[..taken]).await {
             Ok(made) => {
                 savepoint.commit().await?;

@@ -3,13 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::PgPool;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, field};
 
 use crate::{
     config::WorkerConfig,
+    postgres::Database,
     purge::{OwnedRun, PurgeError, Purger, Report},
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
@@ -26,7 +26,7 @@ const RECORD_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Worker {
     /// The database.
-    pub pool: PgPool,
+    pub database: Database,
     /// Purges runs.
     pub purger: Purger,
     /// Counters.
@@ -44,18 +44,18 @@ impl Worker {
     /// A worker with these settings.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        database: Database,
         metrics: Arc<Metrics>,
         config: &WorkerConfig,
         batch_size: Option<u32>,
     ) -> Self {
         Self {
             purger: Purger {
-                pool: pool.clone(),
+                database: database.clone(),
                 metrics: metrics.clone(),
                 batch_size,
             },
-            pool,
+            database,
             metrics,
             identity: WorkerIdentity::unique(),
             consumer: ConsumerSettings {
@@ -89,12 +89,12 @@ impl Worker {
             }
         };
         tokio::select! {
-            () = queue::consume(&self.pool, &self.consumer, &self.identity, stop, handler) => {}
+            () = queue::consume(&self.database, &self.consumer, &self.identity, stop, handler) => {}
             () = async { stop.cancelled().await; sleep(self.drain_time()).await } => {
                 tracing::warn!("not drained within the grace; what is unfinished is taken over elsewhere");
             }
         }
-        if let Err(error) = queue::retire_workers(&self.pool, self.identity.prefix()).await {
+        if let Err(error) = queue::retire_workers(&self.database, self.identity.prefix()).await {
             tracing::warn!(
                 error = chain(&error),
                 "this worker's heartbeat will have to grow old"
@@ -113,7 +113,7 @@ impl Worker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match queue::reconcile(&self.pool, self.lease(), self.keep_runs).await {
+            match queue::reconcile(&self.database, self.lease(), self.keep_runs).await {
                 Ok(0) => {}
                 Ok(runs) => tracing::info!(runs, "delivered stranded runs again"),
                 Err(error) => {
@@ -126,13 +126,13 @@ impl Worker {
     /// One delivery, from claim to ending.
     async fn handle(&self, delivery: Delivery, stop: &CancellationToken) -> Verdict {
         if stop.is_cancelled() {
-            self.persist(|| queue::redeliver(&self.pool, delivery.run))
+            self.persist(|| queue::redeliver(&self.database, delivery.run))
                 .await;
             return Verdict::Done;
         }
         let claim = || {
             queue::claim(
-                &self.pool,
+                &self.database,
                 delivery.run,
                 &delivery,
                 self.max_attempts,
@@ -173,7 +173,9 @@ impl Worker {
         match outcome {
             Ok(report) => self.succeed(&run, &report).await,
             Err(PurgeError::Stopped) => {
-                let given = self.persist(|| queue::give_back(&self.pool, &run)).await;
+                let given = self
+                    .persist(|| queue::give_back(&self.database, &run))
+                    .await;
                 if given == Settled::Superseded {
                     return self.superseded(&run).await;
                 }
@@ -195,7 +197,7 @@ impl Worker {
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
         let closed = self
-            .persist(|| queue::succeed(&self.pool, run, report))
+            .persist(|| queue::succeed(&self.database, run, report))
             .await;
         let Some(steps) = closed else {
             return self.superseded(run).await;
@@ -213,7 +215,7 @@ impl Worker {
     async fn fail(&self, run: &OwnedRun, error: &PurgeError) -> Verdict {
         let (kind, why) = (error.kind(), chain(error));
         match self
-            .persist(|| queue::fail_or_retry(&self.pool, run, error, self.backoff))
+            .persist(|| queue::fail_or_retry(&self.database, run, error, self.backoff))
             .await
         {
             Settled::Retrying(wait) => {
@@ -235,7 +237,10 @@ impl Worker {
 
     /// The run was cancelled under this attempt, or another worker took it over: whoever did has recorded it.
     async fn superseded(&self, run: &OwnedRun) -> Verdict {
-        if self.persist(|| queue::was_cancelled(&self.pool, run)).await {
+        if self
+            .persist(|| queue::was_cancelled(&self.database, run))
+            .await
+        {
             self.count("cancelled", &run.trigger);
         } else {
             self.metrics.lease_losses.inc();

@@ -10,7 +10,6 @@ use std::{
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use etcetera::BaseStrategy;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -27,7 +26,7 @@ use crate::{
     figures,
     http::{self, Identity},
     postgres::{
-        self,
+        self, Database,
         local::{LocalServer, ServerBinaries, StopMode},
         migrations,
     },
@@ -83,38 +82,38 @@ async fn on(
     server.create_database(DATABASE).await?;
     let url = server.url(DATABASE);
     migrations::up(&postgres::pool_for_migrations(&url)?).await?;
-    let pool = postgres::pool(&url, pool_size(config))?;
-    if sample_data::is_loaded(&pool).await? {
+    let database = Database::new(&url, pool_size(config))?;
+    if sample_data::is_loaded(database.sessions()).await? {
         println!("Going on with the data of the last demo; --reset starts over.");
     } else {
         println!("Loading 40 sample organizations …");
-        sample_data::load(&pool).await?;
+        sample_data::load(database.sessions()).await?;
     }
     println!("\nWhat a purge would remove now, by plan:\n");
-    println!("{}", preview_by_plan(&pool).await?);
+    println!("{}", preview_by_plan(&database).await?);
 
-    let ids = tick(&pool, config, stop).await?;
+    let ids = tick(&database, config, stop).await?;
     println!(
         "\nThe scheduler's slot came: {} runs are queued. The worker purges …",
         ids.len()
     );
-    purge::work(config, &pool, &ids, stop).await?;
-    println!("\nWhat went:\n\n{}", purge::totals(&pool, &ids).await?);
-    print_failures(&pool, &ids).await?;
+    purge::work(config, &database, &ids, stop).await?;
+    println!("\nWhat went:\n\n{}", purge::totals(&database, &ids).await?);
+    print_failures(&database, &ids).await?;
     print_next(&url, config, args.exit, ids.first());
     if !args.exit {
-        print_links(&pool, config).await?;
+        print_links(&database, config).await?;
     }
     if !args.exit && !stop.is_cancelled() {
         serve::serve(
             config,
-            pool.clone(),
+            database.clone(),
             &[Role::Api, Role::Scheduler, Role::Worker],
             stop.clone(),
         )
         .await?;
     }
-    pool.close().await;
+    database.close().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -185,18 +184,18 @@ async fn reset(dir: &Path) -> Result<()> {
 }
 
 /// The scheduler at work on a slot that is due right now: the real one, with a cron of every second.
-async fn tick(pool: &PgPool, config: &Config, stop: &CancellationToken) -> Result<Vec<Uuid>> {
+async fn tick(database: &Database, config: &Config, stop: &CancellationToken) -> Result<Vec<Uuid>> {
     let mut now_and_then = config.schedule.clone();
     "* * * * * *".clone_into(&mut now_and_then.cron);
     let scheduler = Scheduler {
-        pool: pool.clone(),
+        database: database.clone(),
         schedule: Schedule::new(&now_and_then)?,
         metrics: new_metrics()?,
     };
-    let began: DateTime<Utc> = postgres::now(&mut *pool.acquire().await?).await?;
+    let began: DateTime<Utc> = postgres::now(database).await?;
     loop {
         scheduler.tick(stop).await?;
-        let runs = queue::live_since(pool, began).await?;
+        let runs = queue::live_since(database, began).await?;
         if !runs.is_empty() || stop.is_cancelled() {
             return Ok(runs);
         }
@@ -204,8 +203,8 @@ async fn tick(pool: &PgPool, config: &Config, stop: &CancellationToken) -> Resul
     }
 }
 
-async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
-    let previews = preview::previews(pool, &organizations::ids(pool).await?).await?;
+async fn preview_by_plan(database: &Database) -> Result<comfy_table::Table> {
+    let previews = preview::previews(database, &organizations::ids(database).await?).await?;
     let mut table = output::table(
         &[
             "plan",
@@ -232,8 +231,8 @@ async fn preview_by_plan(pool: &PgPool) -> Result<comfy_table::Table> {
     Ok(table)
 }
 
-async fn print_failures(pool: &PgPool, ids: &[Uuid]) -> Result<()> {
-    for run in queue::unsuccessful(pool, ids).await? {
+async fn print_failures(database: &Database, ids: &[Uuid]) -> Result<()> {
+    for run in queue::unsuccessful(database, ids).await? {
         println!(
             "\nOne run failed closed ({}):",
             run.error_kind.as_deref().unwrap_or(&run.status)
@@ -264,7 +263,7 @@ fn print_next(url: &str, config: &Config, exit: bool, run: Option<&Uuid>) {
 }
 
 /// Where to look, and as whom.
-async fn print_links(pool: &PgPool, config: &Config) -> Result<()> {
+async fn print_links(database: &Database, config: &Config) -> Result<()> {
     let operator = Identity {
         subject: "demo operator".into(),
         role: http::Role::Operator,
@@ -272,7 +271,7 @@ async fn print_links(pool: &PgPool, config: &Config) -> Result<()> {
     };
     println!("\nThe console, as an operator (this link works once):");
     println!("  {}", signin_link(config, &operator, LINK_TTL)?);
-    let first = organizations::list(pool, &OrganizationFilter::default(), None, 1).await?;
+    let first = organizations::list(database, &OrganizationFilter::default(), None, 1).await?;
     if let Some(org) = first.first() {
         let admin = Identity {
             subject: "demo admin".into(),

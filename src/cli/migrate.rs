@@ -24,14 +24,14 @@ pub(super) enum MigrateCommand {
 
 pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<ExitCode> {
     let config = settings.load()?;
-    let pool = postgres::pool_for_migrations(config.database_url()?)?;
+    let database = postgres::pool_for_migrations(config.direct_database_url()?)?;
     match command {
-        MigrateCommand::Up => migrations::up(&pool).await?,
-        MigrateCommand::Down { to } => migrations::down(&pool, to).await?,
+        MigrateCommand::Up => migrations::up(&database).await?,
+        MigrateCommand::Down { to } => migrations::down(&database, to).await?,
         MigrateCommand::Status => {}
     }
     let mut table = output::table(&["version", "migration", "applied"], 3);
-    for migration in migrations::status(&pool).await? {
+    for migration in migrations::status(&database).await? {
         let applied = if migration.applied { "yes" } else { "no" };
         table.add_row([
             migration.version.to_string(),

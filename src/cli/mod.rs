@@ -24,11 +24,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use sqlx::PgPool;
 
 use crate::{
     config::{Config, ConfigError},
-    postgres::{self, migrations},
+    postgres::{Database, migrations},
+    queue,
     schedule::BadSchedule,
     telemetry::{logs, traces::Traces},
 };
@@ -119,19 +119,35 @@ impl Settings {
     }
 
     /// The settings, and a database whose schema is the one this program knows.
-    async fn ready_database(&self) -> Result<(Config, PgPool)> {
+    async fn ready_database(&self) -> Result<(Config, Database)> {
         let config = self.load()?;
-        let pool = postgres::pool(config.database_url()?, pool_size(&config))?;
-        migrations::check(&pool).await?;
-        Ok((config, pool))
+        let database = open_database(&config)?;
+        migrations::check(&database).await?;
+        Ok((config, database))
     }
 }
 
-/// The replica that the settings name, or the database itself.
-fn reading_pool(config: &Config, pool: &PgPool) -> Result<PgPool> {
+/// The database, past a pooler where the settings name a way.
+fn open_database(config: &Config) -> Result<Database> {
+    let (url, connections) = (config.database_url()?, pool_size(config));
+    Ok(match &config.database.direct_url {
+        Some(direct) => {
+            let sessions = queue::sessions(config.worker.concurrency());
+            Database::behind_pooler(url, connections, direct, sessions)?
+        }
+        None => Database::new(url, connections)?,
+    })
+}
+
+/// The replica that the settings name, or the database itself. A replica of a database behind a pooler may stand
+/// behind one too; nothing that is read there needs a session.
+fn reading_database(config: &Config, database: &Database) -> Result<Database> {
     Ok(match &config.replica_url {
-        Some(url) => postgres::pool(url, READING_CONNECTIONS)?,
-        None => pool.clone(),
+        Some(url) if config.database.direct_url.is_some() => {
+            Database::behind_pooler(url, READING_CONNECTIONS, url, READING_CONNECTIONS)?
+        }
+        Some(url) => Database::new(url, READING_CONNECTIONS)?,
+        None => database.clone(),
     })
 }
 

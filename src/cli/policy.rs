@@ -34,8 +34,8 @@ struct Of {
 pub(super) async fn run(args: &PolicyArgs, settings: &Settings) -> Result<ExitCode> {
     let plan = match (args.of.plan, args.of.org) {
         (None, Some(org)) => {
-            let (_, pool) = settings.ready_database().await?;
-            retention::resolve(&mut *pool.acquire().await?, org).await?
+            let (_, database) = settings.ready_database().await?;
+            retention::resolve(&database, org).await?
         }
         (plan, _) => plan.unwrap_or(Plan::Free),
     };

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::json;
-use sqlx::PgPool;
 
-use super::{Settings, output, reading_pool, whose::Whose};
+use super::{Settings, output, reading_database, whose::Whose};
 use crate::{
     figures,
     ids::OrgId,
+    postgres::Database,
     purge::{self, Preview},
     retention::Plan,
 };
@@ -24,10 +24,10 @@ pub(super) struct PreviewArgs {
 }
 
 pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
-    let (config, pool) = settings.ready_database().await?;
-    let pool = reading_pool(&config, &pool)?;
-    let orgs = args.whose.ids(&pool).await?;
-    let previews = previews(&pool, &orgs).await?;
+    let (config, database) = settings.ready_database().await?;
+    let database = reading_database(&config, &database)?;
+    let orgs = args.whose.ids(&database).await?;
+    let previews = previews(&database, &orgs).await?;
     if args.json {
         output::json(&json!({"organizations": previews}))?;
     } else {
@@ -37,11 +37,11 @@ pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitC
 }
 
 /// The previews of `orgs`, with a progress bar where they take a while.
-pub(super) async fn previews(pool: &PgPool, orgs: &[OrgId]) -> Result<Vec<Preview>> {
+pub(super) async fn previews(database: &Database, orgs: &[OrgId]) -> Result<Vec<Preview>> {
     let bar = output::progress(orgs.len(), "previewing");
     let mut previews = Vec::with_capacity(orgs.len());
     for org in orgs {
-        previews.push(purge::preview(pool, *org).await?);
+        previews.push(purge::preview(database, *org).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();

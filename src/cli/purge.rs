@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use serde_json::json;
-use sqlx::PgPool;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -13,6 +12,7 @@ use super::{Settings, output, serve::new_metrics, stopping, whose::Whose};
 use crate::{
     config::Config,
     figures,
+    postgres::Database,
     purge::datasets,
     queue::{self, Enqueued, Lease, Total},
     retention::Plan,
@@ -43,25 +43,25 @@ pub(super) struct PurgeArgs {
 }
 
 pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode> {
-    let (config, pool) = settings.ready_database().await?;
-    let mut runs = enqueue(&pool, &args.whose, args.reason.as_deref()).await?;
+    let (config, database) = settings.ready_database().await?;
+    let mut runs = enqueue(&database, &args.whose, args.reason.as_deref()).await?;
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
     let stop = stopping::on_signal()?;
     let follow = args.wait || args.work;
     if args.work {
-        work(&config, &pool, &ids, &stop).await?;
+        work(&config, &database, &ids, &stop).await?;
     } else if args.wait {
         let lease = Lease::of(config.worker.heartbeat);
-        if queue::live_workers(&pool, lease).await? == 0 {
+        if queue::live_workers(&database, lease).await? == 0 {
             eprintln!(
                 "warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
                        `purge --work` does it here"
             );
         }
-        finished(&pool, &ids, &stop).await?;
+        finished(&database, &ids, &stop).await?;
     }
     let failed = if follow {
-        conclude(&pool, &mut runs, args.json).await?
+        conclude(&database, &mut runs, args.json).await?
     } else {
         false
     };
@@ -77,16 +77,20 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     })
 }
 
-async fn enqueue(pool: &PgPool, whose: &Whose, reason: Option<&str>) -> Result<Vec<Enqueued>> {
+async fn enqueue(
+    database: &Database,
+    whose: &Whose,
+    reason: Option<&str>,
+) -> Result<Vec<Enqueued>> {
     let by = output::actor();
     if let Some(org) = whose.org {
-        let mut tx = pool.begin().await?;
+        let mut tx = database.begin().await?;
         let run = queue::enqueue_purge(&mut tx, org, &by, reason).await?;
         tx.commit().await?;
         return Ok(vec![run]);
     }
     let orgs: Vec<Uuid> = whose
-        .ids(pool)
+        .ids(database)
         .await?
         .into_iter()
         .map(|org| org.0)
@@ -94,7 +98,7 @@ async fn enqueue(pool: &PgPool, whose: &Whose, reason: Option<&str>) -> Result<V
     let bar = output::progress(orgs.len(), "enqueueing");
     let mut runs = Vec::with_capacity(orgs.len());
     for chunk in orgs.chunks(CHUNK) {
-        let mut tx = pool.begin().await?;
+        let mut tx = database.begin().await?;
         runs.extend(queue::enqueue_purges(&mut tx, chunk, &by, reason).await?);
         tx.commit().await?;
         bar.inc(chunk.len() as u64);
@@ -106,12 +110,12 @@ async fn enqueue(pool: &PgPool, whose: &Whose, reason: Option<&str>) -> Result<V
 /// Works in this process until the runs are final.
 pub(super) async fn work(
     config: &Config,
-    pool: &PgPool,
+    database: &Database,
     ids: &[Uuid],
     stop: &CancellationToken,
 ) -> Result<()> {
     let worker = Worker::new(
-        pool.clone(),
+        database.clone(),
         new_metrics()?,
         &config.worker,
         config.purge.batch_size,
@@ -119,7 +123,7 @@ pub(super) async fn work(
     let enough = stop.child_token();
     let (followed, ()) = tokio::join!(
         async {
-            let followed = finished(pool, ids, stop).await;
+            let followed = finished(database, ids, stop).await;
             enough.cancel();
             followed
         },
@@ -129,11 +133,11 @@ pub(super) async fn work(
 }
 
 /// Follows the runs until they are final, or `stop`.
-async fn finished(pool: &PgPool, ids: &[Uuid], stop: &CancellationToken) -> Result<()> {
+async fn finished(database: &Database, ids: &[Uuid], stop: &CancellationToken) -> Result<()> {
     let bar = output::progress(ids.len(), "purging");
     let mut left = ids.to_vec();
     while !stop.is_cancelled() {
-        left = queue::unfinished(pool, &left).await?;
+        left = queue::unfinished(database, &left).await?;
         bar.set_position((ids.len() - left.len()) as u64);
         if left.is_empty() {
             break;
@@ -148,10 +152,10 @@ async fn finished(pool: &PgPool, ids: &[Uuid], stop: &CancellationToken) -> Resu
 }
 
 /// Tells what went and what failed; returns whether anything failed. The runs take their final status.
-async fn conclude(pool: &PgPool, runs: &mut [Enqueued], json: bool) -> Result<bool> {
+async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Result<bool> {
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
-    let unsuccessful = queue::unsuccessful(pool, &ids).await?;
-    let unfinished = queue::unfinished(pool, &ids).await?;
+    let unsuccessful = queue::unsuccessful(database, &ids).await?;
+    let unfinished = queue::unfinished(database, &ids).await?;
     let by_id: BTreeMap<Uuid, &str> = unsuccessful
         .iter()
         .map(|run| (run.id, run.status.as_str()))
@@ -165,7 +169,7 @@ async fn conclude(pool: &PgPool, runs: &mut [Enqueued], json: bool) -> Result<bo
         }
     }
     if !json {
-        println!("{}", totals(pool, &ids).await?);
+        println!("{}", totals(database, &ids).await?);
         for run in &unsuccessful {
             println!(
                 "{} {} of {}: {}",
@@ -187,8 +191,8 @@ async fn conclude(pool: &PgPool, runs: &mut [Enqueued], json: bool) -> Result<bo
 }
 
 /// What the runs purged, per plan and table; `+ n kept` are rows that a rule protects.
-pub(super) async fn totals(pool: &PgPool, ids: &[Uuid]) -> Result<comfy_table::Table> {
-    let totals = queue::totals(pool, ids).await?;
+pub(super) async fn totals(database: &Database, ids: &[Uuid]) -> Result<comfy_table::Table> {
+    let totals = queue::totals(database, ids).await?;
     let mut header = vec!["plan"];
     header.extend(datasets::tables());
     let mut table = output::table(&header, 1);

@@ -6,13 +6,12 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Subcommand};
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::{Settings, output};
 use crate::{
     figures,
     ids::{OrgId, RunId},
-    postgres,
+    postgres::{self, Database},
     queue::{
         self, Cursor, OperateError, Operator, Replayable, Replayed, Run, RunFilter, RunStatus,
     },
@@ -85,14 +84,14 @@ pub(super) struct ReplayArgs {
 }
 
 pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<ExitCode> {
-    let (_, pool) = settings.ready_database().await?;
+    let (_, database) = settings.ready_database().await?;
     match command {
-        RunsCommand::List(args) => list(&pool, args).await,
-        RunsCommand::Show { id, json } => show(&pool, id, json).await,
-        RunsCommand::Replay(args) => replay(&pool, args).await,
+        RunsCommand::List(args) => list(&database, args).await,
+        RunsCommand::Show { id, json } => show(&database, id, json).await,
+        RunsCommand::Replay(args) => replay(&database, args).await,
         RunsCommand::Cancel { id, reason } => {
             let org = queue::cancel(
-                &pool,
+                &database,
                 id,
                 &Operator {
                     name: output::actor(),
@@ -106,13 +105,13 @@ pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<Exi
     }
 }
 
-async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
+async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
     let filter = RunFilter {
         org: args.org,
         status: args.status,
         ..RunFilter::default()
     };
-    let page = queue::list(pool, &filter, args.cursor, args.limit).await?;
+    let page = queue::list(database, &filter, args.cursor, args.limit).await?;
     if args.json {
         output::json(&page)?;
         return Ok(ExitCode::SUCCESS);
@@ -121,7 +120,7 @@ async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
         println!("no runs; `drift-retention purge --all` enqueues some");
         return Ok(ExitCode::SUCCESS);
     }
-    let now = postgres::now(&mut *pool.acquire().await?).await?;
+    let now = postgres::now(database).await?;
     let mut table = output::table(&["run", "status", "org", "created", "rows"], 3);
     for run in &page.items {
         table.add_row([
@@ -140,8 +139,8 @@ async fn list(pool: &PgPool, args: ListArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(pool: &PgPool, id: RunId, json: bool) -> Result<ExitCode> {
-    let Some(run) = queue::get(pool, id).await? else {
+async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
+    let Some(run) = queue::get(database, id).await? else {
         bail!(OperateError::NoRun(id))
     };
     if json {
@@ -203,7 +202,7 @@ fn steps(run: &Run) -> comfy_table::Table {
     table
 }
 
-async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
+async fn replay(database: &Database, args: ReplayArgs) -> Result<ExitCode> {
     let by = Operator {
         name: output::actor(),
         reason: args.reason,
@@ -213,15 +212,17 @@ async fn replay(pool: &PgPool, args: ReplayArgs) -> Result<ExitCode> {
         ..RunFilter::default()
     };
     if args.dry_run {
-        let runs = queue::replayable(pool, &filter, None).await?.0;
+        let runs = queue::replayable(database, &filter, None).await?.0;
         return show_dry_run(&runs, args.json);
     }
     let mut replayed = Vec::new();
     if args.failed {
-        replayed = queue::replay_matching(pool, &filter, &by, None).await?.0;
+        replayed = queue::replay_matching(database, &filter, &by, None)
+            .await?
+            .0;
     }
     for id in args.ids {
-        replayed.push(queue::replay(pool, id, &by).await?);
+        replayed.push(queue::replay(database, id, &by).await?);
     }
     if args.json {
         output::json(&json!({"replayed": replayed}))?;

@@ -4,15 +4,15 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Settings, reading_pool, stopping};
+use super::{Settings, reading_database, stopping};
 use crate::{
     config::Config,
     gauges::Gauges,
     http::{self, ApiState, Health, Verifier},
+    postgres::Database,
     purge::datasets::DATASETS,
     retention::Plan,
     schedule::Schedule,
@@ -39,9 +39,9 @@ pub(super) enum Role {
 }
 
 pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCode> {
-    let (config, pool) = settings.ready_database().await?;
+    let (config, database) = settings.ready_database().await?;
     let stop = stopping::on_signal()?;
-    serve(&config, pool, &args.roles, stop).await?;
+    serve(&config, database, &args.roles, stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -65,14 +65,14 @@ fn verifier(config: &Config) -> Verifier {
 /// Serves until `stop`; health and metrics answer until the worker has drained.
 pub(super) async fn serve(
     config: &Config,
-    pool: PgPool,
+    database: Database,
     roles: &[Role],
     stop: CancellationToken,
 ) -> Result<()> {
     let metrics = new_metrics()?;
     let worker = roles.contains(&Role::Worker).then(|| {
         Worker::new(
-            pool.clone(),
+            database.clone(),
             metrics.clone(),
             &config.worker,
             config.purge.batch_size,
@@ -80,7 +80,7 @@ pub(super) async fn serve(
     });
     let schedule = Schedule::new(&config.schedule)?;
     let scheduler = roles.contains(&Role::Scheduler).then(|| Scheduler {
-        pool: pool.clone(),
+        database: database.clone(),
         schedule: schedule.clone(),
         metrics: metrics.clone(),
     });
@@ -96,16 +96,16 @@ pub(super) async fn serve(
 
     let drained = CancellationToken::new();
     let health = Health {
-        pool: pool.clone(),
+        database: database.clone(),
         metrics: metrics.clone(),
         worker: worker
             .as_ref()
             .map(|worker| (worker.identity.clone(), worker.lease())),
     };
-    let reading = reading_pool(config, &pool)?;
+    let reading = reading_database(config, &database)?;
     let gauges = Arc::new(Gauges::new(reading.clone(), metrics));
     let api = roles.contains(&Role::Api).then(|| ApiState {
-        pool: pool.clone(),
+        database: database.clone(),
         reading,
         verifier: Arc::new(verifier(config)),
         gauges: gauges.clone(),

@@ -1,9 +1,8 @@
 //! `--org ID | --all`: the choice that several commands offer.
 
 use anyhow::Result;
-use sqlx::PgPool;
 
-use crate::{drift::organizations, ids::OrgId};
+use crate::{drift::organizations, ids::OrgId, postgres::Database};
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -18,10 +17,10 @@ pub(super) struct Whose {
 
 impl Whose {
     /// The organizations, in order.
-    pub(super) async fn ids(&self, pool: &PgPool) -> Result<Vec<OrgId>> {
+    pub(super) async fn ids(&self, database: &Database) -> Result<Vec<OrgId>> {
         Ok(match self.org {
             Some(org) => vec![org],
-            None => organizations::ids(pool).await?,
+            None => organizations::ids(database).await?,
         })
     }
 }

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use super::environments;
-use crate::ids::OrgId;
+use crate::{ids::OrgId, postgres::Database};
 
 /// How many weeks back the weekly figures go.
 const WEEKS: i32 = 12;
@@ -56,8 +55,8 @@ pub struct Purged {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn dashboard(pool: &PgPool, org: OrgId) -> sqlx::Result<Dashboard> {
-    let (by_status, by_severity) = open_incidents(pool, org).await?;
+pub async fn dashboard(database: &Database, org: OrgId) -> sqlx::Result<Dashboard> {
+    let (by_status, by_severity) = open_incidents(database, org).await?;
     let closed = sqlx::query!(
         r#"-- drift.closed_incidents
         SELECT (avg(extract(epoch FROM closed_at - detected_at)) FILTER (
@@ -66,24 +65,24 @@ pub async fn dashboard(pool: &PgPool, org: OrgId) -> sqlx::Result<Dashboard> {
         FROM public.incidents WHERE org_id = $1 AND NOT is_deleted"#,
         org.0
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await?;
     Ok(Dashboard {
         open_incidents_by_status: by_status,
         open_incidents_by_severity: by_severity,
-        weeks: weeks(pool, org).await?,
+        weeks: weeks(database, org).await?,
         mean_seconds_to_close: closed.mean,
-        environments_by_status: environments::count_by_status(pool, org)
+        environments_by_status: environments::count_by_status(database, org)
             .await?
             .into_iter()
             .collect(),
-        purged: purged(pool, org, closed.purged).await?,
+        purged: purged(database, org, closed.purged).await?,
     })
 }
 
 type Counts = BTreeMap<String, i64>;
 
-async fn open_incidents(pool: &PgPool, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
+async fn open_incidents(database: &Database, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
     let rows = sqlx::query!(
         r#"-- drift.open_incidents
         SELECT status, coalesce(severity, 'none') AS "severity!", count(*) AS "count!"
@@ -91,7 +90,7 @@ async fn open_incidents(pool: &PgPool, org: OrgId) -> sqlx::Result<(Counts, Coun
         GROUP BY 1, 2"#,
         org.0
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let (mut by_status, mut by_severity) = (Counts::new(), Counts::new());
     for row in rows {
@@ -101,7 +100,7 @@ async fn open_incidents(pool: &PgPool, org: OrgId) -> sqlx::Result<(Counts, Coun
     Ok((by_status, by_severity))
 }
 
-async fn weeks(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<Week>> {
+async fn weeks(database: &Database, org: OrgId) -> sqlx::Result<Vec<Week>> {
     sqlx::query_as!(
         Week,
         r#"-- drift.incidents_per_week
@@ -119,11 +118,11 @@ async fn weeks(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<Week>> {
         org.0,
         WEEKS
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
-async fn purged(pool: &PgPool, org: OrgId, incidents: i64) -> sqlx::Result<Purged> {
+async fn purged(database: &Database, org: OrgId, incidents: i64) -> sqlx::Result<Purged> {
     let rows = sqlx::query!(
         r#"-- drift.purged_rows
         SELECT s.table_name, sum(s.rows_purged)::bigint AS "rows!", max(r.verified_at) AS verified_at
@@ -131,7 +130,7 @@ async fn purged(pool: &PgPool, org: OrgId, incidents: i64) -> sqlx::Result<Purge
         WHERE r.org_id = $1 GROUP BY s.table_name"#,
         org.0
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let last_verified_at = rows.iter().filter_map(|row| row.verified_at).max();
     let rows = rows

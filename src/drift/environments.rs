@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, types::Json};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::ids::OrgId;
+use crate::{ids::OrgId, postgres::Database};
 
 /// An environment and its badge.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -46,24 +46,24 @@ pub struct WorkflowFlag {
 /// # Errors
 /// When the database fails.
 pub async fn list(
-    pool: &PgPool,
+    database: &Database,
     org: OrgId,
     cursor: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<Environment>> {
-    select(pool, org, None, cursor, limit).await
+    select(database, org, None, cursor, limit).await
 }
 
 /// One environment of `org`.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn get(pool: &PgPool, org: OrgId, id: Uuid) -> sqlx::Result<Option<Environment>> {
-    Ok(select(pool, org, Some(id), None, 1).await?.pop())
+pub async fn get(database: &Database, org: OrgId, id: Uuid) -> sqlx::Result<Option<Environment>> {
+    Ok(select(database, org, Some(id), None, 1).await?.pop())
 }
 
 async fn select(
-    pool: &PgPool,
+    database: &Database,
     org: OrgId,
     id: Option<Uuid>,
     cursor: Option<Uuid>,
@@ -92,7 +92,7 @@ async fn select(
         cursor,
         limit
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -100,7 +100,7 @@ async fn select(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn flags(pool: &PgPool, check: i64) -> sqlx::Result<Vec<WorkflowFlag>> {
+pub async fn flags(database: &Database, check: i64) -> sqlx::Result<Vec<WorkflowFlag>> {
     sqlx::query_as!(
         WorkflowFlag,
         "-- drift.check_flags
@@ -108,7 +108,7 @@ pub async fn flags(pool: &PgPool, check: i64) -> sqlx::Result<Vec<WorkflowFlag>>
          WHERE check_id = $1 ORDER BY workflow_id LIMIT 1000",
         check
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -116,7 +116,7 @@ pub async fn flags(pool: &PgPool, check: i64) -> sqlx::Result<Vec<WorkflowFlag>>
 ///
 /// # Errors
 /// When the database fails.
-pub async fn count_by_status(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<(String, i64)>> {
+pub async fn count_by_status(database: &Database, org: OrgId) -> sqlx::Result<Vec<(String, i64)>> {
     let counts = sqlx::query_scalar!(
         r#"-- drift.environments_by_status
         SELECT json_build_array(s.status, count(*)) AS "count!: Json<(String, i64)>"
@@ -128,7 +128,7 @@ pub async fn count_by_status(pool: &PgPool, org: OrgId) -> sqlx::Result<Vec<(Str
         GROUP BY s.status"#,
         org.0
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     Ok(counts.into_iter().map(|count| count.0).collect())
 }

@@ -2,12 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, types::Json};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{MISSING_NOTICE, PURGED_NOTICE};
-use crate::ids::OrgId;
+use crate::{ids::OrgId, postgres::Database};
 
 /// Whether the payload is there, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -96,28 +96,28 @@ pub struct IncidentFilter {
 /// # Errors
 /// When the database fails.
 pub async fn list(
-    pool: &PgPool,
+    database: &Database,
     org: OrgId,
     filter: &IncidentFilter,
     cursor: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<Incident>> {
-    select(pool, org, None, filter, cursor, limit).await
+    select(database, org, None, filter, cursor, limit).await
 }
 
 /// One incident of `org`.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn get(pool: &PgPool, org: OrgId, id: Uuid) -> sqlx::Result<Option<Incident>> {
+pub async fn get(database: &Database, org: OrgId, id: Uuid) -> sqlx::Result<Option<Incident>> {
     let any = IncidentFilter::default();
-    Ok(select(pool, org, Some(id), &any, None, 1).await?.pop())
+    Ok(select(database, org, Some(id), &any, None, 1).await?.pop())
 }
 
 /// Postgres can hold times that no JSON can (infinite, or of a year beyond four digits): where a time may be absent
 /// they are, the others are moved to the nearest that can be written.
 async fn select(
-    pool: &PgPool,
+    database: &Database,
     org: OrgId,
     id: Option<Uuid>,
     filter: &IncidentFilter,
@@ -152,7 +152,7 @@ async fn select(
         filter.severity.as_deref(),
         filter.env
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let incidents = rows.into_iter().map(|row| {
         let payload_state = PayloadState::of(row.available, row.payload_purged_at);
@@ -181,13 +181,16 @@ async fn select(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn payload(pool: &PgPool, incident: Uuid) -> sqlx::Result<Option<serde_json::Value>> {
+pub async fn payload(
+    database: &Database,
+    incident: Uuid,
+) -> sqlx::Result<Option<serde_json::Value>> {
     let payload = sqlx::query_scalar!(
         r#"-- drift.incident_payload
         SELECT payload_json AS "payload: Json<serde_json::Value>" FROM public.incident_payloads WHERE incident_id = $1"#,
         incident
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await?;
     Ok(payload.map(|payload| payload.0))
 }
@@ -196,7 +199,7 @@ pub async fn payload(pool: &PgPool, incident: Uuid) -> sqlx::Result<Option<serde
 ///
 /// # Errors
 /// When the database fails.
-pub async fn approvals(pool: &PgPool, incident: Uuid) -> sqlx::Result<Vec<Approval>> {
+pub async fn approvals(database: &Database, incident: Uuid) -> sqlx::Result<Vec<Approval>> {
     sqlx::query_as!(
         Approval,
         r#"-- drift.incident_approvals
@@ -206,6 +209,6 @@ pub async fn approvals(pool: &PgPool, incident: Uuid) -> sqlx::Result<Vec<Approv
         FROM public.approvals a WHERE a.incident_id = $1 ORDER BY a.created_at, a.id LIMIT 1000"#,
         incident
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }

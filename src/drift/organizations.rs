@@ -2,21 +2,20 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::ids::OrgId;
+use crate::{ids::OrgId, postgres::Database};
 
 /// Every organization's id, in order.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn ids(pool: &PgPool) -> sqlx::Result<Vec<OrgId>> {
+pub async fn ids(database: &Database) -> sqlx::Result<Vec<OrgId>> {
     sqlx::query_scalar!(
         r#"-- drift.organization_ids
         SELECT id AS "id: OrgId" FROM public.organizations ORDER BY id"#
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -24,13 +23,13 @@ pub async fn ids(pool: &PgPool) -> sqlx::Result<Vec<OrgId>> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn exists(pool: &PgPool, org: OrgId) -> sqlx::Result<bool> {
+pub async fn exists(database: &Database, org: OrgId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- drift.organization_exists
         SELECT EXISTS (SELECT FROM public.organizations WHERE id = $1) AS "exists!""#,
         org.0
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await
 }
 
@@ -49,14 +48,14 @@ pub struct Organization {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn get(pool: &PgPool, org: OrgId) -> sqlx::Result<Option<Organization>> {
+pub async fn get(database: &Database, org: OrgId) -> sqlx::Result<Option<Organization>> {
     sqlx::query_as!(
         Organization,
         r#"-- drift.get_organization
         SELECT id AS "id: OrgId", name, plan FROM public.organizations WHERE id = $1"#,
         org.0
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await
 }
 
@@ -74,7 +73,7 @@ pub struct OrganizationFilter {
 /// # Errors
 /// When the database fails.
 pub async fn list(
-    pool: &PgPool,
+    database: &Database,
     filter: &OrganizationFilter,
     cursor: Option<Uuid>,
     limit: i64,
@@ -92,7 +91,7 @@ pub async fn list(
         cursor,
         limit
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -100,13 +99,13 @@ pub async fn list(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn names(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<HashMap<OrgId, String>> {
+pub async fn names(database: &Database, ids: &[Uuid]) -> sqlx::Result<HashMap<OrgId, String>> {
     let found = sqlx::query!(
         r#"-- drift.organization_names
         SELECT id AS "id: OrgId", name FROM public.organizations WHERE id = ANY ($1)"#,
         ids
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     Ok(found.into_iter().map(|row| (row.id, row.name)).collect())
 }

@@ -9,10 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::time::timeout;
 
 use crate::{
+    postgres::Database,
     postgres::migrations,
     queue::{self, Lease, WorkerIdentity},
     telemetry::{logs::chain, metrics::Metrics},
@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct Health {
     /// The database.
-    pub pool: PgPool,
+    pub database: Database,
     /// The metrics of this process.
     pub metrics: Arc<Metrics>,
     /// This process's workers and their lease; none where it has no worker role.
@@ -47,7 +47,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Ready: the database answers, its schema is the one we know, and our worker's heartbeat is fresh.
 pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
-    let schema = match timeout(TIMEOUT, migrations::check(&health.pool)).await {
+    let schema = match timeout(TIMEOUT, migrations::check(&health.database)).await {
         Ok(Ok(())) => "ok".to_owned(),
         Ok(Err(error)) => chain(&error),
         Err(_) => "the database does not answer".to_owned(),
@@ -56,7 +56,7 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
     if let Some((identity, lease)) = &health.worker {
         let alive = timeout(
             TIMEOUT,
-            queue::workers_alive(&health.pool, identity, *lease),
+            queue::workers_alive(&health.database, identity, *lease),
         )
         .await;
         worker = Some(match alive {
@@ -84,9 +84,8 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
 }
 
 pub(super) async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    health
-        .metrics
-        .show_pool(health.pool.size(), health.pool.num_idle());
+    let (open, idle) = health.database.connections();
+    health.metrics.show_pool(open, idle);
     match health.metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

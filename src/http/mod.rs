@@ -13,11 +13,10 @@ mod problem;
 use std::sync::Arc;
 
 use axum::{Router, middleware, routing::get};
-use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{gauges::Gauges, schedule::Schedule};
+use crate::{gauges::Gauges, postgres::Database, schedule::Schedule};
 
 pub use self::{
     api::openapi,
@@ -31,9 +30,9 @@ pub use self::{
 #[derive(Debug, Clone)]
 pub struct ApiState {
     /// The database.
-    pub pool: PgPool,
+    pub database: Database,
     /// The database, or a replica of it, for what counts a lot and changes nothing.
-    pub reading: PgPool,
+    pub reading: Database,
     /// Verifies bearer tokens.
     pub verifier: Arc<Verifier>,
     /// How the whole database stands.

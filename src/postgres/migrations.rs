@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Database;
 use apalis_postgres::PostgresStorage;
 use sqlx::{
-    PgPool,
-    migrate::{Migrate, MigrateError, Migrator},
+    AssertSqlSafe, PgExecutor, PgPool,
+    migrate::{MigrateError, Migrator},
 };
 
 /// Our bookkeeping stands in our own schema: the main app may use sqlx as well.
@@ -127,9 +128,9 @@ pub async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, SchemaError> 
 ///
 /// # Errors
 /// [`SchemaError::Behind`] or [`SchemaError::Ahead`], which say what to do.
-pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
+pub async fn check(database: &Database) -> Result<(), SchemaError> {
     let known = versions(&migrator());
-    let applied = applied(pool).await?;
+    let applied = applied(database).await?;
     if let Some(newer) = applied.iter().find(|version| !known.contains_key(version)) {
         return Err(SchemaError::Ahead(*newer));
     }
@@ -138,7 +139,7 @@ pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
             "migration {version} {name:?} is missing"
         )));
     }
-    check_queue(pool).await
+    check_queue(database).await
 }
 
 fn versions(migrator: &Migrator) -> BTreeMap<i64, String> {
@@ -149,28 +150,32 @@ fn versions(migrator: &Migrator) -> BTreeMap<i64, String> {
         .collect()
 }
 
-async fn applied(pool: &PgPool) -> Result<Vec<i64>, SchemaError> {
-    applied_in(pool, TABLE).await
+async fn applied(on: impl PgExecutor<'_> + Copy) -> sqlx::Result<Vec<i64>> {
+    applied_in(on, TABLE).await
 }
 
-async fn applied_in(pool: &PgPool, table: &'static str) -> Result<Vec<i64>, SchemaError> {
-    let exists = sqlx::query_scalar!(
+#[expect(
+    clippy::disallowed_methods,
+    reason = "sqlx makes these tables: no migration that a query could be checked against has them"
+)]
+async fn applied_in(on: impl PgExecutor<'_> + Copy, table: &'static str) -> sqlx::Result<Vec<i64>> {
+    if !exists(on, table).await? {
+        return Ok(Vec::new());
+    }
+    let select = format!("SELECT version FROM {table} ORDER BY version");
+    sqlx::query_scalar(AssertSqlSafe(select))
+        .fetch_all(on)
+        .await
+}
+
+async fn exists(on: impl PgExecutor<'_>, table: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
         r#"-- migrations.exists
         SELECT to_regclass($1) IS NOT NULL AS "exists!""#,
         table
     )
-    .fetch_one(pool)
-    .await?;
-    if !exists {
-        return Ok(Vec::new());
-    }
-    let mut conn = pool.acquire().await?;
-    Ok(conn
-        .list_applied_migrations(table)
-        .await?
-        .into_iter()
-        .map(|m| m.version)
-        .collect())
+    .fetch_one(on)
+    .await
 }
 
 /// apalis's fetch falls into a hash join with a backlog; its orphan sweep has no index over active rows, and our
@@ -191,8 +196,8 @@ async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
 }
 
 /// apalis may replace its function in an upgrade: the settings are asserted at every start.
-async fn check_queue(pool: &PgPool) -> Result<(), SchemaError> {
-    let applied = applied_in(pool, "apalis._sqlx_migrations").await?;
+async fn check_queue(database: &Database) -> Result<(), SchemaError> {
+    let applied = applied_in(database, "apalis._sqlx_migrations").await?;
     if let Some(missing) = PostgresStorage::migrations()
         .iter()
         .find(|m| !applied.contains(&m.version))
@@ -210,7 +215,7 @@ async fn check_queue(pool: &PgPool) -> Result<(), SchemaError> {
                        WHERE oid = to_regprocedure('apalis.get_jobs(text, text, int)')
                          AND proconfig @> ARRAY['enable_hashjoin=off', 'enable_mergejoin=off']) AS "tuned!""#
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await?;
     if tuned {
         Ok(())

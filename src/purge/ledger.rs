@@ -2,7 +2,7 @@
 //! in the transaction of the rows it speaks of.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 
 use super::{
     PurgeError,
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     ids::{OrgId, RunId},
+    postgres::Transaction,
     retention::{Cutoffs, Plan, ResolveError, RetentionPolicy},
 };
 
@@ -40,7 +41,7 @@ pub struct OwnedRun {
 
 /// Proves, for the rest of the transaction, that `run` is still owned, and reads the organization's plan. The
 /// run's row and the organization's are locked against change until the transaction ends.
-pub(super) async fn prove(conn: &mut PgConnection, run: &OwnedRun) -> Result<Plan, PurgeError> {
+pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Plan, PurgeError> {
     let proof = sqlx::query!(
         r#"-- purge.prove_ownership
         SELECT r.status = 'running' AND r.token = $2 AS "owned!", retention.hold_plan(r.org_id) AS plan
@@ -50,7 +51,7 @@ pub(super) async fn prove(conn: &mut PgConnection, run: &OwnedRun) -> Result<Pla
         run.id.0,
         run.token
     )
-    .fetch_optional(conn)
+    .fetch_optional(tx)
     .await?;
     let Some(proof) = proof.filter(|proof| proof.owned) else {
         return Err(PurgeError::Superseded);
@@ -63,7 +64,7 @@ pub(super) async fn prove(conn: &mut PgConnection, run: &OwnedRun) -> Result<Pla
 
 /// Freezes the plan and policy on the run, and the cutoffs on its steps. The transaction has proved ownership.
 pub(super) async fn record_policy(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     run: &OwnedRun,
     plan: Plan,
     policy: RetentionPolicy,
@@ -76,7 +77,7 @@ pub(super) async fn record_policy(
         plan.name(),
         Json(policy) as _
     )
-    .execute(&mut *conn)
+    .execute(&mut *tx)
     .await?;
     let (tables, cutoffs): (Vec<String>, Vec<Option<DateTime<Utc>>>) = DATASETS
         .iter()
@@ -99,14 +100,14 @@ pub(super) async fn record_policy(
         &tables,
         &cutoffs as _
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// Adds one batch's counts to the run's steps. Must commit with the deletions.
 pub(super) async fn record_batch(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     run: &OwnedRun,
     tables: &[&str],
     purged: &[u64],
@@ -127,7 +128,7 @@ pub(super) async fn record_batch(
         &tables,
         &purged
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -150,7 +151,7 @@ pub struct ClosedStep {
 /// # Errors
 /// When Postgres fails.
 pub async fn close_steps(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     run: RunId,
     remains: &[Remains],
 ) -> sqlx::Result<Vec<ClosedStep>> {
@@ -178,6 +179,6 @@ pub async fn close_steps(
         &tables,
         &kept
     )
-    .fetch_all(conn)
+    .fetch_all(tx)
     .await
 }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::PgPool;
-
 use super::datasets::DATASETS;
-use crate::{ids::OrgId, postgres, retention::Plan};
+use crate::{
+    ids::OrgId,
+    postgres::{self, Database},
+    retention::Plan,
+};
 
 /// How far behind the promises the database is.
 #[derive(Debug, Default)]
@@ -39,14 +41,14 @@ impl Overdue {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn overdue(pool: &PgPool) -> sqlx::Result<Overdue> {
-    let mut conn = pool.acquire().await?;
-    let now = postgres::now(&mut conn).await?;
+pub async fn overdue(database: &Database) -> sqlx::Result<Overdue> {
+    let mut tx = database.begin().await?;
+    let now = postgres::now(&mut tx).await?;
     let spellings = sqlx::query!(
         r#"-- purge.plan_spellings
         SELECT plan, count(*) AS "organizations!" FROM public.organizations GROUP BY plan"#
     )
-    .fetch_all(&mut *conn)
+    .fetch_all(&mut tx)
     .await?;
     let mut found = Overdue::default();
     let mut known = Vec::new();
@@ -66,7 +68,7 @@ pub async fn overdue(pool: &PgPool) -> sqlx::Result<Overdue> {
             .iter()
             .filter_map(|(plan, cutoffs)| Some((plan.clone(), cutoffs.get(dataset.name())?.0)))
             .unzip();
-        let rows = dataset.overdue(&mut conn, &plans, &cutoffs).await?;
+        let rows = dataset.overdue(&mut tx, &plans, &cutoffs).await?;
         let oldest = rows.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
         found.seconds.push((dataset.tables()[0], oldest));
         for (org, seconds) in rows {

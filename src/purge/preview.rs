@@ -1,13 +1,12 @@
 //! What a purge now would remove. Changes nothing.
 
 use serde::{Serialize, Serializer};
-use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use super::datasets::{DATASETS, Scope, tables};
 use crate::{
     ids::OrgId,
-    postgres,
+    postgres::{self, Database},
     retention::{self, Plan, ResolveError},
 };
 
@@ -40,8 +39,8 @@ impl Serialize for RowsByTable {
 ///
 /// # Errors
 /// When the organization does not exist or the database fails. An unknown plan is no error here: nothing would go.
-pub async fn preview(pool: &PgPool, org: OrgId) -> Result<Preview, ResolveError> {
-    let mut tx = postgres::begin_reading(pool).await?;
+pub async fn preview(database: &Database, org: OrgId) -> Result<Preview, ResolveError> {
+    let mut tx = database.begin_reading().await?;
     let plan = match retention::resolve(&mut tx, org).await {
         Ok(plan) => plan,
         Err(ResolveError::UnknownPlan(..)) => {

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, instrument};
@@ -15,7 +14,7 @@ use super::{
     ledger::{self, OwnedRun},
 };
 use crate::{
-    postgres,
+    postgres::{self, Database},
     retention::{Cutoff, Cutoffs, Plan, RetentionPolicy},
     telemetry::metrics::Metrics,
 };
@@ -31,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Purger {
     /// Where the rows are.
-    pub pool: PgPool,
+    pub database: Database,
     /// Where purged rows are counted.
     pub metrics: Arc<Metrics>,
     /// Rows per batch; `None`: the worker follows the time that batches take.
@@ -113,7 +112,7 @@ impl<'a> Attempt<'a> {
         run: &'a OwnedRun,
         stop: &'a CancellationToken,
     ) -> Result<Self, PurgeError> {
-        let mut tx = purger.pool.begin().await?;
+        let mut tx = purger.database.begin().await?;
         let plan = ledger::prove(&mut tx, run).await?;
         let policy = run
             .policy
@@ -133,7 +132,7 @@ impl<'a> Attempt<'a> {
 
     /// The plan changed while the run was going: for this run the longer window of each dataset wins.
     async fn adopt(&mut self, plan: Plan) -> Result<(), PurgeError> {
-        let mut tx = self.purger.pool.begin().await?;
+        let mut tx = self.purger.database.begin().await?;
         ledger::prove(&mut tx, self.run).await?;
         let policy = self.policy.longer(plan.policy());
         let cutoffs = policy.cutoffs(self.run.started_at);
@@ -203,7 +202,7 @@ impl<'a> Attempt<'a> {
         progress: &mut Progress,
         limit: i64,
     ) -> Result<BatchOutcome, PurgeError> {
-        let mut tx = postgres::begin_yielding(&self.purger.pool).await?;
+        let mut tx = self.purger.database.begin_yielding().await?;
         let plan = ledger::prove(&mut tx, self.run).await?;
         if plan != self.plan {
             return Ok(BatchOutcome::PlanChanged(plan));
@@ -241,14 +240,14 @@ impl<'a> Attempt<'a> {
     /// What is left, by dataset, found by other SQL than the deletion's.
     #[instrument(name = "verify", skip_all)]
     async fn verify(&self) -> Result<Vec<Remains>, PurgeError> {
-        let mut conn = self.purger.pool.acquire().await?;
+        let mut tx = self.purger.database.begin().await?;
         let mut remains = Vec::with_capacity(DATASETS.len());
         for dataset in DATASETS {
             remains.push(match self.cutoffs.get(dataset.name()) {
                 Some(cutoff) => {
                     dataset
                         .remains(
-                            &mut conn,
+                            &mut tx,
                             Scope {
                                 org: self.run.org,
                                 cutoff,

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, postgres::types::PgInterval, types::Json};
+use sqlx::{postgres::types::PgInterval, types::Json};
 
 use super::Delivery;
 use crate::{
     ids::{OrgId, RunId},
+    postgres::Database,
     purge::OwnedRun,
     retention::RetentionPolicy,
 };
@@ -55,7 +56,7 @@ pub enum Claim {
 /// # Errors
 /// When the database fails; then nothing was claimed.
 pub async fn claim(
-    pool: &PgPool,
+    database: &Database,
     run: RunId,
     delivery: &Delivery,
     max_attempts: i32,
@@ -96,10 +97,10 @@ pub async fn claim(
         max_attempts,
         lease.interval()
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await?;
     let Some(claimed) = claimed else {
-        return was_cancelled_while_waiting(pool, run, delivery).await;
+        return was_cancelled_while_waiting(database, run, delivery).await;
     };
     let org = OrgId(claimed.org_id);
     if claimed.status == "failed" {
@@ -124,7 +125,7 @@ pub async fn claim(
 
 /// Whoever cancels a waiting run may be a process without metrics: its own delivery reports it, once.
 async fn was_cancelled_while_waiting(
-    pool: &PgPool,
+    database: &Database,
     run: RunId,
     delivery: &Delivery,
 ) -> sqlx::Result<Claim> {
@@ -134,7 +135,7 @@ async fn was_cancelled_while_waiting(
         run.0,
         delivery.id
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await?;
     Ok(trigger.map_or(Claim::Nothing, |trigger| Claim::Cancelled { trigger }))
 }

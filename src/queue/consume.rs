@@ -13,13 +13,12 @@ use apalis_core::{
 use apalis_postgres::{Config, PostgresStorage};
 use futures::future::join_all;
 use serde_json::Value;
-use sqlx::PgPool;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Lease, QUEUE, retire_workers, wakeups::Notices};
-use crate::ids::RunId;
+use crate::{ids::RunId, postgres::Database};
 
 /// More than this in hand fills the channel through which a worker acknowledges, and stopping would hang.
 const IN_HAND: usize = 4;
@@ -102,9 +101,16 @@ pub enum Verdict {
     Killed,
 }
 
+/// The sessions that consuming with this concurrency needs: one to listen, and for each of apalis's workers one to
+/// fetch, one to acknowledge and one for its heartbeat.
+#[must_use]
+pub fn sessions(concurrency: usize) -> u32 {
+    u32::try_from(1 + 3 * concurrency.div_ceil(IN_HAND)).unwrap_or(u32::MAX)
+}
+
 /// Works off deliveries until `stop`, then drains: returns when every delivery in hand is acknowledged.
 pub async fn consume<H, F>(
-    pool: &PgPool,
+    database: &Database,
     settings: &ConsumerSettings,
     identity: &WorkerIdentity,
     stop: &CancellationToken,
@@ -113,7 +119,7 @@ pub async fn consume<H, F>(
     H: Fn(Delivery) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    let notices = Notices::start(pool.clone());
+    let notices = Notices::start(database.sessions().clone());
     let mut left = settings.concurrency.max(1);
     let mut workers = Vec::new();
     while left > 0 {
@@ -121,7 +127,7 @@ pub async fn consume<H, F>(
         left -= in_hand;
         let name = format!("{}:{}", identity.prefix(), workers.len());
         workers.push(keep_working(
-            pool,
+            database,
             settings,
             name,
             in_hand,
@@ -135,7 +141,7 @@ pub async fn consume<H, F>(
 
 /// Runs one apalis worker, and another after it when it fails: each under a name of its own.
 async fn keep_working<H, F>(
-    pool: &PgPool,
+    database: &Database,
     settings: &ConsumerSettings,
     name: String,
     in_hand: usize,
@@ -150,7 +156,7 @@ async fn keep_working<H, F>(
         let name = format!("{name}.{restart}");
         let handler = handler.clone();
         let backend = PollWith::new(
-            PostgresStorage::<Value>::new(pool).with_config(config(settings)),
+            PostgresStorage::<Value>::new(database.sessions()).with_config(config(settings)),
             notices.subscribe(),
         );
         let worker = WorkerBuilder::new(name.as_str())
@@ -178,7 +184,7 @@ async fn keep_working<H, F>(
             }
         }
         // Its attempts ended with it: others need not wait for its heartbeat to grow old.
-        if let Err(error) = retire_workers(pool, &name).await {
+        if let Err(error) = retire_workers(database, &name).await {
             tracing::debug!(%error, "the ended worker's heartbeat will have to grow old");
         }
         tokio::select! {

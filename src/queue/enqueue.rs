@@ -3,12 +3,12 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
     ids::{OrgId, RunId},
+    postgres::Transaction,
     telemetry::traces,
 };
 
@@ -41,7 +41,7 @@ pub enum EnqueueError {
 /// # Errors
 /// When the organization does not exist or the database fails.
 pub async fn enqueue_purge(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     org: OrgId,
     requested_by: &str,
     reason: Option<&str>,
@@ -54,7 +54,7 @@ pub async fn enqueue_purge(
         requested_by,
         reason
     )
-    .fetch_one(conn)
+    .fetch_one(tx)
     .await
     .map_err(|error| no_organization(org, error))?;
     Ok(Enqueued {
@@ -66,14 +66,14 @@ pub async fn enqueue_purge(
 }
 
 /// Lets the runs that this transaction makes belong to the current trace, if there is one.
-pub(super) async fn carry_trace(conn: &mut PgConnection) -> sqlx::Result<()> {
+pub(super) async fn carry_trace(tx: &mut Transaction<'_>) -> sqlx::Result<()> {
     if let Some(traceparent) = traces::traceparent() {
         sqlx::query_scalar!(
             "-- queue.carry_trace
              SELECT set_config('retention.traceparent', $1, true)",
             traceparent
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
     }
     Ok(())
@@ -86,19 +86,19 @@ pub(super) async fn carry_trace(conn: &mut PgConnection) -> sqlx::Result<()> {
 /// When the organization does not exist or the database fails.
 #[tracing::instrument(name = "enqueue", skip_all, fields(org_id = %org))]
 pub async fn request_purge(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     org: OrgId,
     requested_by: &str,
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, EnqueueError> {
     if let Some(key) = key
-        && let Some(first) = claim_key(conn, org, key).await?
+        && let Some(first) = claim_key(tx, org, key).await?
     {
         return Ok(first);
     }
-    carry_trace(conn).await?;
-    let made = enqueue_purge(conn, org, requested_by, reason).await?;
+    carry_trace(tx).await?;
+    let made = enqueue_purge(tx, org, requested_by, reason).await?;
     sqlx::query!(
         "-- queue.record_request
          WITH keyed AS (
@@ -113,14 +113,14 @@ pub async fn request_purge(
         requested_by,
         reason
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(made)
 }
 
 /// Takes the key for this transaction, or finds what the first request under it led to.
 async fn claim_key(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     org: OrgId,
     key: &str,
 ) -> Result<Option<Enqueued>, EnqueueError> {
@@ -130,7 +130,7 @@ async fn claim_key(
         org.0,
         key
     )
-    .execute(&mut *conn)
+    .execute(&mut *tx)
     .await?;
     if claimed.rows_affected() == 1 {
         return Ok(None);
@@ -143,7 +143,7 @@ async fn claim_key(
         org.0,
         key
     )
-    .fetch_one(conn)
+    .fetch_one(tx)
     .await?;
     Ok(Some(Enqueued {
         run_id: RunId(first.id),
@@ -159,12 +159,12 @@ async fn claim_key(
 /// When an organization does not exist or the database fails; then none was enqueued.
 #[tracing::instrument(name = "enqueue", skip_all, fields(organizations = orgs.len()))]
 pub async fn enqueue_purges(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     orgs: &[Uuid],
     requested_by: &str,
     reason: Option<&str>,
 ) -> sqlx::Result<Vec<Enqueued>> {
-    carry_trace(conn).await?;
+    carry_trace(tx).await?;
     let made = sqlx::query!(
         r#"-- queue.enqueue_purges
         SELECT o.id AS "org_id!", e.run_id AS "run_id!", e.status AS "status!", e.coalesced AS "coalesced!"
@@ -174,7 +174,7 @@ pub async fn enqueue_purges(
         requested_by,
         reason
     )
-    .fetch_all(conn)
+    .fetch_all(tx)
     .await?;
     Ok(made
         .into_iter()
@@ -205,18 +205,18 @@ pub(super) fn no_organization(org: OrgId, error: sqlx::Error) -> EnqueueError {
 /// When the database fails; then none was made.
 #[tracing::instrument(name = "enqueue", skip_all, fields(%slot, organizations = orgs.len()))]
 pub async fn enqueue_slot(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     slot: DateTime<Utc>,
     orgs: &[Uuid],
 ) -> sqlx::Result<(i64, i64)> {
-    carry_trace(conn).await?;
+    carry_trace(tx).await?;
     let made = sqlx::query!(
         r#"-- queue.enqueue_slot
         SELECT enqueued AS "enqueued!", coalesced AS "coalesced!" FROM retention.enqueue_slot($1, $2)"#,
         slot,
         orgs
     )
-    .fetch_one(conn)
+    .fetch_one(tx)
     .await?;
     Ok((made.enqueued, made.coalesced))
 }

@@ -18,7 +18,7 @@ mod wakeups;
 
 pub use backoff::Backoff;
 pub use claim::{Claim, Lease, claim};
-pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume};
+pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use enqueue::{
     EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
 };

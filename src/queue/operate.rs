@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -10,7 +9,10 @@ use super::{
     EnqueueError, RunFilter, RunStatus,
     enqueue::{Enqueued, carry_trace, no_organization},
 };
-use crate::ids::{OrgId, RunId};
+use crate::{
+    ids::{OrgId, RunId},
+    postgres::{Database, Transaction},
+};
 
 /// Who acts, and why.
 #[derive(Debug, Clone)]
@@ -57,8 +59,12 @@ pub enum OperateError {
 ///
 /// # Errors
 /// When the run cannot be replayed; then nothing changed.
-pub async fn replay(pool: &PgPool, run: RunId, by: &Operator) -> Result<Replayed, OperateError> {
-    let mut tx = pool.begin().await?;
+pub async fn replay(
+    database: &Database,
+    run: RunId,
+    by: &Operator,
+) -> Result<Replayed, OperateError> {
+    let mut tx = database.begin().await?;
     let replayed = replay_in(&mut tx, run, by).await?;
     tx.commit().await?;
     Ok(replayed)
@@ -91,7 +97,7 @@ pub struct Replayable {
 /// # Errors
 /// When the database fails.
 pub async fn replayable(
-    pool: &PgPool,
+    database: &Database,
     filter: &RunFilter,
     limit: Option<usize>,
 ) -> sqlx::Result<(Vec<Replayable>, usize)> {
@@ -132,7 +138,7 @@ pub async fn replayable(
         filter.ids.as_deref(),
         limit
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let all = found.first().map_or(0, |row| row.all);
     let runs = found.into_iter().map(|row| Replayable {
@@ -151,15 +157,15 @@ pub async fn replayable(
 /// # Errors
 /// At the first run that cannot be replayed; those before it are.
 pub async fn replay_matching(
-    pool: &PgPool,
+    database: &Database,
     filter: &RunFilter,
     by: &Operator,
     limit: Option<usize>,
 ) -> Result<(Vec<Replayed>, usize), OperateError> {
-    let (runs, all) = replayable(pool, filter, limit).await?;
+    let (runs, all) = replayable(database, filter, limit).await?;
     let mut replayed = Vec::new();
     for run in runs {
-        replayed.push(replay(pool, run.id, by).await?);
+        replayed.push(replay(database, run.id, by).await?);
     }
     Ok((replayed, all))
 }
@@ -168,8 +174,8 @@ pub async fn replay_matching(
 ///
 /// # Errors
 /// When the run does not exist or is final; then nothing changed.
-pub async fn cancel(pool: &PgPool, run: RunId, by: &Operator) -> Result<OrgId, OperateError> {
-    let mut tx = pool.begin().await?;
+pub async fn cancel(database: &Database, run: RunId, by: &Operator) -> Result<OrgId, OperateError> {
+    let mut tx = database.begin().await?;
     let org = sqlx::query_scalar!(
         "-- queue.cancel
          UPDATE retention.purge_runs
@@ -178,7 +184,7 @@ pub async fn cancel(pool: &PgPool, run: RunId, by: &Operator) -> Result<OrgId, O
          RETURNING org_id",
         run.0
     )
-    .fetch_optional(&mut *tx)
+    .fetch_optional(&mut tx)
     .await?;
     let Some(org) = org else {
         let (_, status) = find(&mut tx, run).await?;
@@ -191,15 +197,15 @@ pub async fn cancel(pool: &PgPool, run: RunId, by: &Operator) -> Result<OrgId, O
 
 #[tracing::instrument(name = "enqueue", skip_all, fields(replay_of = %run))]
 async fn replay_in(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     run: RunId,
     by: &Operator,
 ) -> Result<Replayed, OperateError> {
-    let (org, status) = find(conn, run).await?;
+    let (org, status) = find(tx, run).await?;
     if !matches!(status.as_str(), "failed" | "cancelled") {
         return Err(OperateError::NotReplayable(run, status));
     }
-    carry_trace(conn).await?;
+    carry_trace(tx).await?;
     let made = sqlx::query!(
         r#"-- queue.replay
         SELECT run_id AS "run_id!", status AS "status!", coalesced AS "coalesced!"
@@ -209,7 +215,7 @@ async fn replay_in(
         by.reason,
         run.0
     )
-    .fetch_one(&mut *conn)
+    .fetch_one(&mut *tx)
     .await
     .map_err(|error| no_organization(org, error))?;
     let enqueued = Enqueued {
@@ -218,27 +224,27 @@ async fn replay_in(
         status: made.status,
         coalesced: made.coalesced,
     };
-    record(conn, "replay", run, org.0, by, Some(&enqueued)).await?;
+    record(tx, "replay", run, org.0, by, Some(&enqueued)).await?;
     Ok(Replayed {
         replay_of: run,
         enqueued,
     })
 }
 
-async fn find(conn: &mut PgConnection, run: RunId) -> Result<(OrgId, String), OperateError> {
+async fn find(tx: &mut Transaction<'_>, run: RunId) -> Result<(OrgId, String), OperateError> {
     let found = sqlx::query!(
         "-- queue.find_run
          SELECT org_id, status FROM retention.purge_runs WHERE id = $1",
         run.0
     )
-    .fetch_optional(conn)
+    .fetch_optional(tx)
     .await?
     .ok_or(OperateError::NoRun(run))?;
     Ok((OrgId(found.org_id), found.status))
 }
 
 async fn record(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     action: &str,
     run: RunId,
     org: Uuid,
@@ -256,7 +262,7 @@ async fn record(
         by.reason,
         led_to.map(|led_to| serde_json::json!(led_to))
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(())
 }

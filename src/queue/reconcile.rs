@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use sqlx::{PgPool, postgres::types::PgInterval};
+use sqlx::postgres::types::PgInterval;
 
 use super::{Lease, QUEUE, WorkerIdentity};
+
+use crate::postgres::Database;
 
 /// How many rows of a kind one round touches.
 const BOUND: i64 = 5_000;
@@ -17,18 +19,22 @@ const BOUND: i64 = 5_000;
 ///
 /// # Errors
 /// When the database fails; the next round takes it up.
-pub async fn reconcile(pool: &PgPool, lease: Lease, keep_runs: Duration) -> sqlx::Result<u64> {
-    let delivered = deliver_stranded(pool, lease).await?;
-    prune_jobs(pool).await?;
-    prune_workers(pool).await?;
-    prune_runs(pool, keep_runs).await?;
-    prune_keys(pool).await?;
+pub async fn reconcile(
+    database: &Database,
+    lease: Lease,
+    keep_runs: Duration,
+) -> sqlx::Result<u64> {
+    let delivered = deliver_stranded(database, lease).await?;
+    prune_jobs(database).await?;
+    prune_workers(database).await?;
+    prune_runs(database, keep_runs).await?;
+    prune_keys(database).await?;
     Ok(delivered)
 }
 
 /// A run is stranded when its job is gone, final, or held by a dead worker, and no live worker owns the run.
-async fn deliver_stranded(pool: &PgPool, lease: Lease) -> sqlx::Result<u64> {
-    let mut tx = pool.begin().await?;
+async fn deliver_stranded(database: &Database, lease: Lease) -> sqlx::Result<u64> {
+    let mut tx = database.begin().await?;
     let stranded = sqlx::query_scalar!(
         "-- queue.reconcile
          SELECT r.id
@@ -46,7 +52,7 @@ async fn deliver_stranded(pool: &PgPool, lease: Lease) -> sqlx::Result<u64> {
         lease.interval(),
         BOUND
     )
-    .fetch_all(&mut *tx)
+    .fetch_all(&mut tx)
     .await?;
     if !stranded.is_empty() {
         sqlx::query!(
@@ -54,14 +60,14 @@ async fn deliver_stranded(pool: &PgPool, lease: Lease) -> sqlx::Result<u64> {
              SELECT retention.deliver($1, 0)",
             &stranded
         )
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut tx)
         .await?;
     }
     tx.commit().await?;
     Ok(stranded.len() as u64)
 }
 
-async fn prune_jobs(pool: &PgPool) -> sqlx::Result<()> {
+async fn prune_jobs(database: &Database) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.prune_jobs
          DELETE FROM apalis.jobs
@@ -72,12 +78,12 @@ async fn prune_jobs(pool: &PgPool) -> sqlx::Result<()> {
         QUEUE,
         BOUND
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }
 
-async fn prune_workers(pool: &PgPool) -> sqlx::Result<()> {
+async fn prune_workers(database: &Database) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.prune_workers
          DELETE FROM apalis.workers
@@ -88,12 +94,12 @@ async fn prune_workers(pool: &PgPool) -> sqlx::Result<()> {
         QUEUE,
         BOUND
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }
 
-async fn prune_runs(pool: &PgPool, keep: Duration) -> sqlx::Result<()> {
+async fn prune_runs(database: &Database, keep: Duration) -> sqlx::Result<()> {
     let keep = PgInterval {
         months: 0,
         days: 0,
@@ -108,12 +114,12 @@ async fn prune_runs(pool: &PgPool, keep: Duration) -> sqlx::Result<()> {
         keep,
         BOUND
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }
 
-async fn prune_keys(pool: &PgPool) -> sqlx::Result<()> {
+async fn prune_keys(database: &Database) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.prune_keys
          DELETE FROM retention.idempotency_keys
@@ -122,7 +128,7 @@ async fn prune_keys(pool: &PgPool) -> sqlx::Result<()> {
                                  ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
         BOUND
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }
@@ -131,14 +137,14 @@ async fn prune_keys(pool: &PgPool) -> sqlx::Result<()> {
 ///
 /// # Errors
 /// When the database fails; then their heartbeats have to grow old.
-pub async fn retire_workers(pool: &PgPool, prefix: &str) -> sqlx::Result<()> {
+pub async fn retire_workers(database: &Database, prefix: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.retire_workers
          UPDATE apalis.workers SET last_seen = 'epoch' WHERE worker_type = $1 AND starts_with(id, $2)",
         QUEUE,
         prefix
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }
@@ -148,7 +154,7 @@ pub async fn retire_workers(pool: &PgPool, prefix: &str) -> sqlx::Result<()> {
 /// # Errors
 /// When the database fails.
 pub async fn workers_alive(
-    pool: &PgPool,
+    database: &Database,
     identity: &WorkerIdentity,
     lease: Lease,
 ) -> sqlx::Result<bool> {
@@ -161,7 +167,7 @@ pub async fn workers_alive(
         identity.prefix(),
         lease.interval()
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await
 }
 
@@ -169,7 +175,7 @@ pub async fn workers_alive(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn live_workers(pool: &PgPool, lease: Lease) -> sqlx::Result<i64> {
+pub async fn live_workers(database: &Database, lease: Lease) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- queue.live_workers
         SELECT count(*) AS "count!" FROM apalis.workers
@@ -177,6 +183,6 @@ pub async fn live_workers(pool: &PgPool, lease: Lease) -> sqlx::Result<i64> {
         QUEUE,
         lease.interval()
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await
 }

@@ -4,12 +4,13 @@ use std::{collections::HashMap, fmt, str::FromStr};
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize, Serializer};
-use sqlx::{PgPool, types::Json};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
     ids::{OrgId, RunId},
+    postgres::Database,
     purge::datasets::tables,
 };
 
@@ -190,8 +191,8 @@ pub struct Page {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn get(pool: &PgPool, id: RunId) -> sqlx::Result<Option<Run>> {
-    Ok(select(pool, Some(id), &RunFilter::default(), None, 1)
+pub async fn get(database: &Database, id: RunId) -> sqlx::Result<Option<Run>> {
+    Ok(select(database, Some(id), &RunFilter::default(), None, 1)
         .await?
         .pop())
 }
@@ -201,13 +202,13 @@ pub async fn get(pool: &PgPool, id: RunId) -> sqlx::Result<Option<Run>> {
 /// # Errors
 /// When the database fails.
 pub async fn list(
-    pool: &PgPool,
+    database: &Database,
     filter: &RunFilter,
     cursor: Option<Cursor>,
     limit: u32,
 ) -> sqlx::Result<Page> {
     // One more than asked for tells whether there is a next page.
-    let mut items = select(pool, None, filter, cursor, i64::from(limit) + 1).await?;
+    let mut items = select(database, None, filter, cursor, i64::from(limit) + 1).await?;
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
     let next_cursor = items.last().filter(|_| more).map(|run| Cursor {
@@ -219,7 +220,7 @@ pub async fn list(
 
 /// The one query behind every view of runs.
 async fn select(
-    pool: &PgPool,
+    database: &Database,
     id: Option<RunId>,
     filter: &RunFilter,
     cursor: Option<Cursor>,
@@ -258,7 +259,7 @@ async fn select(
         filter.until,
         filter.ids.as_deref()
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -266,12 +267,12 @@ async fn select(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn count_by_status(pool: &PgPool) -> sqlx::Result<HashMap<String, i64>> {
+pub async fn count_by_status(database: &Database) -> sqlx::Result<HashMap<String, i64>> {
     let counts = sqlx::query!(
         r#"-- queue.count_by_status
         SELECT status, count(*) AS "count!" FROM retention.purge_runs GROUP BY status"#
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     Ok(counts
         .into_iter()
@@ -283,13 +284,13 @@ pub async fn count_by_status(pool: &PgPool) -> sqlx::Result<HashMap<String, i64>
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unfinished(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
+pub async fn unfinished(database: &Database, ids: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "-- queue.unfinished
          SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND status IN ('queued', 'running', 'retrying')",
         ids
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -310,7 +311,7 @@ pub struct Total {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn totals(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Total>> {
+pub async fn totals(database: &Database, ids: &[Uuid]) -> sqlx::Result<Vec<Total>> {
     sqlx::query_as!(
         Total,
         r#"-- queue.totals
@@ -321,7 +322,7 @@ pub async fn totals(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Total>> {
         GROUP BY r.plan, s.table_name"#,
         ids
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -344,7 +345,7 @@ pub struct Unsuccessful {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unsuccessful(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Unsuccessful>> {
+pub async fn unsuccessful(database: &Database, ids: &[Uuid]) -> sqlx::Result<Vec<Unsuccessful>> {
     sqlx::query_as!(
         Unsuccessful,
         "-- queue.unsuccessful
@@ -352,7 +353,7 @@ pub async fn unsuccessful(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Unsuc
          WHERE id = ANY ($1) AND status IN ('failed', 'cancelled') ORDER BY created_at, id",
         ids
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -360,13 +361,13 @@ pub async fn unsuccessful(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<Vec<Unsuc
 ///
 /// # Errors
 /// When the database fails.
-pub async fn live_since(pool: &PgPool, since: DateTime<Utc>) -> sqlx::Result<Vec<Uuid>> {
+pub async fn live_since(database: &Database, since: DateTime<Utc>) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "-- queue.live_since
          SELECT id FROM retention.purge_runs
          WHERE status IN ('queued', 'running', 'retrying') AND created_at >= $1 ORDER BY id",
         since
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }

@@ -1,10 +1,12 @@
 //! What the console tells of runs beside the runs themselves: failures by kind, who did what, what went when.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::ids::{OrgId, RunId};
+use crate::{
+    ids::{OrgId, RunId},
+    postgres::Database,
+};
 
 /// Failed runs of one error kind.
 #[derive(Debug, Clone)]
@@ -23,7 +25,7 @@ pub struct Failures {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn failures(pool: &PgPool) -> sqlx::Result<Vec<Failures>> {
+pub async fn failures(database: &Database) -> sqlx::Result<Vec<Failures>> {
     // Per organization first: that is one pass over the index, in its order.
     sqlx::query_as!(
         Failures,
@@ -33,7 +35,7 @@ pub async fn failures(pool: &PgPool) -> sqlx::Result<Vec<Failures>> {
               FROM retention.purge_runs WHERE status = 'failed' GROUP BY error_kind, org_id) f
         GROUP BY f.error_kind ORDER BY 4 DESC"#
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -55,7 +57,11 @@ pub struct Action {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn actions(pool: &PgPool, cursor: Option<i64>, limit: i64) -> sqlx::Result<Vec<Action>> {
+pub async fn actions(
+    database: &Database,
+    cursor: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<Action>> {
     sqlx::query_as!(
         Action,
         "-- queue.actions
@@ -65,7 +71,7 @@ pub async fn actions(pool: &PgPool, cursor: Option<i64>, limit: i64) -> sqlx::Re
         cursor,
         limit
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -73,7 +79,7 @@ pub async fn actions(pool: &PgPool, cursor: Option<i64>, limit: i64) -> sqlx::Re
 ///
 /// # Errors
 /// When the database fails.
-pub async fn actions_on(pool: &PgPool, run: RunId) -> sqlx::Result<Vec<Action>> {
+pub async fn actions_on(database: &Database, run: RunId) -> sqlx::Result<Vec<Action>> {
     sqlx::query_as!(
         Action,
         "-- queue.actions_on_run
@@ -81,7 +87,7 @@ pub async fn actions_on(pool: &PgPool, run: RunId) -> sqlx::Result<Vec<Action>> 
          WHERE run_id = $1 ORDER BY at, id LIMIT 100",
         run.0
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -89,13 +95,13 @@ pub async fn actions_on(pool: &PgPool, run: RunId) -> sqlx::Result<Vec<Action>> 
 ///
 /// # Errors
 /// When the database fails.
-pub async fn replays_of(pool: &PgPool, run: RunId) -> sqlx::Result<Vec<Uuid>> {
+pub async fn replays_of(database: &Database, run: RunId) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "-- queue.replays_of
          SELECT id FROM retention.purge_runs WHERE replay_of = $1 ORDER BY created_at, id LIMIT 100",
         run.0
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -115,7 +121,7 @@ pub struct AppliedWindow {
 /// # Errors
 /// When the database fails.
 pub async fn window_applied(
-    pool: &PgPool,
+    database: &Database,
     org: OrgId,
     table: &str,
     at: DateTime<Utc>,
@@ -131,7 +137,7 @@ pub async fn window_applied(
         table,
         at
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await
 }
 
@@ -150,7 +156,7 @@ pub struct PurgedOnDay {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn purged_per_day(pool: &PgPool, days: i32) -> sqlx::Result<Vec<PurgedOnDay>> {
+pub async fn purged_per_day(database: &Database, days: i32) -> sqlx::Result<Vec<PurgedOnDay>> {
     sqlx::query_as!(
         PurgedOnDay,
         r#"-- queue.purged_per_day
@@ -163,7 +169,7 @@ pub async fn purged_per_day(pool: &PgPool, days: i32) -> sqlx::Result<Vec<Purged
         ORDER BY d.day"#,
         days
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await
 }
 
@@ -180,12 +186,12 @@ pub struct Slot {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn last_slot(pool: &PgPool) -> sqlx::Result<Option<Slot>> {
+pub async fn last_slot(database: &Database) -> sqlx::Result<Option<Slot>> {
     sqlx::query_as!(
         Slot,
         "-- queue.last_slot
          SELECT slot, completed_at FROM retention.schedule_slots ORDER BY slot DESC LIMIT 1"
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await
 }

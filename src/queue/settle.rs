@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, postgres::types::PgInterval};
+use sqlx::postgres::types::PgInterval;
 
 use super::{Backoff, priority};
 use crate::{
     ids::RunId,
+    postgres::{Database, Transaction},
     purge::{ClosedStep, OwnedRun, PurgeError, Report, close_steps},
     telemetry::logs,
 };
@@ -29,11 +30,11 @@ pub enum Settled {
 /// # Errors
 /// When the database fails; then nothing was recorded.
 pub async fn succeed(
-    pool: &PgPool,
+    database: &Database,
     run: &OwnedRun,
     report: &Report,
 ) -> sqlx::Result<Option<Vec<ClosedStep>>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = database.begin().await?;
     // The steps first: once the run is final its steps are, too.
     let steps = close_steps(&mut tx, run.id, &report.remains).await?;
     let closed = sqlx::query!(
@@ -44,7 +45,7 @@ pub async fn succeed(
         run.id.0,
         run.token
     )
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
     if closed.rows_affected() == 0 {
         return Ok(None);
@@ -58,7 +59,7 @@ pub async fn succeed(
 /// # Errors
 /// When the database fails; then nothing was recorded.
 pub async fn fail_or_retry(
-    pool: &PgPool,
+    database: &Database,
     run: &OwnedRun,
     error: &PurgeError,
     backoff: Backoff,
@@ -70,7 +71,7 @@ pub async fn fail_or_retry(
         days: 0,
         microseconds: i64::try_from(wait.as_micros()).unwrap_or(i64::MAX),
     });
-    let mut tx = pool.begin().await?;
+    let mut tx = database.begin().await?;
     let recorded = sqlx::query!(
         "-- queue.fail_or_retry
          UPDATE retention.purge_runs
@@ -84,7 +85,7 @@ pub async fn fail_or_retry(
         error.kind(),
         logs::chain(error)
     )
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
     if recorded.rows_affected() == 0 {
         return Ok(Settled::Superseded);
@@ -100,8 +101,8 @@ pub async fn fail_or_retry(
 ///
 /// # Errors
 /// When the database fails; then the run is taken over once this worker's heartbeat is old.
-pub async fn give_back(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<Settled> {
-    let mut tx = pool.begin().await?;
+pub async fn give_back(database: &Database, run: &OwnedRun) -> sqlx::Result<Settled> {
+    let mut tx = database.begin().await?;
     let given = sqlx::query!(
         "-- queue.give_back
          UPDATE retention.purge_runs SET status = 'queued', attempts = attempts - 1, worker = NULL
@@ -109,7 +110,7 @@ pub async fn give_back(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<Settled> {
         run.id.0,
         run.token
     )
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
     if given.rows_affected() == 0 {
         return Ok(Settled::Superseded);
@@ -123,7 +124,7 @@ pub async fn give_back(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<Settled> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn was_cancelled(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<bool> {
+pub async fn was_cancelled(database: &Database, run: &OwnedRun) -> sqlx::Result<bool> {
     let cancelled = sqlx::query_scalar!(
         r#"-- queue.was_cancelled
         SELECT EXISTS (SELECT FROM retention.purge_runs
@@ -131,7 +132,7 @@ pub async fn was_cancelled(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<bool> 
         run.id.0,
         run.token
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await?;
     Ok(cancelled)
 }
@@ -140,14 +141,14 @@ pub async fn was_cancelled(pool: &PgPool, run: &OwnedRun) -> sqlx::Result<bool> 
 ///
 /// # Errors
 /// When the database fails; then the run is found stranded and delivered by the reconciler.
-pub async fn redeliver(pool: &PgPool, run: RunId) -> sqlx::Result<()> {
-    let mut tx = pool.begin().await?;
+pub async fn redeliver(database: &Database, run: RunId) -> sqlx::Result<()> {
+    let mut tx = database.begin().await?;
     let waiting = sqlx::query_scalar!(
         "-- queue.redeliver
          SELECT trigger FROM retention.purge_runs WHERE id = $1 AND status IN ('queued', 'retrying') FOR UPDATE",
         run.0
     )
-    .fetch_optional(&mut *tx)
+    .fetch_optional(&mut tx)
     .await?;
     if let Some(trigger) = waiting {
         deliver(&mut tx, run, &trigger).await?;
@@ -155,14 +156,14 @@ pub async fn redeliver(pool: &PgPool, run: RunId) -> sqlx::Result<()> {
     tx.commit().await
 }
 
-async fn deliver(conn: &mut PgConnection, run: RunId, trigger: &str) -> sqlx::Result<()> {
+async fn deliver(tx: &mut Transaction<'_>, run: RunId, trigger: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.deliver
          SELECT retention.deliver(ARRAY[$1::uuid], $2)",
         run.0,
         priority(trigger)
     )
-    .fetch_one(conn)
+    .fetch_one(tx)
     .await?;
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! Which plan an organization is on: the one query of this module, and the one place for overrides to come.
 
-use sqlx::PgConnection;
-
 use super::{Plan, UnknownPlan};
 use crate::ids::OrgId;
+use sqlx::PgExecutor;
 
 /// Why an organization has no policy. Whatever the reason, nothing of it is purged.
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +22,13 @@ pub enum ResolveError {
 ///
 /// # Errors
 /// When the organization is gone, its plan is unknown, or the lookup fails. Never falls back to a plan.
-pub async fn resolve(conn: &mut PgConnection, org: OrgId) -> Result<Plan, ResolveError> {
+pub async fn resolve(on: impl PgExecutor<'_>, org: OrgId) -> Result<Plan, ResolveError> {
     let plan = sqlx::query_scalar!(
         "-- retention.resolve_plan
          SELECT plan FROM public.organizations WHERE id = $1",
         org.0
     )
-    .fetch_optional(conn)
+    .fetch_optional(on)
     .await?
     .ok_or(ResolveError::NoOrganization(org))?;
     plan.parse()

@@ -177,7 +177,7 @@ impl Metrics {
         }
     }
 
-    /// Sets how many of the pool's connections are open, and how many of those nobody uses. It costs no query, so
+    /// Sets how many of the database's connections are open, and how many of those nobody uses. It costs no query, so
     /// it is done for every scrape.
     pub fn show_pool(&self, open: u32, idle: usize) {
         let idle = u32::try_from(idle).unwrap_or(u32::MAX);

@@ -11,10 +11,9 @@ use drift_retention::purge::datasets::tables;
 
 /// From the ground up; a module uses what stands below it, never what stands above or beside it.
 const FLOORS: &[&[&str]] = &[
-    &["config", "clock", "figures", "ids"],
+    &["config", "figures", "ids", "postgres"],
     &["retention", "schedule"],
-    &["drift", "demo"],
-    &["telemetry", "postgres"],
+    &["drift", "demo", "telemetry"],
     &["purge"],
     &["queue"],
     &["scheduler", "worker", "gauges"],

@@ -66,3 +66,4 @@ mod support;
 mod token_command;
 mod tokens;
 mod traces;
+mod transaction_pooler;

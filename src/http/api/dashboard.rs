@@ -22,5 +22,5 @@ pub(super) async fn show(
     let org = OrgId(org);
     identity.may_read(org)?;
     exists(&state, org).await?;
-    Ok(Json(dashboard::dashboard(&state.pool, org).await?))
+    Ok(Json(dashboard::dashboard(&state.database, org).await?))
 }

@@ -66,7 +66,7 @@ pub(super) async fn list(
     identity.may_read(org)?;
     let limit = super::limit(query.limit)?;
     exists(&state, org).await?;
-    let items = environments::list(&state.pool, org, query.cursor, limit + 1).await?;
+    let items = environments::list(&state.database, org, query.cursor, limit + 1).await?;
     let (items, next_cursor) = super::cut(items, limit, |environment| environment.id);
     Ok(Json(EnvironmentPage { items, next_cursor }))
 }
@@ -82,11 +82,11 @@ pub(super) async fn show(
 ) -> Result<Json<EnvironmentDetail>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    let environment = environments::get(&state.pool, org, id)
+    let environment = environments::get(&state.database, org, id)
         .await?
         .ok_or_else(Problem::not_found)?;
     let flags = match environment.check_id {
-        Some(check) => environments::flags(&state.pool, check).await?,
+        Some(check) => environments::flags(&state.database, check).await?,
         None => Vec::new(),
     };
     Ok(Json(EnvironmentDetail { environment, flags }))

@@ -86,7 +86,7 @@ pub(super) async fn list(
         ..IncidentFilter::default()
     };
     exists(&state, org).await?;
-    let items = incidents::list(&state.pool, org, &filter, query.cursor, limit + 1).await?;
+    let items = incidents::list(&state.database, org, &filter, query.cursor, limit + 1).await?;
     let (items, next_cursor) = super::cut(items, limit, |incident| incident.id);
     Ok(Json(IncidentPage { items, next_cursor }))
 }
@@ -102,11 +102,11 @@ pub(super) async fn show(
 ) -> Result<Json<IncidentDetail>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    let incident = incidents::get(&state.pool, org, id)
+    let incident = incidents::get(&state.database, org, id)
         .await?
         .ok_or_else(Problem::not_found)?;
-    let drift_summary = incidents::payload(&state.pool, id).await?;
-    let approvals = incidents::approvals(&state.pool, id).await?;
+    let drift_summary = incidents::payload(&state.database, id).await?;
+    let approvals = incidents::approvals(&state.database, id).await?;
     let links = Links {
         environment: format!("/orgs/{org}/environments/{}", incident.env_id),
         incidents: format!("/orgs/{org}/incidents"),

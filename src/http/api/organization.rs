@@ -77,7 +77,7 @@ pub(in crate::http) async fn request_purge(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, Problem> {
-    let mut tx = state.pool.begin().await?;
+    let mut tx = state.database.begin().await?;
     let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key)
         .await
         .map_err(|error| match error {
@@ -124,10 +124,9 @@ pub(super) async fn policy(
 ) -> Result<Json<Policy>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    let mut conn = state.pool.acquire().await?;
-    let plan = retention::resolve(&mut conn, org).await?;
+    let plan = retention::resolve(&state.database, org).await?;
     let policy = plan.policy();
-    let cutoffs = policy.cutoffs(postgres::now(&mut conn).await?);
+    let cutoffs = policy.cutoffs(postgres::now(&state.database).await?);
     Ok(Json(Policy {
         plan: plan.name(),
         windows_days: policy,
@@ -205,13 +204,13 @@ pub(super) async fn runs(
         ..RunFilter::default()
     };
     Ok(Json(
-        queue::list(&state.pool, &filter, cursor, limit).await?,
+        queue::list(&state.database, &filter, cursor, limit).await?,
     ))
 }
 
 /// 404 for an organization that does not exist: only operators can ask for one.
 pub(super) async fn exists(state: &ApiState, org: OrgId) -> Result<(), Problem> {
-    if crate::drift::organizations::exists(&state.pool, org).await? {
+    if crate::drift::organizations::exists(&state.database, org).await? {
         return Ok(());
     }
     Err(Problem::not_found())

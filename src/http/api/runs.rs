@@ -77,7 +77,7 @@ pub(super) async fn list(
         ids: None,
     };
     Ok(Json(
-        queue::list(&state.pool, &filter, cursor, limit).await?,
+        queue::list(&state.database, &filter, cursor, limit).await?,
     ))
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn show(
     Path(run): Path<Uuid>,
 ) -> Result<Json<Run>, Problem> {
     identity.may_operate()?;
-    let run = queue::get(&state.pool, RunId(run)).await?;
+    let run = queue::get(&state.database, RunId(run)).await?;
     run.map(Json).ok_or_else(Problem::not_found)
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn replay(
 ) -> Result<(StatusCode, Json<Replayed>), Problem> {
     identity.may_operate()?;
     let by = operator(identity, because.reason)?;
-    let replayed = queue::replay(&state.pool, RunId(run), &by).await?;
+    let replayed = queue::replay(&state.database, RunId(run), &by).await?;
     Ok((StatusCode::ACCEPTED, Json(replayed)))
 }
 
@@ -199,7 +199,7 @@ pub(super) async fn replay_many(
     };
     let by = operator(identity, request.reason)?;
     let (runs, matching) = if request.dry_run {
-        let (found, all) = queue::replayable(&state.pool, &filter, Some(MAX_REPLAYED)).await?;
+        let (found, all) = queue::replayable(&state.database, &filter, Some(MAX_REPLAYED)).await?;
         let would = |run: queue::Replayable| ReplayedRun {
             replay_of: run.id.0,
             org_id: run.org_id.0,
@@ -209,7 +209,7 @@ pub(super) async fn replay_many(
         (found.into_iter().map(would).collect(), all)
     } else {
         let (replayed, all) =
-            queue::replay_matching(&state.pool, &filter, &by, Some(MAX_REPLAYED)).await?;
+            queue::replay_matching(&state.database, &filter, &by, Some(MAX_REPLAYED)).await?;
         let did = |replayed: Replayed| ReplayedRun {
             replay_of: replayed.replay_of.0,
             org_id: replayed.enqueued.org_id.0,
@@ -237,8 +237,8 @@ pub(super) async fn cancel(
 ) -> Result<Json<Run>, Problem> {
     identity.may_operate()?;
     let by = operator(identity, because.reason)?;
-    queue::cancel(&state.pool, RunId(run), &by).await?;
-    let run = queue::get(&state.pool, RunId(run)).await?;
+    queue::cancel(&state.database, RunId(run), &by).await?;
+    let run = queue::get(&state.database, RunId(run)).await?;
     run.map(Json).ok_or_else(Problem::not_found)
 }
 

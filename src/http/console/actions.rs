@@ -35,10 +35,10 @@ pub(super) async fn list(
     PageQuery(query): PageQuery<ListQuery>,
 ) -> Answer {
     visitor.identity.may_operate()?;
-    let found = queue::actions(&state.pool, query.cursor, PER_PAGE + 1).await?;
+    let found = queue::actions(&state.database, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |action| action.id);
     let orgs: Vec<_> = found.iter().filter_map(|action| action.org_id).collect();
-    let names = organizations::names(&state.pool, &orgs).await?;
+    let names = organizations::names(&state.database, &orgs).await?;
     Ok(page(
         &visitor,
         Place::Actions,

@@ -28,7 +28,7 @@ pub(super) async fn show(
     PagePath(org): PagePath<Uuid>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let dashboard = dashboard::dashboard(&state.pool, org.id).await?;
+    let dashboard = dashboard::dashboard(&state.database, org.id).await?;
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Dashboard),

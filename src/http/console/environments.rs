@@ -35,7 +35,7 @@ pub(super) async fn list(
     PageQuery(query): PageQuery<ListQuery>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let found = environments::list(&state.pool, org.id, query.cursor, PER_PAGE + 1).await?;
+    let found = environments::list(&state.database, org.id, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |environment| environment.id);
     let path = page::org_path(org.id, "environments");
     Ok(page(
@@ -88,11 +88,11 @@ pub(super) async fn show(
     PagePath((org, env)): PagePath<(Uuid, Uuid)>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let environment = environments::get(&state.pool, org.id, env)
+    let environment = environments::get(&state.database, org.id, env)
         .await?
         .ok_or_else(Problem::not_found)?;
     let flags = match environment.check_id {
-        Some(check) => environments::flags(&state.pool, check).await?,
+        Some(check) => environments::flags(&state.database, check).await?,
         None => Vec::new(),
     };
     Ok(page(

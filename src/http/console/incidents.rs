@@ -64,9 +64,10 @@ pub(super) async fn list(
         severity: bounded_text("severity", query.severity.clone(), 100)?,
         env: query.environment,
     };
-    let found = incidents::list(&state.pool, org.id, &filter, query.cursor, PER_PAGE + 1).await?;
+    let found =
+        incidents::list(&state.database, org.id, &filter, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |incident| incident.id);
-    let environments = environments::list(&state.pool, org.id, None, MOST_CHOICES).await?;
+    let environments = environments::list(&state.database, org.id, None, MOST_CHOICES).await?;
     let path = page::org_path(org.id, "incidents");
     let carried = serde_html_form::to_string(&query).unwrap_or_default();
     Ok(page(
@@ -170,11 +171,11 @@ pub(super) async fn show(
     PageQuery(query): PageQuery<TabQuery>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let incident = incidents::get(&state.pool, org.id, id)
+    let incident = incidents::get(&state.database, org.id, id)
         .await?
         .ok_or_else(Problem::not_found)?;
-    let environment = environments::get(&state.pool, org.id, incident.env_id).await?;
-    let approvals = incidents::approvals(&state.pool, id).await?;
+    let environment = environments::get(&state.database, org.id, incident.env_id).await?;
+    let approvals = incidents::approvals(&state.database, id).await?;
     let shown = match query.tab {
         Shown::Summary => summary(&state, &visitor, &org, &incident).await?,
         Shown::Timeline => timeline(&incident),
@@ -264,11 +265,11 @@ async fn summary(
     org: &Organization,
     incident: &Incident,
 ) -> Answer {
-    if let Some(found) = incidents::payload(&state.pool, incident.id).await? {
+    if let Some(found) = incidents::payload(&state.database, incident.id).await? {
         return Ok(payload::readable(&found));
     }
     let window = match incident.payload_purged_at {
-        Some(at) => queue::window_applied(&state.pool, org.id, "incident_payloads", at).await?,
+        Some(at) => queue::window_applied(&state.database, org.id, "incident_payloads", at).await?,
         None => None,
     };
     Ok(html! {

@@ -99,6 +99,6 @@ async fn organization(
 ) -> Answer<Organization> {
     let org = OrgId(org);
     visitor.identity.may_read(org)?;
-    let found = records::get(&state.pool, org).await?;
+    let found = records::get(&state.database, org).await?;
     Ok(found.ok_or_else(Problem::not_found)?)
 }

@@ -39,7 +39,7 @@ pub(super) async fn list(
         search: search.clone(),
         plans: None,
     };
-    let found = organizations::list(&state.pool, &filter, query.cursor, PER_PAGE + 1).await?;
+    let found = organizations::list(&state.database, &filter, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |org| org.id.0);
     let carried = serde_html_form::to_string([("search", search.as_deref())]).unwrap_or_default();
     let carried = if search.is_some() {

@@ -110,7 +110,7 @@ pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> 
     let all = &standing.overdue.organizations;
     let shown = &all[..all.len().min(PER_PAGE)];
     let ids: Vec<Uuid> = shown.iter().map(|org| org.id.0).collect();
-    let names = organizations::names(&state.pool, &ids).await?;
+    let names = organizations::names(&state.database, &ids).await?;
     Ok(page(
         &visitor,
         Place::Overview,
@@ -152,7 +152,7 @@ pub(super) async fn unresolved(
         plans: Some(standing.overdue.unknown_plans.keys().cloned().collect()),
     };
     let limit = i64::try_from(PER_PAGE).unwrap_or(i64::MAX);
-    let found = organizations::list(&state.pool, &filter, query.cursor, limit + 1).await?;
+    let found = organizations::list(&state.database, &filter, query.cursor, limit + 1).await?;
     let (found, next) = cut(found, limit, |org| org.id.0);
     Ok(page(
         &visitor,

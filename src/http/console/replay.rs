@@ -49,9 +49,9 @@ pub(super) async fn confirm(
         let why = "only failed and cancelled runs can be replayed; filter by one of these";
         return Err(Problem::bad_request(why).into());
     }
-    let (runs, all) = queue::replayable(&state.pool, &filter, Some(MAX_REPLAYED)).await?;
+    let (runs, all) = queue::replayable(&state.database, &filter, Some(MAX_REPLAYED)).await?;
     let orgs: Vec<Uuid> = runs.iter().map(|run| run.org_id.0).collect();
-    let names = organizations::names(&state.pool, &orgs).await?;
+    let names = organizations::names(&state.database, &orgs).await?;
     let count = runs.len();
     Ok(page(
         &visitor,
@@ -137,7 +137,7 @@ pub(super) async fn replay(
     };
     let filter = chosen_filter(&form.run);
     let (replayed, _) =
-        queue::replay_matching(&state.pool, &filter, &by, Some(MAX_REPLAYED)).await?;
+        queue::replay_matching(&state.database, &filter, &by, Some(MAX_REPLAYED)).await?;
     Ok(match replayed.as_slice() {
         [only] if form.run.len() == 1 => {
             Redirect::to(&format!("/console/runs/{}", only.enqueued.run_id))

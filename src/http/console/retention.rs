@@ -40,7 +40,7 @@ pub(super) async fn show(
         org: Some(org.id),
         ..RunFilter::default()
     };
-    let runs = queue::list(&state.pool, &filter, None, LAST_RUNS)
+    let runs = queue::list(&state.database, &filter, None, LAST_RUNS)
         .await?
         .items;
     let path = page::org_path(org.id, "retention");

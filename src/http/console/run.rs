@@ -29,13 +29,13 @@ struct Shown {
 }
 
 async fn find(state: &ApiState, visitor: &Visitor, id: Uuid) -> Answer<Shown> {
-    let run = queue::get(&state.pool, RunId(id)).await?;
+    let run = queue::get(&state.database, RunId(id)).await?;
     let run = run.ok_or_else(Problem::not_found)?;
     visitor.identity.may_read(run.org_id)?;
     Ok(Shown {
-        org: organizations::get(&state.pool, run.org_id).await?,
-        actions: queue::actions_on(&state.pool, run.id).await?,
-        replays: queue::replays_of(&state.pool, run.id).await?,
+        org: organizations::get(&state.database, run.org_id).await?,
+        actions: queue::actions_on(&state.database, run.id).await?,
+        replays: queue::replays_of(&state.database, run.id).await?,
         run,
     })
 }
@@ -267,6 +267,6 @@ pub(super) async fn cancel(
         name: visitor.identity.subject,
         reason: bounded_text("reason", because.reason, MAX_REASON)?,
     };
-    queue::cancel(&state.pool, RunId(id), &by).await?;
+    queue::cancel(&state.database, RunId(id), &by).await?;
     Ok(Redirect::to(&format!("/console/runs/{id}")))
 }

@@ -116,8 +116,8 @@ pub(super) async fn list(
         .map(str::parse)
         .transpose()
         .map_err(|error: queue::BadCursor| Problem::bad_request(error.to_string()))?;
-    let runs = queue::list(&state.pool, &filter, cursor, PER_PAGE).await?;
-    let failures = queue::failures(&state.pool).await?;
+    let runs = queue::list(&state.database, &filter, cursor, PER_PAGE).await?;
+    let failures = queue::failures(&state.database).await?;
     let names = names(&state, &runs.items).await?;
     let text = query.text();
     Ok(page(
@@ -150,7 +150,7 @@ pub(super) async fn list(
 /// The organizations' names of a page of runs.
 pub(super) async fn names(state: &ApiState, runs: &[Run]) -> sqlx::Result<HashMap<OrgId, String>> {
     let ids: Vec<Uuid> = runs.iter().map(|run| run.org_id.0).collect();
-    organizations::names(&state.pool, &ids).await
+    organizations::names(&state.database, &ids).await
 }
 
 fn replayed_notice(replayed: Option<u32>, joined: Option<u32>) -> Markup {

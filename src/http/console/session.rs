@@ -3,12 +3,12 @@
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
     http::{Identity, Role},
     ids::OrgId,
+    postgres::Database,
 };
 
 /// The cookie's name.
@@ -45,7 +45,7 @@ fn hash(secret: &str) -> Vec<u8> {
 
 /// Begins a session for `identity`, and returns its cookie. It ends with the token, after twelve hours at the latest.
 pub(super) async fn begin(
-    pool: &PgPool,
+    database: &Database,
     identity: &Identity,
     token_expires_at: DateTime<Utc>,
 ) -> sqlx::Result<String> {
@@ -63,14 +63,14 @@ pub(super) async fn begin(
         secret(),
         token_expires_at
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(cookie)
 }
 
 /// Marks a sign-in link's token as spent; false when it was already.
 pub(super) async fn spend_link(
-    pool: &PgPool,
+    database: &Database,
     token: &str,
     expires_at: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
@@ -81,13 +81,13 @@ pub(super) async fn spend_link(
         hash(token),
         expires_at
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(spent.rows_affected() == 1)
 }
 
 /// The session of this cookie. The one before an exchange is taken for a minute more: requests cross.
-pub(super) async fn find(pool: &PgPool, cookie: &str) -> sqlx::Result<Option<Session>> {
+pub(super) async fn find(database: &Database, cookie: &str) -> sqlx::Result<Option<Session>> {
     let found = sqlx::query!(
         r#"-- console.find_session
         SELECT subject, role, org_id, csrf, now() AS "now!",
@@ -97,7 +97,7 @@ pub(super) async fn find(pool: &PgPool, cookie: &str) -> sqlx::Result<Option<Ses
           AND (id_hash = $1 OR previous_hash = $1 AND rotated_at > now() - interval '1 minute')"#,
         hash(cookie)
     )
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await?;
     Ok(found.and_then(|row| {
         let identity = Identity {
@@ -118,7 +118,7 @@ pub(super) async fn find(pool: &PgPool, cookie: &str) -> sqlx::Result<Option<Ses
 }
 
 /// Exchanges a session's cookie for a new one; none when another request has just done so.
-pub(super) async fn rotate(pool: &PgPool, cookie: &str) -> sqlx::Result<Option<String>> {
+pub(super) async fn rotate(database: &Database, cookie: &str) -> sqlx::Result<Option<String>> {
     let next = secret();
     let rotated = sqlx::query!(
         "-- console.rotate_session
@@ -127,19 +127,19 @@ pub(super) async fn rotate(pool: &PgPool, cookie: &str) -> sqlx::Result<Option<S
         hash(cookie),
         hash(&next)
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok((rotated.rows_affected() == 1).then_some(next))
 }
 
 /// Ends the session of this cookie.
-pub(super) async fn end(pool: &PgPool, cookie: &str) -> sqlx::Result<()> {
+pub(super) async fn end(database: &Database, cookie: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "-- console.end_session
          DELETE FROM retention.console_sessions WHERE $1 IN (id_hash, previous_hash)",
         hash(cookie)
     )
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(())
 }

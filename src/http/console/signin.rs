@@ -52,7 +52,7 @@ pub(super) async fn show(
         Ok(verified) => verified,
         Err(problem) => return Ok(form(jar, &headers, None, Some(&sentence(problem.detail())))),
     };
-    if !session::spend_link(&state.pool, &token, expires_at).await? {
+    if !session::spend_link(&state.database, &token, expires_at).await? {
         let notice = "This sign-in link was used already. Ask for a new one, or paste a token.";
         return Ok(form(jar, &headers, None, Some(notice)));
     }
@@ -107,9 +107,9 @@ async fn signed_in(
     expires_at: DateTime<Utc>,
 ) -> sqlx::Result<CookieJar> {
     if let Some(before) = jar.get(COOKIE) {
-        session::end(&state.pool, before.value()).await?;
+        session::end(&state.database, before.value()).await?;
     }
-    let cookie = session::begin(&state.pool, identity, expires_at).await?;
+    let cookie = session::begin(&state.database, identity, expires_at).await?;
     Ok(jar.add(keep(cookie, is_loopback(headers))))
 }
 
@@ -120,7 +120,7 @@ pub(super) async fn sign_out(
     Signed(..): Signed<IgnoredAny>,
 ) -> Result<Response, Failure> {
     if let Some(cookie) = jar.get(COOKIE) {
-        session::end(&state.pool, cookie.value()).await?;
+        session::end(&state.database, cookie.value()).await?;
     }
     let jar = jar.remove(Cookie::build(COOKIE).path("/"));
     Ok((jar, Redirect::to("/signin?signed_out=true")).into_response())

@@ -63,11 +63,11 @@ async fn visitor(
     state: &ApiState,
     cookie: &str,
 ) -> sqlx::Result<Option<(Visitor, Option<String>)>> {
-    let Some(session) = session::find(&state.pool, cookie).await? else {
+    let Some(session) = session::find(&state.database, cookie).await? else {
         return Ok(None);
     };
     let exchanged = if session.is_stale {
-        session::rotate(&state.pool, cookie).await?
+        session::rotate(&state.database, cookie).await?
     } else {
         None
     };

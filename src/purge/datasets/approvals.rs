@@ -3,11 +3,10 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Batch, Dataset, Progress, Remains, Scope, rows};
-use crate::retention::DatasetName;
+use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `public.approvals` by `created_at`.
 #[derive(Debug)]
@@ -26,7 +25,11 @@ impl Dataset for Approvals {
         &["approvals"]
     }
 
-    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
+    async fn count_expired(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+    ) -> sqlx::Result<Vec<u64>> {
         let count = sqlx::query_scalar!(
             r#"-- purge.approvals.count_expired
             SELECT count(*) AS "count!"
@@ -35,14 +38,14 @@ impl Dataset for Approvals {
             scope.org.0,
             scope.cutoff.0
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
         Ok(vec![rows(count)])
     }
 
     async fn delete_batch(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         scope: Scope,
         progress: &mut Progress,
         limit: i64,
@@ -71,14 +74,14 @@ impl Dataset for Approvals {
             after_key,
             limit
         )
-        .fetch_all(&mut *conn)
+        .fetch_all(&mut *tx)
         .await?;
         let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
         let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
         let purged = if ids.is_empty() {
             0
         } else {
-            delete(conn, scope, &ids).await?
+            delete(tx, scope, &ids).await?
         };
         Ok(Batch {
             purged: vec![purged],
@@ -88,7 +91,7 @@ impl Dataset for Approvals {
 
     async fn overdue(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>> {
@@ -106,12 +109,12 @@ impl Dataset for Approvals {
             plans,
             cutoffs
         )
-        .fetch_all(conn)
+        .fetch_all(tx)
         .await?;
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains> {
+    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains> {
         let found = sqlx::query!(
             r#"-- purge.approvals.remains
             SELECT count(*) AS "expired!",
@@ -122,7 +125,7 @@ impl Dataset for Approvals {
             scope.org.0,
             scope.cutoff.0
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
         Ok(Remains {
             left_behind: vec![rows(found.left_behind)],
@@ -131,7 +134,7 @@ impl Dataset for Approvals {
     }
 }
 
-async fn delete(conn: &mut PgConnection, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
+async fn delete(tx: &mut Transaction<'_>, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         "-- purge.approvals.delete_batch
          DELETE FROM public.approvals a
@@ -142,7 +145,7 @@ async fn delete(conn: &mut PgConnection, scope: Scope, ids: &[Uuid]) -> sqlx::Re
         scope.cutoff.0,
         ids
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(done.rows_affected())
 }

@@ -3,11 +3,10 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Batch, Dataset, Progress, Remains, Scope, rows};
-use crate::retention::DatasetName;
+use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `public.drift_checks` by `checked_at`, with `public.workflow_drift_flags`.
 #[derive(Debug)]
@@ -26,7 +25,11 @@ impl Dataset for DriftChecks {
         &["drift_checks", "workflow_drift_flags"]
     }
 
-    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
+    async fn count_expired(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+    ) -> sqlx::Result<Vec<u64>> {
         let counts = sqlx::query!(
             r#"-- purge.drift_checks.count_expired
             WITH old AS MATERIALIZED (
@@ -50,14 +53,14 @@ impl Dataset for DriftChecks {
             scope.org.0,
             scope.cutoff.0
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
         Ok(vec![rows(counts.checks), rows(counts.flags)])
     }
 
     async fn delete_batch(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         scope: Scope,
         progress: &mut Progress,
         limit: i64,
@@ -96,7 +99,7 @@ impl Dataset for DriftChecks {
             after_key,
             limit
         )
-        .fetch_all(&mut *conn)
+        .fetch_all(&mut *tx)
         .await?;
         let (mut ids, mut newest) = (Vec::new(), Vec::new());
         for row in &seen {
@@ -114,15 +117,15 @@ impl Dataset for DriftChecks {
         } else {
             // New statements, and so new snapshots: every flag that was added before the lock is seen, and none
             // can be added after it.
-            let flags = delete_flags(conn, scope, &ids, &newest).await?;
-            vec![delete_checks(conn, scope, &ids, &newest).await?, flags]
+            let flags = delete_flags(tx, scope, &ids, &newest).await?;
+            vec![delete_checks(tx, scope, &ids, &newest).await?, flags]
         };
         Ok(Batch { purged, exhausted })
     }
 
     async fn overdue(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>> {
@@ -141,12 +144,12 @@ impl Dataset for DriftChecks {
             plans,
             cutoffs
         )
-        .fetch_all(conn)
+        .fetch_all(tx)
         .await?;
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains> {
+    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains> {
         let found = sqlx::query!(
             r#"-- purge.drift_checks.remains
             SELECT count(*) AS "expired!",
@@ -159,7 +162,7 @@ impl Dataset for DriftChecks {
             scope.org.0,
             scope.cutoff.0
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
         // A flag cannot outlive its check: the foreign key holds that.
         Ok(Remains {
@@ -170,7 +173,7 @@ impl Dataset for DriftChecks {
 }
 
 async fn delete_flags(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     scope: Scope,
     ids: &[i64],
     newest: &[i64],
@@ -188,13 +191,13 @@ async fn delete_flags(
         ids,
         newest
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(done.rows_affected())
 }
 
 async fn delete_checks(
-    conn: &mut PgConnection,
+    tx: &mut Transaction<'_>,
     scope: Scope,
     ids: &[i64],
     newest: &[i64],
@@ -211,7 +214,7 @@ async fn delete_checks(
         ids,
         newest
     )
-    .execute(conn)
+    .execute(tx)
     .await?;
     Ok(done.rows_affected())
 }

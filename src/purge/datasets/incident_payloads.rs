@@ -5,11 +5,10 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Batch, Dataset, Progress, Remains, Scope, rows};
-use crate::retention::DatasetName;
+use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `public.incident_payloads` by `incidents.closed_at`.
 #[derive(Debug)]
@@ -28,7 +27,11 @@ impl Dataset for IncidentPayloads {
         &["incident_payloads"]
     }
 
-    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>> {
+    async fn count_expired(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+    ) -> sqlx::Result<Vec<u64>> {
         let count = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.count_expired
             SELECT (SELECT count(*)
@@ -44,14 +47,14 @@ impl Dataset for IncidentPayloads {
             scope.org.0,
             scope.cutoff.0
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
         Ok(vec![rows(count)])
     }
 
     async fn delete_batch(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         scope: Scope,
         progress: &mut Progress,
         limit: i64,
@@ -90,14 +93,14 @@ impl Dataset for IncidentPayloads {
             after_key,
             limit
         )
-        .fetch_all(&mut *conn)
+        .fetch_all(&mut *tx)
         .await?;
         let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
         let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
         let purged = if ids.is_empty() {
             0
         } else {
-            purge(conn, scope, &ids).await?
+            purge(tx, scope, &ids).await?
         };
         Ok(Batch {
             purged: vec![purged],
@@ -107,7 +110,7 @@ impl Dataset for IncidentPayloads {
 
     async fn overdue(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>> {
@@ -124,12 +127,12 @@ impl Dataset for IncidentPayloads {
             plans,
             cutoffs
         )
-        .fetch_all(conn)
+        .fetch_all(tx)
         .await?;
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains> {
+    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains> {
         let left_behind = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.remains
             SELECT (SELECT count(*) FROM public.incidents i
@@ -143,7 +146,7 @@ impl Dataset for IncidentPayloads {
             scope.org.0,
             scope.cutoff.0
         )
-        .fetch_one(conn)
+        .fetch_one(tx)
         .await?;
         Ok(Remains {
             left_behind: vec![rows(left_behind)],
@@ -153,7 +156,7 @@ impl Dataset for IncidentPayloads {
 }
 
 /// Deletes the payloads of the locked incidents, stamps those not stamped before, and forgets their rewriting.
-async fn purge(conn: &mut PgConnection, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
+async fn purge(tx: &mut Transaction<'_>, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
     let purged = sqlx::query_scalar!(
         r#"-- purge.incident_payloads.delete_batch
         WITH gone AS (
@@ -174,7 +177,7 @@ async fn purge(conn: &mut PgConnection, scope: Scope, ids: &[Uuid]) -> sqlx::Res
         scope.cutoff.0,
         ids
     )
-    .fetch_one(conn)
+    .fetch_one(tx)
     .await?;
     Ok(rows(purged))
 }

@@ -7,7 +7,6 @@ mod incident_payloads;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use self::{
@@ -15,6 +14,7 @@ pub use self::{
 };
 use crate::{
     ids::OrgId,
+    postgres::Transaction,
     retention::{Cutoff, DatasetName},
 };
 
@@ -107,7 +107,8 @@ pub trait Dataset: Sync + Send {
     fn tables(&self) -> &'static [&'static str];
 
     /// How many rows a purge now would remove, by table. Changes nothing.
-    async fn count_expired(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Vec<u64>>;
+    async fn count_expired(&self, tx: &mut Transaction<'_>, scope: Scope)
+    -> sqlx::Result<Vec<u64>>;
 
     /// Removes at most `limit` expired rows after `progress`, with what hangs on them. Rows that somebody else
     /// holds are passed over. Every protection is part of the deleting statement; nothing is decided before.
@@ -115,7 +116,7 @@ pub trait Dataset: Sync + Send {
     /// `progress` moves on before anything is deleted, so that the caller can pass over rows whose deletion failed.
     async fn delete_batch(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         scope: Scope,
         progress: &mut Progress,
         limit: i64,
@@ -125,13 +126,13 @@ pub trait Dataset: Sync + Send {
     /// the cutoff of the organization's plan: `plans` and `cutoffs` side by side.
     async fn overdue(
         &self,
-        conn: &mut PgConnection,
+        tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>>;
 
     /// What is left, found by other SQL than the delete's.
-    async fn remains(&self, conn: &mut PgConnection, scope: Scope) -> sqlx::Result<Remains>;
+    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains>;
 }
 
 /// A `count(*)` as a number of rows.

@@ -11,6 +11,7 @@ pub mod console;
 pub mod held;
 pub mod ledger;
 pub mod own_server;
+pub mod pooler;
 pub mod product;
 pub mod roles;
 pub mod runs;

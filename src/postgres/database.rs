@@ -1,0 +1,306 @@
+//! The database as everything above reaches it: through a pool of sessions, or through a transaction pooler.
+//!
+//! A pooler in transaction mode (pgbouncer, and most services that put one in front of Postgres) gives every
+//! transaction another session. What a session keeps then is somebody else's a moment later: its settings and its
+//! prepared statements. So through a pooler each statement runs in a transaction, its settings are `SET LOCAL`, and no
+//! statement has a name. This type is the one place that knows; above it, the same statements run either way.
+
+use futures::{
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use sqlx::{
+    AssertSqlSafe, Connection, Describe, Either, Execute, Executor, PgConnection, PgPool, Postgres,
+    SqlStr,
+    error::BoxDynError,
+    postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+};
+
+use super::{IDLE_IN_TRANSACTION_TIMEOUT, STATEMENT_TIMEOUT, direct_pool, pooler_pool};
+
+/// What one statement gives: rows, and the counts that end it.
+type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
+
+/// Postgres, by one URL or by two.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: PgPool,
+    /// Sessions of our own; absent: `pool` has them.
+    direct: Option<PgPool>,
+}
+
+impl Database {
+    /// The database at `url`, over at most `connections` of its sessions; connects at the first use.
+    ///
+    /// # Errors
+    /// When `url` is no Postgres URL.
+    pub fn new(url: &str, connections: u32) -> sqlx::Result<Self> {
+        Ok(Self {
+            pool: direct_pool(url, connections)?,
+            direct: None,
+        })
+    }
+
+    /// The database behind a transaction pooler: at most `connections` to the pooler at `url`, and at most `sessions`
+    /// at `direct_url`, which leads past it.
+    ///
+    /// # Errors
+    /// When a URL is no Postgres URL.
+    pub fn behind_pooler(
+        url: &str,
+        connections: u32,
+        direct_url: &str,
+        sessions: u32,
+    ) -> sqlx::Result<Self> {
+        Ok(Self {
+            pool: pooler_pool(url, connections)?,
+            direct: Some(direct_pool(direct_url, sessions)?),
+        })
+    }
+
+    /// Sessions that stay ours from one statement to the next: LISTEN and advisory locks need them, and with them
+    /// the queue.
+    #[must_use]
+    pub fn sessions(&self) -> &PgPool {
+        self.direct.as_ref().unwrap_or(&self.pool)
+    }
+
+    /// Connections that are open now, and how many of them nobody uses.
+    #[must_use]
+    pub fn connections(&self) -> (u32, usize) {
+        let direct = self.direct.iter();
+        direct.fold(
+            (self.pool.size(), self.pool.num_idle()),
+            |(open, idle), pool| (open + pool.size(), idle + pool.num_idle()),
+        )
+    }
+
+    /// Closes every connection, once it is free.
+    pub async fn close(&self) {
+        self.pool.close().await;
+        if let Some(direct) = &self.direct {
+            direct.close().await;
+        }
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// When no connection is to be had.
+    pub async fn begin(&self) -> sqlx::Result<Transaction<'static>> {
+        self.begin_with("").await
+    }
+
+    /// Begins a transaction that only reads and may take minutes: a preview of a large organization counts all of it.
+    ///
+    /// # Errors
+    /// When no connection is to be had.
+    pub async fn begin_reading(&self) -> sqlx::Result<Transaction<'static>> {
+        self.begin_with("SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5min'")
+            .await
+    }
+
+    /// Begins a transaction that gives way: it waits only briefly for a row that the main app holds.
+    ///
+    /// 100 ms is far below Postgres's `deadlock_timeout`, so that ours is the side that yields before the server
+    /// has to choose a victim, and the main app waits for a lock of ours no longer than a batch takes.
+    ///
+    /// # Errors
+    /// When no connection is to be had.
+    pub async fn begin_yielding(&self) -> sqlx::Result<Transaction<'static>> {
+        self.begin_with("SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s'")
+            .await
+    }
+
+    /// Begins a transaction with `settings` of its own, in one round trip.
+    ///
+    /// # Errors
+    /// When no connection is to be had, or a setting is refused.
+    pub async fn begin_with(&self, settings: &'static str) -> sqlx::Result<Transaction<'static>> {
+        let bounds = if self.is_pooled() {
+            format!(
+                "SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}';
+                 SET LOCAL idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_TIMEOUT}';"
+            )
+        } else {
+            String::new() // its sessions have them from the start
+        };
+        let begin = AssertSqlSafe(format!("BEGIN; {bounds} {settings}"));
+        Ok(Transaction {
+            inner: self.pool.begin_with(begin).await?,
+            is_pooled: self.is_pooled(),
+        })
+    }
+
+    fn is_pooled(&self) -> bool {
+        self.direct.is_some()
+    }
+}
+
+/// A transaction; dropped without [`Transaction::commit`] it is rolled back.
+#[derive(Debug)]
+pub struct Transaction<'c> {
+    inner: sqlx::Transaction<'c, Postgres>,
+    is_pooled: bool,
+}
+
+impl Transaction<'_> {
+    /// Commits.
+    ///
+    /// # Errors
+    /// When the database fails; then it may have committed or not.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        self.inner.commit().await
+    }
+
+    /// Rolls back, and waits until that is done.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rollback(self) -> sqlx::Result<()> {
+        self.inner.rollback().await
+    }
+
+    /// A part of this transaction that can be rolled back alone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn savepoint(&mut self) -> sqlx::Result<Transaction<'_>> {
+        Ok(Transaction {
+            inner: self.inner.begin().await?,
+            is_pooled: self.is_pooled,
+        })
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}
+
+/// A statement on its own. Through a pooler it is a transaction of its own, committed before its results are seen.
+impl<'c> Executor<'c> for &'c Database {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q, E>(self, query: E) -> Results<'e>
+    where
+        'c: 'e,
+        'q: 'e,
+        E: Execute<'q, Postgres> + 'q,
+    {
+        if !self.is_pooled() {
+            return self.pool.fetch_many(query);
+        }
+        let results = async move {
+            let mut tx = self.begin().await?;
+            let results: Vec<_> = tx.fetch_many(query).try_collect().await?;
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(stream::iter(results.into_iter().map(Ok)))
+        };
+        stream::once(results).try_flatten().boxed()
+    }
+
+    fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        'q: 'e,
+        E: Execute<'q, Postgres> + 'q,
+    {
+        if !self.is_pooled() {
+            return self.pool.fetch_optional(query);
+        }
+        Box::pin(async move {
+            let mut tx = self.begin().await?;
+            let row = tx.fetch_optional(query).await?;
+            tx.commit().await?;
+            Ok(row)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        self.sessions().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        self.sessions().describe(sql)
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Transaction<'_> {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q, E>(self, query: E) -> Results<'e>
+    where
+        'c: 'e,
+        'q: 'e,
+        E: Execute<'q, Postgres> + 'q,
+    {
+        if self.is_pooled {
+            self.connection().fetch_many(Unnamed(query))
+        } else {
+            self.connection().fetch_many(query)
+        }
+    }
+
+    fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        'q: 'e,
+        E: Execute<'q, Postgres> + 'q,
+    {
+        if self.is_pooled {
+            self.connection().fetch_optional(Unnamed(query))
+        } else {
+            self.connection().fetch_optional(query)
+        }
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        self.connection().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        self.connection().describe(sql)
+    }
+}
+
+/// A statement that leaves nothing behind in the session.
+struct Unnamed<E>(E);
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
+    fn sql(self) -> SqlStr {
+        self.0.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.0.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.0.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,215 @@
+//! Behind a pooler in transaction mode, and several workers on one Postgres: everything works, each organization is
+//! purged once, and what is recorded is what went.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    client::{Client, SECRET},
+    console::{Console, Who},
+    ledger,
+    pooler::Pooler,
+    product::{self, Service, eventually, until_status},
+    scene::Scene,
+    visitor::Visitor,
+};
+
+const DIRECT_URL: &str = "DRIFT_RETENTION_DATABASE__DIRECT_URL";
+
+/// A database and a pooler before it.
+struct Pooled {
+    db: TestDatabase,
+    pooler: Pooler,
+}
+
+impl Pooled {
+    async fn new() -> Self {
+        let db = TestDatabase::new().await;
+        let pooler = Pooler::before(&db).await;
+        Self { db, pooler }
+    }
+
+    /// Starts a service that knows both ways.
+    fn start(&self, roles: &str, more: &[(&str, &str)]) -> Service {
+        let known = [(DIRECT_URL, self.db.url.as_str()), SECRET];
+        let env: Vec<_> = known.into_iter().chain(more.iter().copied()).collect();
+        Service::start(&self.pooler.url, roles, &env)
+    }
+
+    /// Runs a command that knows both ways, and reads its JSON.
+    async fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = product::command(&self.pooler.url)
+            .args(args)
+            .env(DIRECT_URL, &self.db.url)
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+/// Organizations with so many expired checks each.
+async fn organizations(db: &TestDatabase, count: usize, checks: i64) -> Vec<Uuid> {
+    let app = App::on(&db.pool);
+    let mut orgs = Vec::new();
+    for _ in 0..count {
+        orgs.push(app.org_with_expired(checks).await);
+    }
+    orgs
+}
+
+async fn all_succeeded(db: &TestDatabase, runs: i64) {
+    eventually("every run has succeeded", async || {
+        let succeeded = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
+        db.value::<i64>(succeeded).await == runs
+    })
+    .await;
+}
+
+/// How many runs each of this database's worker processes has had.
+async fn runs_by_process(db: &TestDatabase) -> Vec<i64> {
+    db.value(
+        "SELECT array_agg(runs) FROM (SELECT count(*) AS runs FROM retention.purge_runs
+                                      GROUP BY split_part(worker, ':', 2)) processes",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn three_workers_purge_side_by_side_through_the_pooler() {
+    let pooled = Pooled::new().await;
+    organizations(&pooled.db, 60, 40).await;
+    let before = ledger::rows(&pooled.db.pool).await;
+    let small_batches = [("DRIFT_RETENTION_PURGE__BATCH_SIZE", "7")];
+    let workers: Vec<_> = (0..3)
+        .map(|_| pooled.start("worker", &small_batches))
+        .collect();
+    for worker in &workers {
+        worker.ready().await;
+    }
+    let asked = pooled.json(&["purge", "--all", "--json"]).await;
+    assert_eq!(asked["runs"].as_array().unwrap().len(), 60);
+    all_succeeded(&pooled.db, 60).await;
+
+    ledger::assert_exact(&pooled.db.pool, &before).await;
+    let attempts = "SELECT max(attempts) FROM retention.purge_runs";
+    assert_eq!(pooled.db.value::<i32>(attempts).await, 1, "each run once");
+    let shares = runs_by_process(&pooled.db).await;
+    assert_eq!(shares.len(), 3, "every process had its share: {shares:?}");
+    let transactions = pooled.pooler.transactions().await;
+    assert!(
+        transactions > 60 * 40 / 7,
+        "the purge went through the pooler: {transactions}"
+    );
+}
+
+#[tokio::test]
+async fn three_workers_purge_side_by_side_without_a_pooler() {
+    let db = TestDatabase::new().await;
+    organizations(&db, 60, 20).await;
+    let before = ledger::rows(&db.pool).await;
+    let workers: Vec<_> = (0..3)
+        .map(|_| Service::start(&db.url, "worker", &[]))
+        .collect();
+    for worker in &workers {
+        worker.ready().await;
+    }
+    product::json(&db.url, &["purge", "--all", "--json"]).await;
+    all_succeeded(&db, 60).await;
+    ledger::assert_exact(&db.pool, &before).await;
+    let attempts = "SELECT max(attempts) FROM retention.purge_runs";
+    assert_eq!(db.value::<i32>(attempts).await, 1, "each run once");
+    assert_eq!(runs_by_process(&db).await.len(), 3);
+}
+
+#[tokio::test]
+async fn api_and_every_page_of_the_console_work_through_the_pooler() {
+    let db = TestDatabase::new().await;
+    let pooler = Pooler::before(&db).await;
+    let scene = Scene::of(&db, "words").await;
+    let (direct, org) = (db.url.clone(), scene.org);
+    let env = [("DATABASE_URL", pooler.url.as_str()), (DIRECT_URL, &direct)];
+    let console = Console::on(db, "api", &env).await;
+    let mut visitor = Visitor::signed_in(&console, Who::Operator).await;
+    for page in scene.pages() {
+        let answer = visitor.get(&page).await;
+        assert_eq!(answer.status, 200, "{page}: {}", answer.text());
+    }
+    let client = Client::operator(&console.service).await;
+    for path in ["policy", "preview", "runs"] {
+        client.read(&format!("/orgs/{org}/retention/{path}")).await;
+    }
+    for path in ["environments", "incidents", "drift/dashboard"] {
+        client.read(&format!("/orgs/{org}/{path}")).await;
+    }
+    let purge = format!("/orgs/{org}/retention/purge");
+    let (status, run) = client.post(&purge, &json!({"reason": "pooled"})).await;
+    assert!(status.is_success(), "{status}: {run}");
+    assert!(pooler.transactions().await > 50);
+}
+
+#[tokio::test]
+async fn scheduler_and_commands_work_through_the_pooler() {
+    let pooled = Pooled::new().await;
+    let org = organizations(&pooled.db, 1, 5).await[0].to_string();
+    let every_second = [("DRIFT_RETENTION_SCHEDULE__CRON", "* * * * * *")];
+    let service = pooled.start("scheduler,worker", &every_second);
+    service.ready().await;
+    eventually("a slot has come", async || {
+        let slots = "SELECT count(*) FROM retention.purge_runs WHERE trigger = 'schedule' AND status = 'succeeded'";
+        pooled.db.value::<i64>(slots).await > 0
+    })
+    .await;
+    service.kill().await;
+
+    let purged = pooled
+        .json(&["purge", "--org", &org, "--work", "--json"])
+        .await;
+    assert_eq!(purged["runs"][0]["status"], "succeeded");
+    for command in [
+        &["runs", "list", "--json"][..],
+        &[
+            "runs",
+            "show",
+            purged["runs"][0]["run_id"].as_str().unwrap(),
+            "--json",
+        ],
+        &["preview", "--all", "--json"],
+        &["policy", "--org", &org, "--json"],
+    ] {
+        pooled.json(command).await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_taken_over_and_resumed_through_the_pooler() {
+    let pooled = Pooled::new().await;
+    let org = organizations(&pooled.db, 1, 4_000).await[0];
+    let before = ledger::rows(&pooled.db.pool).await;
+    let small_batches = [("DRIFT_RETENTION_PURGE__BATCH_SIZE", "1")];
+    let first = pooled.start("worker", &small_batches);
+    first.ready().await;
+    let run = product::enqueue(&pooled.db.pool, org).await;
+    eventually("the first worker is at it", async || {
+        ledger::progress(&pooled.db.pool, run).await > 10
+    })
+    .await;
+    first.signal(Signal::SIGSTOP);
+    let second = pooled.start("worker", &[]);
+    until_status(&pooled.db.pool, run, "succeeded").await;
+    first.signal(Signal::SIGCONT);
+    eventually("the first has noticed", async || {
+        first.metric("drift_retention_lease_losses_total").await == Some(1.0)
+    })
+    .await;
+    ledger::assert_exact(&pooled.db.pool, &before).await;
+    drop(second);
+}
