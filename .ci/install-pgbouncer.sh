@@ -2,15 +2,25 @@
 # Makes sure that `pgbouncer` is there, for the tests behind a transaction pooler, which start one of their own.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")"
-PATH=$PATH:/usr/sbin
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+links=$PWD/target/tools/bin
+PATH=$links:$PATH
 
-! command -v pgbouncer >/dev/null || exit 0
+present() {
+    # Debian puts it where only root's PATH leads.
+    if ! command -v pgbouncer >/dev/null && [[ -x /usr/sbin/pgbouncer ]]; then
+        mkdir -p "$links"
+        ln -sfn /usr/sbin/pgbouncer "$links/pgbouncer"
+    fi
+    command -v pgbouncer >/dev/null
+}
+
+present && exit
 
 problem="no pgbouncer"
 remedy="put pgbouncer on the PATH"
 # shellcheck source=.ci/packages.sh
-. ./packages.sh
+. .ci/packages.sh
 
 if command -v apt-get >/dev/null; then
     script=$(apt_script pgbouncer)
@@ -27,5 +37,5 @@ elif command -v brew >/dev/null; then
 else
     give_up "neither apt-get, dnf, apk, pacman nor brew is here to install it"
 fi
-command -v pgbouncer >/dev/null || give_up "the platform's packages did not bring it"
+present || give_up "the platform's packages did not bring it"
 say "installed: $(pgbouncer --version | head -n 1)"

@@ -1,9 +1,11 @@
-//! How the whole database stands: read in the background at a fixed interval, never by a scrape or a page. The metrics'
-//! gauges and the console's overview show the same reading. A failure keeps the last one.
+//! How the whole database stands: read in the background at a fixed interval, by one process for all of them, never by a
+//! scrape or a page. The metrics' gauges and the console's overview show the same reading. A failure keeps the last one.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 use tokio::{
     sync::Mutex,
     time::{Instant, MissedTickBehavior, interval},
@@ -19,13 +21,15 @@ use crate::{
     },
 };
 
-/// How old a reading can be.
+/// How often a process looks for a new reading.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// How old a reading is before another is made. A little less, so that a process that is alone makes one every time.
+const FRESH: Duration = Duration::from_secs(25);
 /// How many days of purged rows a reading has.
 const DAYS: i32 = 14;
 
 /// How the database stood at one moment.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Standing {
     /// When it was read, by Postgres's clock.
     pub taken_at: DateTime<Utc>,
@@ -49,7 +53,10 @@ impl Standing {
 /// The latest reading, and what makes the next.
 #[derive(Debug)]
 pub struct Gauges {
+    /// Where readings are kept.
     database: Database,
+    /// Where they are made: a replica, if there is one.
+    replica: Database,
     metrics: Arc<Metrics>,
     latest: Mutex<Option<(Instant, Arc<Standing>)>>,
 }
@@ -57,9 +64,10 @@ pub struct Gauges {
 impl Gauges {
     /// Nothing is read yet.
     #[must_use]
-    pub fn new(database: Database, metrics: Arc<Metrics>) -> Self {
+    pub fn new(database: Database, replica: Database, metrics: Arc<Metrics>) -> Self {
         Self {
             database,
+            replica,
             metrics,
             latest: Mutex::new(None),
         }
@@ -80,34 +88,48 @@ impl Gauges {
         }
     }
 
-    /// The latest reading; a first one, or one in place of an old one, is made here, by one caller for all who wait.
+    /// The latest reading; the first one, or one in place of an old one, is fetched here, by one caller for all who wait.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn standing(&self) -> sqlx::Result<Arc<Standing>> {
         let mut latest = self.latest.lock().await;
-        if let Some((read_at, standing)) = &*latest
-            && read_at.elapsed() < REFRESH_EVERY * 2
+        if let Some((fetched_at, standing)) = &*latest
+            && fetched_at.elapsed() < REFRESH_EVERY * 2
         {
             return Ok(standing.clone());
         }
-        let standing = Arc::new(read(&self.database).await?);
+        let standing = match self.fetch().await? {
+            Some(standing) => standing,
+            // The very first one is being made elsewhere.
+            None => read(&self.replica).await?,
+        };
+        let standing = Arc::new(standing);
         *latest = Some((Instant::now(), standing.clone()));
         Ok(standing)
     }
 
-    /// Reads once, and sets every gauge; the lock is held only to hand the reading over.
+    /// Fetches once, and sets every gauge; the lock is held only to hand the reading over.
     async fn refresh(&self) -> sqlx::Result<()> {
-        let standing = Arc::new(read(&self.database).await?);
-        self.show(&standing);
-        *self.latest.lock().await = Some((Instant::now(), standing));
+        if let Some(standing) = self.fetch().await? {
+            let standing = Arc::new(standing);
+            self.show(&standing);
+            *self.latest.lock().await = Some((Instant::now(), standing));
+        }
         Ok(())
     }
 
-    #[allow(
-        clippy::cast_possible_wrap,
-        reason = "a count of organizations fits in 63 bits"
-    )]
+    /// The reading that all processes share. Whose turn it is makes a new one; a process that dies over it has had its
+    /// turn, and the next is another's.
+    async fn fetch(&self) -> sqlx::Result<Option<Standing>> {
+        if !claim(&self.database).await? {
+            return shared(&self.database).await;
+        }
+        let standing = read(&self.replica).await?;
+        share(&self.database, &standing).await?;
+        Ok(Some(standing))
+    }
+
     fn show(&self, standing: &Standing) {
         let metrics = &self.metrics;
         for status in STATUSES {
@@ -118,9 +140,7 @@ impl Gauges {
         for (table, seconds) in &overdue.seconds {
             metrics.overdue.with_label_values(&[table]).set(*seconds);
         }
-        metrics
-            .organizations_overdue
-            .set(overdue.organizations.len() as i64);
+        metrics.organizations_overdue.set(overdue.organizations);
         metrics.organizations_unresolved.set(overdue.unresolved());
         // Shown by every process: the scheduler's own view of it is gone with the scheduler.
         if let Some(slot) = &standing.last_slot
@@ -139,4 +159,37 @@ async fn read(database: &Database) -> sqlx::Result<Standing> {
         purged_per_day: queue::purged_per_day(database, DAYS).await?,
         last_slot: queue::last_slot(database).await?,
     })
+}
+
+/// Whether it is this process's turn to read.
+async fn claim(database: &Database) -> sqlx::Result<bool> {
+    let claimed = sqlx::query!(
+        "-- gauges.claim
+         UPDATE retention.standing SET claimed_at = now() WHERE claimed_at <= now() - make_interval(secs => $1)",
+        FRESH.as_secs_f64()
+    )
+    .execute(database)
+    .await?;
+    Ok(claimed.rows_affected() > 0)
+}
+
+async fn share(database: &Database, standing: &Standing) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- gauges.share
+         UPDATE retention.standing SET reading = $1",
+        Json(standing) as _
+    )
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+async fn shared(database: &Database) -> sqlx::Result<Option<Standing>> {
+    let reading = sqlx::query_scalar!(
+        r#"-- gauges.shared
+        SELECT reading AS "reading: Json<Standing>" FROM retention.standing"#
+    )
+    .fetch_one(database)
+    .await?;
+    Ok(reading.map(|Json(standing)| standing))
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod drift;
+pub mod faults;
 pub mod figures;
 pub mod gauges;
 pub mod http;

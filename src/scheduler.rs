@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    faults::{self, Point},
     postgres::{self, Database, Transaction},
     queue,
     schedule::Schedule,
@@ -244,7 +245,9 @@ impl Scheduler {
         )
         .execute(&mut tx)
         .await?;
+        faults::pass(Point::BeforeSlotCommit);
         tx.commit().await?;
+        faults::pass(Point::AfterSlotCommit);
         Ok(Some(chunk))
     }
 }

@@ -9,6 +9,8 @@ use tracing::{Instrument, field};
 
 use crate::{
     config::WorkerConfig,
+    faults::{self, Point},
+    ids::RunId,
     postgres::Database,
     purge::{OwnedRun, PurgeError, Purger, Report},
     queue::{
@@ -19,6 +21,8 @@ use crate::{
 
 /// How often stranded runs are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_mins(1);
+/// How often it is asked whether a run that goes on and on should let others go first.
+const SLICE: Duration = Duration::from_secs(10);
 /// The pause before an ending that could not be recorded is recorded again.
 const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -156,6 +160,7 @@ impl Worker {
     }
 
     async fn attempt(&self, run: OwnedRun, stop: &CancellationToken) -> Verdict {
+        faults::pass(Point::AfterClaim);
         let span = tracing::info_span!("purge run", otel.kind = "consumer", run_id = %run.id, org_id = %run.org,
             attempt = run.attempt, trigger = run.trigger, trace_id = field::Empty);
         traces::set_parent(&span, run.traceparent.as_deref());
@@ -179,7 +184,12 @@ impl Worker {
                 if given == Settled::Superseded {
                     return self.superseded(&run).await;
                 }
-                tracing::info!(run_id = %run.id, org_id = %run.org, "gave the run back: the worker stops");
+                let why = if stop.is_cancelled() {
+                    "the worker stops"
+                } else {
+                    "it has had its slice, and others wait"
+                };
+                tracing::info!(run_id = %run.id, org_id = %run.org, "gave the run back: {why}");
                 Verdict::Done
             }
             Err(PurgeError::Superseded) => self.superseded(&run).await,
@@ -190,9 +200,32 @@ impl Worker {
     /// The purge in a task of its own: heartbeats go on beside it, a panic ends the attempt and nothing else, and
     /// it ends when this future is dropped.
     async fn purge(&self, run: &OwnedRun, stop: &CancellationToken) -> Result<Report, PurgeError> {
-        let (purger, owned, stop) = (self.purger.clone(), run.clone(), stop.clone());
-        let attempt = async move { purger.purge(&owned, &stop).await };
+        let enough = stop.child_token();
+        let slicing = self.clone().end_slice(run.id, enough.clone());
+        let _slicing = AbortOnDropHandle::new(tokio::spawn(slicing));
+        let (purger, owned) = (self.purger.clone(), run.clone());
+        let attempt = async move { purger.purge(&owned, &enough).await };
         contained(attempt.in_current_span()).await
+    }
+
+    /// A large organization is purged in slices: once others wait its run is to be given back, and goes on after them.
+    /// Only one that came on meanwhile: one that does not must end by using its attempts up.
+    async fn end_slice(self, run: RunId, enough: CancellationToken) {
+        let mut purged_before = None;
+        loop {
+            sleep(SLICE).await;
+            match queue::waiting_behind(&self.database, run).await {
+                Ok(waiting) => {
+                    let came_on = purged_before.is_some_and(|rows| waiting.purged > rows);
+                    if came_on && waiting.others {
+                        enough.cancel();
+                        return;
+                    }
+                    purged_before = Some(waiting.purged);
+                }
+                Err(error) => tracing::debug!(%error, "cannot see who waits; looking again"),
+            }
+        }
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {

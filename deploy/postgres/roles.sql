@@ -53,6 +53,7 @@ GRANT INSERT, UPDATE, DELETE ON retention.purge_runs TO drift_retention_worker;
 GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, retention.idempotency_keys
     TO drift_retention_worker;
 GRANT INSERT ON retention.operator_actions TO drift_retention_worker;
+GRANT UPDATE ON retention.standing TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_signin_links TO drift_retention_worker;
 GRANT DELETE ON retention.rewritten_payloads, retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),

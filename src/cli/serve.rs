@@ -103,7 +103,7 @@ pub(super) async fn serve(
             .map(|worker| (worker.identity.clone(), worker.lease())),
     };
     let reading = reading_database(config, &database)?;
-    let gauges = Arc::new(Gauges::new(reading.clone(), metrics));
+    let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
     let api = roles.contains(&Role::Api).then(|| ApiState {
         database: database.clone(),
         reading,

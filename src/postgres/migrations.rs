@@ -46,9 +46,34 @@ pub enum SchemaError {
     /// A migration of ours failed.
     #[error("cannot migrate the schema")]
     Migrate(#[from] MigrateError),
-    /// The database did not answer.
+    /// Nothing answers at the database's address.
+    #[error(
+        "the database does not answer: is Postgres up where `database.url` says, with a connection free?"
+    )]
+    Unreachable,
+    /// What answers is a pooler, which hands out another session each time.
+    #[error(
+        "`database.url` leads to a transaction pooler: set `database.direct_url` to Postgres itself, which the queue needs"
+    )]
+    Pooler(#[source] sqlx::Error),
+    /// The database failed.
     #[error("cannot read the database's schema")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for SchemaError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::PoolTimedOut => Self::Unreachable,
+            // It refuses what sessions are opened with, or another's prepared statement stands where ours should.
+            sqlx::Error::Database(e)
+                if matches!(e.code().as_deref(), Some("08P01" | "42P05" | "26000")) =>
+            {
+                Self::Pooler(error)
+            }
+            _ => Self::Database(error),
+        }
+    }
 }
 
 fn migrator() -> Migrator {

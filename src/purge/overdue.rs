@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use super::datasets::DATASETS;
 use crate::{
     ids::OrgId,
@@ -9,19 +11,24 @@ use crate::{
     retention::Plan,
 };
 
+/// How many of the worst organizations are named.
+const NAMED: usize = 100;
+
 /// How far behind the promises the database is.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Overdue {
     /// By dataset, under its first table's name: seconds that the oldest expired row is past its cutoff.
-    pub seconds: Vec<(&'static str, f64)>,
-    /// Organizations with an expired, unprotected row, the worst first.
-    pub organizations: Vec<OverdueOrganization>,
+    pub seconds: BTreeMap<String, f64>,
+    /// How many organizations have an expired, unprotected row.
+    pub organizations: i64,
+    /// Some of them, the worst first.
+    pub worst: Vec<OverdueOrganization>,
     /// Plans that are unknown, as they are written, and how many organizations have each.
     pub unknown_plans: BTreeMap<String, i64>,
 }
 
 /// An organization with an expired, unprotected row.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct OverdueOrganization {
     /// The organization.
     pub id: OrgId,
@@ -70,18 +77,20 @@ pub async fn overdue(database: &Database) -> sqlx::Result<Overdue> {
             .unzip();
         let rows = dataset.overdue(&mut tx, &plans, &cutoffs).await?;
         let oldest = rows.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
-        found.seconds.push((dataset.tables()[0], oldest));
+        found.seconds.insert(dataset.tables()[0].to_owned(), oldest);
         for (org, seconds) in rows {
             let worst = organizations.entry(OrgId(org)).or_default();
             *worst = worst.max(seconds);
         }
     }
-    found.organizations = organizations
+    found.organizations = i64::try_from(organizations.len()).unwrap_or(i64::MAX);
+    found.worst = organizations
         .into_iter()
         .map(|(id, seconds)| OverdueOrganization { id, seconds })
         .collect();
     found
-        .organizations
+        .worst
         .sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.id.cmp(&b.id)));
+    found.worst.truncate(NAMED);
     Ok(found)
 }

@@ -14,6 +14,7 @@ use super::{
     ledger::{self, OwnedRun},
 };
 use crate::{
+    faults::{self, Point},
     postgres::{self, Database},
     retention::{Cutoff, Cutoffs, Plan, RetentionPolicy},
     telemetry::metrics::Metrics,
@@ -78,7 +79,9 @@ impl Purger {
             for dataset in DATASETS {
                 attempt.sweep(*dataset).await?;
             }
+            faults::pass(Point::BeforeVerify);
             let remains = attempt.verify().await?;
+            faults::pass(Point::AfterVerify);
             let Some(left_behind) = first_left_behind(&remains) else {
                 return Ok(Report {
                     plan: attempt.plan,
@@ -120,6 +123,7 @@ impl<'a> Attempt<'a> {
         let cutoffs = policy.cutoffs(run.started_at);
         ledger::record_policy(&mut tx, run, plan, policy, &cutoffs).await?;
         tx.commit().await?;
+        faults::pass(Point::AfterPolicy);
         Ok(Self {
             purger,
             run,
@@ -217,7 +221,9 @@ impl<'a> Attempt<'a> {
         if batch.purged.iter().any(|rows| *rows > 0) {
             ledger::record_batch(&mut tx, self.run, dataset.tables(), &batch.purged).await?;
         }
+        faults::pass(Point::BeforeCommit);
         tx.commit().await?;
+        faults::pass(Point::AfterCommit);
         Span::current().record("rows", batch.rows());
         Ok(BatchOutcome::Committed(batch))
     }

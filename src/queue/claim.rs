@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{postgres::types::PgInterval, types::Json};
 
-use super::Delivery;
+use super::{Delivery, QUEUE};
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
@@ -138,4 +138,32 @@ async fn was_cancelled_while_waiting(
     .fetch_optional(database)
     .await?;
     Ok(trigger.map_or(Claim::Nothing, |trigger| Claim::Cancelled { trigger }))
+}
+
+/// How far a run has come, and who would go on if it paused.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Rows that the run has purged so far.
+    pub purged: i64,
+    /// Whether a delivery is due that no worker has taken.
+    pub others: bool,
+}
+
+/// Looks at what waits behind a run.
+///
+/// # Errors
+/// When the database fails.
+pub async fn waiting_behind(database: &Database, run: RunId) -> sqlx::Result<Waiting> {
+    sqlx::query_as!(
+        Waiting,
+        r#"-- queue.waiting_behind
+        SELECT (SELECT coalesce(sum(rows_purged), 0)::bigint FROM retention.purge_run_steps
+                WHERE run_id = $1) AS "purged!",
+               EXISTS (SELECT FROM apalis.jobs
+                       WHERE job_type = $2 AND status = 'Pending' AND run_at <= now()) AS "others!""#,
+        run.0,
+        QUEUE
+    )
+    .fetch_one(database)
+    .await
 }

@@ -17,7 +17,7 @@ mod settle;
 mod wakeups;
 
 pub use backoff::Backoff;
-pub use claim::{Claim, Lease, claim};
+pub use claim::{Claim, Lease, Waiting, claim, waiting_behind};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use enqueue::{
     EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,

@@ -1,6 +1,7 @@
 //! What the console tells of runs beside the runs themselves: failures by kind, who did what, what went when.
 
 use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
@@ -142,7 +143,7 @@ pub async fn window_applied(
 }
 
 /// Rows purged on one day from one table.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PurgedOnDay {
     /// The day, in UTC.
     pub day: NaiveDate,
@@ -174,7 +175,7 @@ pub async fn purged_per_day(database: &Database, days: i32) -> sqlx::Result<Vec<
 }
 
 /// A slot of the schedule, and how far its enqueueing has come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Slot {
     /// When it was due.
     pub slot: DateTime<Utc>,

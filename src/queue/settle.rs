@@ -6,6 +6,7 @@ use sqlx::postgres::types::PgInterval;
 
 use super::{Backoff, priority};
 use crate::{
+    faults::{self, Point},
     ids::RunId,
     postgres::{Database, Transaction},
     purge::{ClosedStep, OwnedRun, PurgeError, Report, close_steps},
@@ -50,7 +51,9 @@ pub async fn succeed(
     if closed.rows_affected() == 0 {
         return Ok(None);
     }
+    faults::pass(Point::BeforeFinish);
     tx.commit().await?;
+    faults::pass(Point::AfterFinish);
     Ok(Some(steps))
 }
 
@@ -93,7 +96,9 @@ pub async fn fail_or_retry(
     if retry {
         deliver(&mut tx, run.id, &run.trigger).await?;
     }
+    faults::pass(Point::BeforeRetry);
     tx.commit().await?;
+    faults::pass(Point::AfterRetry);
     Ok(wait.map_or(Settled::Failed, Settled::Retrying))
 }
 
@@ -116,7 +121,9 @@ pub async fn give_back(database: &Database, run: &OwnedRun) -> sqlx::Result<Sett
         return Ok(Settled::Superseded);
     }
     deliver(&mut tx, run.id, &run.trigger).await?;
+    faults::pass(Point::BeforeGiveBack);
     tx.commit().await?;
+    faults::pass(Point::AfterGiveBack);
     Ok(Settled::Done)
 }
 

@@ -34,6 +34,8 @@ mod deliveries;
 mod demo;
 mod documented_commands;
 mod enqueueing;
+#[cfg(feature = "chaos")]
+mod fault_points;
 mod following;
 mod health_command;
 mod history;
@@ -61,6 +63,8 @@ mod scheduling;
 mod scheduling_at_scale;
 mod schema;
 mod settings;
+mod shared_gauges;
+mod slices;
 mod stopping;
 mod support;
 mod token_command;

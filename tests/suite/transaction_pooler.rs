@@ -213,3 +213,18 @@ async fn a_run_is_taken_over_and_resumed_through_the_pooler() {
     ledger::assert_exact(&pooled.db.pool, &before).await;
     drop(second);
 }
+
+#[tokio::test]
+async fn pooler_that_was_taken_for_postgres_is_named_and_what_to_do() {
+    let db = TestDatabase::new().await;
+    let pooler = Pooler::before(&db).await;
+    let output = product::run(&pooler.url, &["runs", "list"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with(
+            "error: `database.url` leads to a transaction pooler: set `database.direct_url`"
+        ),
+        "{said}"
+    );
+}

@@ -48,10 +48,10 @@ pub(super) async fn show(State(state): State<ApiState>, visitor: Visitor) -> Ans
 
 fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
     let overdue = &standing.overdue;
-    let oldest = overdue.organizations.first().map(|org| org.seconds);
+    let oldest = overdue.worst.first().map(|org| org.seconds);
     html! {
         dl.figures {
-            div { dt { "Organizations overdue" } dd { a href="/console/overdue" { (figures::number(overdue.organizations.len())) } } }
+            div { dt { "Organizations overdue" } dd { a href="/console/overdue" { (figures::number(overdue.organizations)) } } }
             div { dt { "Oldest overdue" } dd { a href="/console/overdue" {
                 @match oldest { Some(age) => { (page::seconds(age)) } None => "nothing" } } } }
             div { dt { "Unresolved plans" } dd { a href="/console/unresolved" { (figures::number(overdue.unresolved())) } } }
@@ -107,8 +107,8 @@ fn queue(standing: &Standing) -> Markup {
 pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> Answer {
     visitor.identity.may_operate()?;
     let standing = state.gauges.standing().await?;
-    let all = &standing.overdue.organizations;
-    let shown = &all[..all.len().min(PER_PAGE)];
+    let overdue = &standing.overdue;
+    let shown = &overdue.worst;
     let ids: Vec<Uuid> = shown.iter().map(|org| org.id.0).collect();
     let names = organizations::names(&state.database, &ids).await?;
     Ok(page(
@@ -125,7 +125,9 @@ pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> 
                         tr { th scope="row" { (org_link(org.id, &names)) } td { (page::seconds(org.seconds)) } }
                     } }
                 }))
-                @if all.len() > PER_PAGE { p.hint { "The worst " (PER_PAGE) " of " (figures::number(all.len())) "." } }
+                @if usize::try_from(overdue.organizations).is_ok_and(|all| all > shown.len()) {
+                    p.hint { "The worst " (shown.len()) " of " (figures::number(overdue.organizations)) "." }
+                }
             }
             p.hint { "As of " (page::ago(visitor.now, standing.taken_at)) "." }
         },

@@ -53,11 +53,9 @@ impl Pooler {
         if nix::unistd::geteuid().is_root() {
             command.args(["-u", "postgres"]);
         }
-        let path = std::env::var("PATH").unwrap();
         let child = command
             .arg("-q")
             .arg(&settings)
-            .env("PATH", format!("{path}:/usr/sbin"))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()

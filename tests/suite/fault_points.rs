@@ -1,0 +1,262 @@
+//! A process that dies at a boundary, at each of them: the result is the same as if it had not.
+
+use std::time::Duration;
+
+use drift_retention::faults::Point;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    ledger,
+    product::{self, Service, eventually, until_status},
+    runs, trouble,
+};
+
+/// As long as a process has to reach its point; generous, nothing is timed by it.
+const DEATH: Duration = Duration::from_mins(1);
+const SMALL_BATCHES: (&str, &str) = ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "7");
+
+/// An organization with something to purge in every table, and something to keep.
+async fn organization(db: &TestDatabase) -> Uuid {
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(20).await;
+    let env = app.env(org).await;
+    for age in ["181 days", "200 days", "179 days"] {
+        let incident = app.incident(org, env, "closed", Some(age)).await;
+        app.payload(incident).await;
+        app.approval(org, incident, "approved", age).await;
+    }
+    let open = app.incident(org, env, "detected", None).await;
+    app.payload(open).await;
+    org
+}
+
+/// What a run and its organization look like in the end, but for ids and times.
+async fn result(db: &TestDatabase, org: Uuid, run: Uuid) -> Value {
+    let sql = format!(
+        "SELECT jsonb_build_object('status', r.status, 'policy', r.policy, 'error', r.error_kind, 'verified',
+                r.verified_at IS NOT NULL, 'steps', (SELECT jsonb_agg(jsonb_build_array(table_name, rows_purged, rows_kept)
+                ORDER BY table_name) FROM retention.purge_run_steps WHERE run_id = r.id))
+         FROM retention.purge_runs r WHERE id = '{run}'"
+    );
+    let record: Value = db.value(&sql).await;
+    serde_json::json!({ "record": record, "left": runs::counts(db, org).await })
+}
+
+/// A worker that dies when it comes by.
+fn doomed(db: &TestDatabase, roles: &str, fault: &str, more: &[(&str, &str)]) -> Service {
+    let env: Vec<_> = [SMALL_BATCHES, ("FAULT_POINT", fault)]
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect();
+    Service::start(&db.url, roles, &env)
+}
+
+async fn dies(mut service: Service) {
+    let code = service.ends_within(DEATH).await;
+    assert_eq!(code, None, "it was killed");
+}
+
+/// Two organizations that are alike; the second one's run is worked on by a process that dies at the point.
+async fn the_result_is_the_same(fault: &str, attempts: i32) {
+    let db = TestDatabase::new().await;
+    let (undisturbed, disturbed) = (organization(&db).await, organization(&db).await);
+    let before = ledger::rows(&db.pool).await;
+    let first = product::purge(&db.url, undisturbed).await;
+
+    let run = product::enqueue(&db.pool, disturbed).await;
+    dies(doomed(&db, "worker", fault, &[])).await;
+    let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    until_status(&db.pool, run, "succeeded").await;
+    all_acknowledged(&db).await;
+
+    assert_eq!(
+        result(&db, disturbed, run).await,
+        result(&db, undisturbed, first).await
+    );
+    assert_eq!(ledger::attempts(&db.pool, run).await, attempts);
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+/// No delivery is left that anybody would take up again.
+async fn all_acknowledged(db: &TestDatabase) {
+    eventually("every delivery is done with", async || {
+        let open = "SELECT count(*) FROM apalis.jobs WHERE status NOT IN ('Done', 'Killed')";
+        db.value::<i64>(open).await == 0
+    })
+    .await;
+}
+
+macro_rules! worker_dies {
+    ($($name:ident: $fault:expr, $attempts:literal attempts;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            the_result_is_the_same(&$fault, $attempts).await;
+        }
+    )*};
+}
+
+worker_dies! {
+    worker_dies_after_the_claim: format!("{:?}", Point::AfterClaim), 2 attempts;
+    worker_dies_with_its_policy: format!("{:?}", Point::AfterPolicy), 2 attempts;
+    worker_dies_before_its_first_commit: format!("{:?}", Point::BeforeCommit), 2 attempts;
+    worker_dies_after_its_first_commit: format!("{:?}", Point::AfterCommit), 2 attempts;
+    worker_dies_before_a_later_commit: format!("{:?}:3", Point::BeforeCommit), 2 attempts;
+    worker_dies_after_a_later_commit: format!("{:?}:3", Point::AfterCommit), 2 attempts;
+    worker_dies_before_it_verifies: format!("{:?}", Point::BeforeVerify), 2 attempts;
+    worker_dies_verified: format!("{:?}", Point::AfterVerify), 2 attempts;
+    worker_dies_before_the_end_is_committed: format!("{:?}", Point::BeforeFinish), 2 attempts;
+    worker_dies_before_it_acknowledges: format!("{:?}", Point::AfterFinish), 1 attempts;
+}
+
+async fn failed_attempt_is_retried(point: Point) {
+    let db = TestDatabase::new().await;
+    let org = organization(&db).await;
+    let before = ledger::rows(&db.pool).await;
+    trouble::deletes_fail(&db.pool, org, 1).await;
+    let run = product::enqueue(&db.pool, org).await;
+    dies(doomed(&db, "worker", &format!("{point:?}"), &[])).await;
+    let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    until_status(&db.pool, run, "succeeded").await;
+    all_acknowledged(&db).await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, 2);
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+#[tokio::test]
+async fn worker_dies_before_it_enqueues_the_retry() {
+    failed_attempt_is_retried(Point::BeforeRetry).await;
+}
+
+#[tokio::test]
+async fn worker_dies_after_it_enqueued_the_retry() {
+    failed_attempt_is_retried(Point::AfterRetry).await;
+}
+
+async fn stopping_worker_gives_back(point: Point, attempts: i32) {
+    let db = TestDatabase::new().await;
+    let org = organization(&db).await;
+    let before = ledger::rows(&db.pool).await;
+    trouble::deletes_take(&db.pool, 0.3).await;
+    let run = product::enqueue(&db.pool, org).await;
+    let stopping = doomed(&db, "worker", &format!("{point:?}"), &[]);
+    eventually("a batch is committed", async || {
+        ledger::progress(&db.pool, run).await > 0
+    })
+    .await;
+    stopping.signal(Signal::SIGTERM);
+    dies(stopping).await;
+    trouble::deletes_take(&db.pool, 0.0).await;
+    let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    until_status(&db.pool, run, "succeeded").await;
+    all_acknowledged(&db).await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, attempts);
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+#[tokio::test]
+async fn stopping_worker_dies_before_the_run_is_given_back() {
+    stopping_worker_gives_back(Point::BeforeGiveBack, 2).await;
+}
+
+#[tokio::test]
+async fn stopping_worker_dies_after_the_run_is_given_back() {
+    stopping_worker_gives_back(Point::AfterGiveBack, 1).await;
+}
+
+async fn slot_is_enqueued_once(point: Point) {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..20 {
+        app.org("pro").await;
+    }
+    // The baseline, then a slot a second; the first one that is enqueued is the one that is died over.
+    let every_second = [("DRIFT_RETENTION_SCHEDULE__CRON", "* * * * * *")];
+    dies(doomed(
+        &db,
+        "scheduler",
+        &format!("{point:?}"),
+        &every_second,
+    ))
+    .await;
+    let heir = Service::start(&db.url, "scheduler", &every_second);
+    let complete = "SELECT count(*) FROM retention.schedule_slots WHERE enqueued + coalesced = 20 AND completed_at IS NOT NULL";
+    eventually("a slot is complete", async || {
+        db.value::<i64>(complete).await > 0
+    })
+    .await;
+    heir.kill().await;
+    let twice = "SELECT count(*) FROM (SELECT FROM retention.purge_runs GROUP BY org_id, slot HAVING count(*) > 1) t";
+    assert_eq!(db.value::<i64>(twice).await, 0);
+    let live = "SELECT count(*) FROM retention.purge_runs WHERE status = 'queued'";
+    assert_eq!(
+        db.value::<i64>(live).await,
+        20,
+        "each organization has its run"
+    );
+    let delivered = "SELECT count(*) FROM apalis.jobs";
+    assert_eq!(
+        db.value::<i64>(delivered).await,
+        20,
+        "and each run its delivery"
+    );
+}
+
+#[tokio::test]
+async fn scheduler_dies_before_a_slot_is_committed() {
+    slot_is_enqueued_once(Point::BeforeSlotCommit).await;
+}
+
+#[tokio::test]
+async fn scheduler_dies_after_a_part_of_a_slot_is_committed() {
+    slot_is_enqueued_once(Point::AfterSlotCommit).await;
+}
+
+#[tokio::test]
+async fn process_that_dies_between_the_run_and_its_delivery_has_asked_for_nothing() {
+    let db = TestDatabase::new().await;
+    let org = organization(&db).await;
+    // The run is inserted; its delivery waits for a lock that this test holds.
+    db.execute(
+        "CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END';
+         CREATE TRIGGER wait_here BEFORE INSERT ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION wait_here()",
+    )
+    .await;
+    let mut holder = db.pool.acquire().await.unwrap();
+    lock(&mut holder, "pg_advisory_lock(77)").await;
+    let mut asking = product::command(&db.url)
+        .args(["purge", "--org", &org.to_string()])
+        .spawn()
+        .unwrap();
+    eventually("it is between the two", async || {
+        db.value::<i64>("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 77")
+            .await
+            == 1
+    })
+    .await;
+    asking.kill().await.unwrap();
+    lock(&mut holder, "pg_advisory_unlock(77)").await;
+    db.execute("DROP TRIGGER wait_here ON apalis.jobs").await;
+    eventually("Postgres has noticed", async || {
+        let at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                       AND application_name = 'drift-retention'";
+        db.value::<i64>(at_work).await == 0
+    })
+    .await;
+    for table in ["retention.purge_runs", "apalis.jobs"] {
+        let left = format!("SELECT count(*) FROM {table}");
+        assert_eq!(db.value::<i64>(&left).await, 0, "{table}");
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a lock of the test's own")]
+async fn lock(holder: &mut sqlx::PgConnection, call: &str) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("SELECT {call}")))
+        .execute(holder)
+        .await
+        .unwrap();
+}
