@@ -10,6 +10,7 @@
 mod approval_rules;
 mod architecture;
 mod authorization;
+mod bad_data;
 mod bad_input;
 mod boundaries;
 mod bulk_replay;
@@ -41,7 +42,6 @@ mod health_command;
 mod history;
 mod integration_guide;
 mod local_server;
-mod model;
 mod monitoring;
 mod observability;
 mod odd_times;

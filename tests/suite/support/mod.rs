@@ -10,6 +10,7 @@ pub mod collector;
 pub mod console;
 pub mod held;
 pub mod ledger;
+pub mod model;
 pub mod own_server;
 pub mod pooler;
 pub mod product;
