@@ -303,6 +303,17 @@ impl Config {
             "at least 32 bytes long",
             || format!("{} bytes", secret.unwrap_or_default()),
         )?;
+        for (key, length) in [
+            ("worker.heartbeat", worker.heartbeat),
+            ("worker.backoff_base", worker.backoff_base),
+            ("worker.backoff_max", worker.backoff_max),
+            ("worker.shutdown_grace", worker.shutdown_grace),
+            ("worker.keep_runs", worker.keep_runs),
+        ] {
+            bound(key, length <= duration::LONGEST, "at most 36500d", || {
+                duration::shown(length)
+            })?;
+        }
         // apalis writes a worker's first sign of life, and counts its silence, in whole seconds.
         bound(
             "worker.heartbeat",

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserializer, Serializer};
 
+/// Longer than anybody means; what is counted on from any length up to here overflows nowhere.
+pub(super) const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     humantime_serde::deserialize(from)
 }
@@ -16,7 +19,8 @@ pub(super) fn serialize<S: Serializer>(length: &Duration, to: S) -> Result<S::Ok
     to.serialize_str(&shown(*length))
 }
 
-fn shown(length: Duration) -> String {
+/// In the largest unit that is exact.
+pub(super) fn shown(length: Duration) -> String {
     let millis = length.as_millis();
     let units = [
         ("d", 86_400_000),
@@ -35,6 +39,9 @@ fn shown(length: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde::de::{IntoDeserializer, value::Error};
+
     use super::*;
 
     #[test]
@@ -49,6 +56,19 @@ mod tests {
             let length = Duration::from_millis(length);
             assert_eq!(shown(length), text);
             assert_eq!(humantime::parse_duration(text).unwrap(), length);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_length_that_a_setting_can_have_reads_back_as_the_same(millis in 0..=LONGEST.as_secs() * 1000) {
+            let length = Duration::from_millis(millis);
+            prop_assert_eq!(humantime::parse_duration(&shown(length)), Ok(length));
+        }
+
+        #[test]
+        fn any_text_is_a_duration_or_an_error(text in "([0-9]{1,25} ?(|ns|us|ms|s|m|h|d|w|M|y|min|\\PC) ?){0,3}") {
+            let _ = deserialize(IntoDeserializer::<Error>::into_deserializer(text.as_str()));
         }
     }
 }

@@ -74,6 +74,16 @@ async fn value_that_cannot_be_is_refused_by_name() {
             "worker.heartbeat must be at least 500ms, not 100ms",
         ),
         (
+            "WORKER__HEARTBEAT",
+            "5000000000000000000s",
+            "worker.heartbeat must be at most 36500d, not 5000000000000000000s",
+        ),
+        (
+            "WORKER__KEEP_RUNS",
+            "36501d",
+            "worker.keep_runs must be at most 36500d, not 36501d",
+        ),
+        (
             "WORKER__CONCURRENCY",
             "0",
             "worker.concurrency must be from 1 to 256, not 0",
