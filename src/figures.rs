@@ -65,6 +65,8 @@ pub fn duration(length: TimeDelta) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -101,5 +103,38 @@ mod tests {
             shown,
             ["40 ms", "12 s", "1 min 12 s", "2 h 1 min", "3 d 4 h"]
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_reads_back_without_its_blanks(n in any::<i64>()) {
+            prop_assert_eq!(number(n).replace(' ', "").parse(), Ok(n));
+        }
+
+        #[test]
+        fn numbers_too_large_to_count_are_shown_as_the_largest(n in any::<u64>(), one in "\\w+") {
+            let n = n | 1 << 63;
+            prop_assert_eq!(number(n), number(i64::MAX));
+            prop_assert!(count(n, &one, "many").ends_with(" many"));
+        }
+
+        #[test]
+        fn any_age_and_duration_has_words(now in any_time(), then in any_time()) {
+            prop_assert!(!age(now, then).is_empty());
+            prop_assert!(!duration(now - then).is_empty());
+        }
+    }
+
+    /// Whatever chrono can hold.
+    fn any_time() -> impl Strategy<Value = DateTime<Utc>> {
+        let (first, last) = (
+            DateTime::<Utc>::MIN_UTC.timestamp(),
+            DateTime::<Utc>::MAX_UTC.timestamp(),
+        );
+        prop_oneof![
+            (first..=last).prop_map(|seconds| DateTime::from_timestamp(seconds, 0).unwrap()),
+            Just(DateTime::<Utc>::MIN_UTC),
+            Just(DateTime::<Utc>::MAX_UTC),
+        ]
     }
 }

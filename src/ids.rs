@@ -37,3 +37,23 @@ id!(
     /// A run: `retention.purge_runs.id`.
     RunId
 );
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_id_reads_back_as_the_same_with_blanks_around(id in any::<u128>(), before in "\\s*", after in "\\s*") {
+            let id = OrgId(Uuid::from_u128(id));
+            prop_assert_eq!(format!("{before}{id}{after}").parse(), Ok(id));
+        }
+
+        #[test]
+        fn any_text_is_an_id_or_an_error(text in any::<String>()) {
+            let _ = text.parse::<RunId>();
+        }
+    }
+}

@@ -63,6 +63,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::select};
+
     use super::*;
 
     fn schedule(cron: &str, timezone: Tz) -> Schedule {
@@ -115,5 +117,53 @@ mod tests {
         })
         .unwrap_err();
         assert!(error.to_string().contains("0 0 2 * * *"));
+    }
+
+    /// What a field can be, and what it cannot.
+    fn field() -> impl Strategy<Value = String> {
+        let number = prop_oneof![9 => 0_u32..8, 1 => 0_u32..100].prop_map(|n| n.to_string());
+        let text = select(
+            &[
+                "*", "?", "L", "W", "15W", "5L", "MON#2", "FEB", "SUN", "LW", "", "-", "/", ",",
+                "#", "*/0",
+            ][..],
+        );
+        prop_oneof![
+            9 => Just("*".to_owned()),
+            9 => number.clone(),
+            1 => (0_u32..70, 0_u32..70).prop_map(|(a, b)| format!("{a}-{b}")),
+            1 => (0_u32..70, any::<u32>()).prop_map(|(a, b)| format!("{a}/{b}")),
+            1 => any::<u8>().prop_map(|b| format!("*/{b}")),
+            1 => proptest::collection::vec(number, 1..5).prop_map(|all| all.join(",")),
+            1 => text.prop_map(str::to_owned),
+            1 => "[^ ]{0,4}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_expression_makes_looking_for_slots_panic_or_go_backwards(
+            fields in proptest::collection::vec(field(), 5..8),
+            timezone in select(&chrono_tz::TZ_VARIANTS[..]),
+            now in 0_i64..16_000_000_000,
+        ) {
+            let now = DateTime::from_timestamp(now, 0).unwrap();
+            if let Ok(schedule) = Schedule::new(&ScheduleConfig { cron: fields.join(" "), timezone }) {
+                prop_assert!(schedule.latest(now).is_none_or(|slot| slot <= now));
+                prop_assert!(schedule.next(now).is_none_or(|slot| slot > now));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_reading_of_an_expression_panic(cron in any::<String>()) {
+            let _ = Schedule::new(&ScheduleConfig { cron, timezone: Tz::UTC });
+        }
+    }
+
+    #[test]
+    fn a_date_that_no_year_has_is_no_slot() {
+        let never = schedule("0 0 2 30 2 *", Tz::Europe__Berlin);
+        let now = utc("2026-11-23T18:00:00Z");
+        assert_eq!((never.latest(now), never.next(now)), (None, None));
     }
 }

@@ -89,6 +89,8 @@ impl FromStr for Plan {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn days(plan: Plan) -> (Option<u32>, Option<u32>, Option<u32>) {
@@ -152,5 +154,31 @@ mod tests {
         for plan in Plan::ALL {
             assert_eq!(plan.name().parse(), Ok(plan));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_plan_only_if_trimmed_and_lowered_it_is_a_name_of_one(text in any_name()) {
+            let names = [
+                ("free", Plan::Free),
+                ("pro", Plan::Pro),
+                ("agency", Plan::Agency),
+                ("agency+", Plan::Agency),
+                ("agency_plus", Plan::Agency),
+                ("enterprise", Plan::Enterprise),
+            ];
+            let name = text.trim().to_lowercase();
+            let plan = names.into_iter().find(|(known, _)| *known == name);
+            let expected = plan.map(|(_, plan)| plan).ok_or(UnknownPlan(text.clone()));
+            prop_assert_eq!(text.parse(), expected);
+        }
+    }
+
+    /// Anything, and what is nearly a name.
+    fn any_name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "\\s{0,2}(?i)(free|pro|agency|agency.|agency_plus|enterprise)\\s{0,2}.?",
+        ]
     }
 }

@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::float_cmp, reason = "counters hold whole numbers")]
 
+mod any_input;
 mod approval_rules;
 mod architecture;
 mod authorization;

@@ -215,3 +215,27 @@ pub(super) async fn exists(state: &ApiState, org: OrgId) -> Result<(), Problem> 
     }
     Err(Problem::not_found())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_idempotency_key_is_kept_as_it_is_or_refused(
+            bytes in prop_oneof![proptest::collection::vec(any::<u8>(), 0..300), "[!-~]{0,300}".prop_map(String::into_bytes)],
+        ) {
+            let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
+            let mut headers = HeaderMap::new();
+            headers.insert("idempotency-key", value);
+            let fits = (1..=200).contains(&bytes.len()) && bytes.iter().all(|byte| (b'!'..=b'~').contains(byte));
+            match idempotency_key(&headers) {
+                Ok(key) => prop_assert!(fits && key.map(String::into_bytes) == Some(bytes)),
+                Err(_) => prop_assert!(!fits),
+            }
+        }
+    }
+}
