@@ -106,7 +106,7 @@ image: postgres ## Build the image for real and run it: purge, readiness, stop (
 
 .PHONY: audit
 audit: tools ## Known vulnerabilities of the dependencies (downloads the RustSec database)
-	cargo deny check advisories
+	@.ci/audit.sh
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -1,6 +1,6 @@
 //! Whatever comes from outside is used or refused: settings, tokens, cursors and queries of any bytes stop nothing.
 
-use std::{ffi::OsString, io::Write, os::unix::ffi::OsStringExt, path::Path};
+use std::{cell::RefCell, ffi::OsString, io::Write, os::unix::ffi::OsStringExt, path::Path};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use drift_retention::{
@@ -8,14 +8,23 @@ use drift_retention::{
     http::{Identity, Role, Verifier, mint},
     queue::{Cursor, Lease},
 };
-use proptest::{collection::vec, prelude::*, sample::Index, sample::select};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{Index, select},
+    test_runner::TestRunner,
+};
 use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
 use crate::support::{
-    api::{Api, SECRET, answer, token},
+    api::{Answer, Api, SECRET, token},
+    app::App,
+    console::{Console, Who},
     product,
+    visitor::Visitor,
 };
 
 /// Keys that are settings, and some that are none.
@@ -265,20 +274,27 @@ proptest! {
     }
 }
 
-/// Every list and page that takes a query.
-const PATHS: [&str; 12] = [
+/// What the API takes queries for.
+const API: [&str; 5] = [
     "/retention/runs",
-    "/orgs/00000000-0000-0000-0000-000000000001/retention/runs",
-    "/orgs/00000000-0000-0000-0000-000000000001/environments",
-    "/orgs/00000000-0000-0000-0000-000000000001/incidents",
-    "/orgs/00000000-0000-0000-0000-000000000001/drift/dashboard",
-    "/console",
-    "/console/signin",
+    "/orgs/ORG/retention/runs",
+    "/orgs/ORG/environments",
+    "/orgs/ORG/incidents",
+    "/orgs/ORG/drift/dashboard",
+];
+/// And the console.
+const CONSOLE: [&str; 11] = [
+    "/console/overview",
+    "/console/overdue",
+    "/console/unresolved",
+    "/console/orgs",
     "/console/runs",
+    "/console/runs/replay",
     "/console/actions",
-    "/console/organizations",
-    "/console/replay",
-    "/console/orgs/00000000-0000-0000-0000-000000000001/incidents",
+    "/console/orgs/ORG/environments",
+    "/console/orgs/ORG/incidents",
+    "/console/orgs/ORG/retention",
+    "/signin",
 ];
 const NAMES: [&str; 12] = [
     "limit",
@@ -311,23 +327,42 @@ fn query() -> impl Strategy<Value = String> {
     vec(pair, 0..4).prop_map(|pairs| pairs.join("&"))
 }
 
-#[test]
-fn any_query_of_any_list_is_answered_without_an_error_of_ours() {
-    let runtime = Runtime::new().unwrap();
-    let api = runtime.block_on(Api::start());
-    let operator = token("operator", None);
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+/// Asks for these with any queries; a `500` fails, and so does whatever else a service says when it is at a loss.
+fn ask(paths: &'static [&'static str], org: Uuid, answer: impl Fn(String) -> Answer) {
+    let mut runner = TestRunner::new(ProptestConfig {
         cases: 1_000,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
-    let done = runner.run(&(select(&PATHS[..]), query()), |(path, query)| {
-        let request = api
-            .request("GET", &format!("{path}?{query}"))
-            .bearer_auth(&operator);
-        let answer = runtime.block_on(answer(request));
+    let asked = (select(paths), query());
+    let done = runner.run(&asked, |(path, query)| {
+        let path = path.replace("ORG", &org.to_string());
+        let answer = answer(format!("{path}?{query}"));
         prop_assert!(answer.status < 500, "{}: {}", answer.status, answer.text());
         Ok(())
     });
     done.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn any_query_of_the_api_is_answered_without_an_error_of_ours() {
+    let runtime = Runtime::new().unwrap();
+    let api = runtime.block_on(Api::start());
+    let org = runtime.block_on(App::on(&api.db.pool).org_with_expired(3));
+    let operator = token("operator", None);
+    ask(&API, org, |path| {
+        runtime.block_on(api.get(&path, &operator))
+    });
+}
+
+#[test]
+fn any_query_of_the_console_is_answered_without_an_error_of_ours() {
+    let runtime = Runtime::new().unwrap();
+    let console = runtime.block_on(Console::start());
+    let org = runtime.block_on(console.app.org_with_expired(3));
+    let visitor = runtime.block_on(Visitor::signed_in(&console, Who::Operator));
+    let visitor = RefCell::new(visitor);
+    ask(&CONSOLE, org, |path| {
+        runtime.block_on(visitor.borrow_mut().get(&path))
+    });
 }
