@@ -4,11 +4,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-cargo deny --log-level error fetch db && exec cargo deny check advisories --disable-fetch
+if cargo deny --log-level error fetch db; then
+    exec cargo deny check advisories
+fi
 
 if compgen -G "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs/*/crates" >/dev/null; then
     echo "audit: the RustSec database cannot be downloaded; the copy from before is taken, which may be old" >&2
-    exec cargo deny check advisories --disable-fetch
+    exec cargo deny --offline check advisories
 fi
 echo "audit: NOT CHECKED. The RustSec database cannot be downloaded (https://github.com/RustSec/advisory-db) and there" >&2
 echo "audit: is no copy from before. Run this again where that address is reachable." >&2

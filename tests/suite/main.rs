@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     reason = "a test that cannot go on should panic where it stands"
 )]
 #![allow(clippy::float_cmp, reason = "counters hold whole numbers")]
