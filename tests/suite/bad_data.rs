@@ -1,17 +1,19 @@
 //! Data as nobody meant it, purged by the binary and by a naive model of the rules: both leave the same rows, with
 //! the same columns, and the records, and the preview before, name the same counts.
 
-use std::{collections::BTreeMap, process::Stdio};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use proptest::{
     strategy::{BoxedStrategy, Strategy, ValueTree},
     test_runner::{Config, RngSeed, TestRunner},
 };
 
+use tokio::time::{sleep, timeout};
+
 use crate::support::{
     TestDatabase,
     model::{self, Case, Clock, Expected, Found, Org, Preview, Record, Rows},
-    product::{Service, eventually},
+    product::Service,
 };
 
 /// How many organizations, unless `PROPTEST_CASES` says otherwise; each is a case.
@@ -59,14 +61,28 @@ fn worker(db: &TestDatabase, batch: Option<&str>) -> Service {
     Service::start_logging(&db.url, "worker", &env, Stdio::null())
 }
 
+const LIVE: &str = "FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying')";
+
+/// Waits for every run, however many there are, as long as one ends now and then.
 async fn until_all_is_purged(db: &TestDatabase) {
-    eventually("every run is final", async || {
-        db.value::<bool>(
-            "SELECT NOT EXISTS (SELECT FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying'))",
-        )
-        .await
-    })
-    .await;
+    let live = async || db.value::<i64>(&format!("SELECT count(*) {LIVE}")).await;
+    let mut left = live().await;
+    while left > 0 {
+        let fewer = async {
+            while live().await == left {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(Duration::from_mins(1), fewer).await.is_err() {
+            let stuck =
+                format!("SELECT string_agg(concat_ws(', ', org_id, status, error), E'\\n') {LIVE}");
+            panic!(
+                "these runs do not end:\n{}",
+                db.value::<String>(&stuck).await
+            );
+        }
+        left = live().await;
+    }
 }
 
 /// How an organization differs from what the model says of it.
