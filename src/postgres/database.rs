@@ -101,16 +101,24 @@ impl Database {
             .await
     }
 
-    /// Begins a transaction that gives way: it waits only briefly for a row that the main app holds.
+    /// Begins a transaction that gives way: it waits only briefly for a row that the main app holds, and holds what
+    /// the main app may want only briefly.
     ///
     /// 100 ms is far below Postgres's `deadlock_timeout`, so that ours is the side that yields before the server
-    /// has to choose a victim, and the main app waits for a lock of ours no longer than a batch takes.
+    /// has to choose a victim.
     ///
     /// # Errors
     /// When no connection is to be had.
-    pub async fn begin_yielding(&self) -> sqlx::Result<Transaction<'static>> {
-        self.begin_with("SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s'")
-            .await
+    pub async fn begin_yielding(&self, patience: Patience) -> sqlx::Result<Transaction<'static>> {
+        self.begin_with(match patience {
+            Patience::Short => {
+                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '100ms'"
+            }
+            Patience::Long => {
+                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s'"
+            }
+        })
+        .await
     }
 
     /// Begins a transaction with `settings` of its own, in one round trip.
@@ -136,6 +144,15 @@ impl Database {
     fn is_pooled(&self) -> bool {
         self.direct.is_some()
     }
+}
+
+/// How long a statement of a yielding transaction may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// 100 ms: what takes longer is to be done in smaller pieces.
+    Short,
+    /// 5 s: there is no smaller piece.
+    Long,
 }
 
 /// A transaction; dropped without [`Transaction::commit`] it is rolled back.

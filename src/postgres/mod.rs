@@ -11,7 +11,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use self::database::{Database, Transaction};
+pub use self::database::{Database, Patience, Transaction};
 
 /// How long any of our statements may take: a bound, not a goal (a batch aims at a fraction of a second).
 const STATEMENT_TIMEOUT: &str = "30s";
@@ -60,6 +60,12 @@ fn lazy_pool(options: PgConnectOptions, name: &str, connections: u32) -> PgPool 
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options)
+}
+
+/// Whether a statement took longer than its transaction would wait.
+#[must_use]
+pub fn is_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(db) if db.code().as_deref() == Some("57014"))
 }
 
 /// Whether Postgres gave up on a row lock that somebody else holds (`lock_not_available`, `query_canceled` by

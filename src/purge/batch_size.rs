@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::postgres::Patience;
+
 const START: i64 = 500;
 const MAX: i64 = 10_000;
 /// A batch shorter than this may grow, …
@@ -29,6 +31,16 @@ impl BatchSize {
 
     pub(super) fn rows(&self) -> i64 {
         self.rows
+    }
+
+    /// How long each of its statements may take. The main app waits that long, if it wants a row of the batch: more than
+    /// a moment only where there is nothing smaller.
+    pub(super) fn patience(&self) -> Patience {
+        if self.rows > 1 {
+            Patience::Short
+        } else {
+            Patience::Long
+        }
     }
 
     /// Follows the time that a full batch took.

@@ -160,10 +160,7 @@ impl<'a> Attempt<'a> {
             }
             let before = progress.clone();
             let started = Instant::now();
-            match self
-                .batch(dataset, cutoff, &mut progress, size.rows())
-                .await
-            {
+            match self.batch(dataset, cutoff, &mut progress, &size).await {
                 Ok(BatchOutcome::Committed(batch)) => {
                     contended = 0;
                     self.count(dataset, &batch, started.elapsed());
@@ -179,15 +176,18 @@ impl<'a> Attempt<'a> {
                     progress = Progress::default();
                 }
                 Err(PurgeError::Database(error)) if postgres::is_contention(&error) => {
+                    // Smaller, to take less time, or to leave out the row that is held; a single held row is passed
+                    // over: the next pass takes it up again.
+                    if size.shrink() {
+                        progress = before;
+                        if postgres::is_timeout(&error) {
+                            continue;
+                        }
+                    }
                     contended += 1;
                     if contended == MAX_CONTENTION {
                         tracing::debug!(run_id = %self.run.id, %error, "too much is held: later datasets first");
                         return Ok(());
-                    }
-                    // Smaller, to leave out the row that is held; a single held row is passed over: the next
-                    // pass takes it up again.
-                    if size.shrink() {
-                        progress = before;
                     }
                     self.wait(PAUSE).await?;
                 }
@@ -204,9 +204,9 @@ impl<'a> Attempt<'a> {
         dataset: &dyn Dataset,
         cutoff: Cutoff,
         progress: &mut Progress,
-        limit: i64,
+        size: &BatchSize,
     ) -> Result<BatchOutcome, PurgeError> {
-        let mut tx = self.purger.database.begin_yielding().await?;
+        let mut tx = self.purger.database.begin_yielding(size.patience()).await?;
         let plan = ledger::prove(&mut tx, self.run).await?;
         if plan != self.plan {
             return Ok(BatchOutcome::PlanChanged(plan));
@@ -216,7 +216,7 @@ impl<'a> Attempt<'a> {
             cutoff,
         };
         let batch = dataset
-            .delete_batch(&mut tx, scope, progress, limit)
+            .delete_batch(&mut tx, scope, progress, size.rows())
             .await?;
         if batch.purged.iter().any(|rows| *rows > 0) {
             ledger::record_batch(&mut tx, self.run, dataset.tables(), &batch.purged).await?;

@@ -32,6 +32,7 @@ mod console_rights;
 mod console_screenshots;
 mod console_sessions;
 mod console_untrusted_text;
+mod contention;
 mod counts;
 mod crashes;
 mod deliveries;
