@@ -204,7 +204,8 @@ async fn exists(on: impl PgExecutor<'_>, table: &str) -> sqlx::Result<bool> {
 }
 
 /// apalis's fetch falls into a hash join with a backlog; its orphan sweep has no index over active rows, and our
-/// pruning none over final ones.
+/// pruning none over final ones. And a worker registers by its own clock: one that is ahead would keep alive for so
+/// long whatever a worker held that died before its first heartbeat.
 async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(
         "-- migrations.tune_queue
@@ -213,7 +214,12 @@ async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
          CREATE INDEX IF NOT EXISTS drift_retention_active_jobs_idx ON apalis.jobs (lock_by)
              WHERE status IN ('Queued', 'Running');
          CREATE INDEX IF NOT EXISTS drift_retention_final_jobs_idx ON apalis.jobs (done_at)
-             WHERE status IN ('Done', 'Failed', 'Killed');",
+             WHERE status IN ('Done', 'Failed', 'Killed');
+         CREATE OR REPLACE FUNCTION apalis.drift_retention_own_clock() RETURNS trigger
+             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
+             $$ BEGIN NEW.last_seen := now(); RETURN NEW; END $$;
+         CREATE OR REPLACE TRIGGER drift_retention_own_clock BEFORE INSERT ON apalis.workers
+             FOR EACH ROW EXECUTE FUNCTION apalis.drift_retention_own_clock();",
     )
     .execute(pool)
     .await?;
@@ -236,6 +242,7 @@ async fn check_queue(database: &Database) -> Result<(), SchemaError> {
         r#"-- migrations.check_queue
         SELECT to_regclass('apalis.drift_retention_active_jobs_idx') IS NOT NULL
            AND to_regclass('apalis.drift_retention_final_jobs_idx') IS NOT NULL
+           AND EXISTS (SELECT FROM pg_trigger WHERE tgname = 'drift_retention_own_clock')
            AND EXISTS (SELECT FROM pg_proc
                        WHERE oid = to_regprocedure('apalis.get_jobs(text, text, int)')
                          AND proconfig @> ARRAY['enable_hashjoin=off', 'enable_mergejoin=off']) AS "tuned!""#

@@ -84,6 +84,26 @@ async fn worker_whose_own_row_was_deleted_registers_again_and_all_ends_well() {
 }
 
 #[tokio::test]
+async fn run_of_a_dead_worker_whose_clock_was_ahead_is_taken_over() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(11).await;
+    let run = product::enqueue(&db.pool, org).await;
+    // It registers by its own clock, as apalis does, claims, and dies before its first heartbeat.
+    db.execute(
+        "INSERT INTO apalis.workers (id, worker_type, storage_name, last_seen)
+         VALUES ('dead', 'drift-retention.purge', 'PgStorage', now() + interval '10 years');
+         UPDATE apalis.jobs SET status = 'Running', lock_by = 'dead', lock_at = now();
+         UPDATE retention.purge_runs
+         SET status = 'running', worker = 'dead', token = 1, attempts = 1, started_at = now()",
+    )
+    .await;
+
+    let _worker = Service::start(&db.url, "worker", &[]);
+    until_status(&db.pool, run, "succeeded").await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, 2);
+}
+
+#[tokio::test]
 async fn second_delivery_of_a_run_does_nothing() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);

@@ -156,8 +156,11 @@ async fn worker_role_puts_right_what_a_crash_left_and_prunes_old_runs() {
         ))
         .await;
     owner
-        .execute("INSERT INTO apalis.workers (id, worker_type, storage_name, last_seen)
-                  VALUES ('gone', 'drift-retention.purge', 'PostgresStorage', now() - interval '1 day')")
+        .execute(
+            "INSERT INTO apalis.workers (id, worker_type, storage_name)
+             VALUES ('gone', 'drift-retention.purge', 'PostgresStorage');
+             UPDATE apalis.workers SET last_seen = now() - interval '1 day' WHERE id = 'gone'",
+        )
         .await;
     held::slow_deletes(&owner, "drift_checks", "0.3").await;
     let small_batches = [("DRIFT_RETENTION_PURGE__BATCH_SIZE", "50")];
