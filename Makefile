@@ -31,6 +31,21 @@ test: postgres pgbouncer browser ## All tests, on a throwaway Postgres and in a 
 	fi; \
 	set -x; $(WITH_POSTGRES) sh -exc "$$tests; cargo test --locked --quiet --doc"
 
+# The feature changes no dependency, so that only this crate is compiled once more. CHAOS passes options on:
+# make chaos CHAOS="--seed 7 --rounds 1".
+.PHONY: chaos
+chaos: postgres ## The crash lab for an hour: the product while everything around it fails
+	cargo run --locked --features chaos -- chaos --duration 1h $(CHAOS)
+
+.PHONY: chaos-short
+chaos-short: postgres ## The crash lab for five minutes, after the proof that its oracle can fail
+	@if command -v cargo-nextest >/dev/null; then \
+		cargo nextest run --locked --features chaos --lib $(if $(CI),--profile ci) chaos::; \
+	else \
+		cargo test --locked --features chaos --lib chaos::; \
+	fi
+	cargo run --locked --features chaos -- chaos --duration 5m $(CHAOS)
+
 .PHONY: fuzz-api
 fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing undocumented
 	cargo build --quiet --locked --bins --example with_postgres
@@ -64,6 +79,7 @@ fmt: ## Is everything formatted?
 .PHONY: clippy
 clippy: ## Lints, warnings are errors
 	cargo clippy --locked --quiet --all-targets -- -D warnings
+	cargo clippy --locked --quiet --all-targets --features chaos -- -D warnings
 
 # After clippy, which has compiled the dependencies: see `prepare`.
 .PHONY: sqlx-check

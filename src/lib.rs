@@ -4,6 +4,8 @@
 //! ([`worker`], [`queue`]), resolves the organization's policy into cutoffs ([`retention`]), deletes per
 //! dataset in batches ([`purge`]), verifies, and closes the run. `ARCHITECTURE.md` is the tour.
 
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -156,7 +156,7 @@ async fn start(dir: &Path) -> Result<LocalServer> {
     clippy::disallowed_methods,
     reason = "PG_BIN_DIR names the server for every command that starts one"
 )]
-fn bin_dir() -> Option<PathBuf> {
+pub(super) fn bin_dir() -> Option<PathBuf> {
     std::env::var_os("PG_BIN_DIR").map(PathBuf::from)
 }
 

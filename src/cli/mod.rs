@@ -5,6 +5,8 @@
     reason = "the one place that prints"
 )]
 
+#[cfg(feature = "chaos")]
+mod chaos;
 mod completions;
 mod config;
 mod demo;
@@ -94,6 +96,9 @@ enum Command {
     Config(config::ConfigCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Run the product while everything around it fails, and judge what it did
+    #[cfg(feature = "chaos")]
+    Chaos(chaos::ChaosArgs),
 }
 
 impl Args {
@@ -104,6 +109,8 @@ impl Args {
             Command::Serve(_) => "info",
             Command::Purge(_) => "warn",
             Command::Demo(_) => "off", // it shows the one failure itself
+            #[cfg(feature = "chaos")]
+            Command::Chaos(_) => "off", // so does it
             _ => "error",
         }
     }
@@ -209,5 +216,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Token(args) => token::run(args, &settings),
         Command::Config(command) => config::run(&command, &settings),
         Command::Completions(args) => Ok(completions::run(&args)),
+        #[cfg(feature = "chaos")]
+        Command::Chaos(args) => chaos::run(args).await,
     }
 }

@@ -55,6 +55,7 @@ mod own_server_outages;
 mod payload_rules;
 mod plan_changes;
 mod plan_rules;
+mod promises;
 mod purge_now;
 mod purge_rules;
 mod query_plans;

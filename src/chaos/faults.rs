@@ -1,0 +1,378 @@
+//! What goes wrong, at random from a seed. Each fault ends by itself or is ended by [`Injector::heal`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use nix::sys::signal::Signal;
+use rand::{RngExt, rngs::StdRng};
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::{
+    ChaosError,
+    processes::Fleet,
+    proxy::Mode,
+    server::{Database, PRODUCT, Server},
+};
+use crate::postgres::local::StopMode;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Freeze,
+    Terminate,
+    EndBackends,
+    RestartInOrder,
+    Crash,
+    Cut,
+    BlackHole,
+    Delay,
+    FailingStatement,
+    FailingCommit,
+    DiskFull,
+    SlowStatements,
+    LockHolder,
+    ClockJump,
+    ForgottenWorkers,
+    Namesake,
+}
+
+/// Every kind: how often among all, and its name in reports.
+const FAULTS: &[(u32, Fault, &str)] = &[
+    (14, Fault::Kill, "SIGKILL"),
+    (10, Fault::Freeze, "SIGSTOP past the lease"),
+    (8, Fault::Terminate, "SIGTERM"),
+    (8, Fault::EndBackends, "backends terminated"),
+    (2, Fault::RestartInOrder, "Postgres restarted"),
+    (3, Fault::Crash, "Postgres crashed"),
+    (6, Fault::Cut, "network cut"),
+    (6, Fault::BlackHole, "network black hole"),
+    (5, Fault::Delay, "network delay"),
+    (6, Fault::FailingStatement, "failing statement"),
+    (5, Fault::FailingCommit, "failing commit"),
+    (4, Fault::DiskFull, "disk full"),
+    (8, Fault::SlowStatements, "slow statements"),
+    (8, Fault::LockHolder, "lock holder"),
+    (4, Fault::ClockJump, "clock jump"),
+    (3, Fault::ForgottenWorkers, "worker rows deleted"),
+    (3, Fault::Namesake, "dead worker's name kept alive"),
+];
+/// Longer than the lease that the lab's workers have (four heartbeats of at most a second).
+const PAST_THE_LEASE: std::ops::Range<u64> = 4_500..8_000;
+const TABLES: &[&str] = &[
+    "drift_checks",
+    "workflow_drift_flags",
+    "incident_payloads",
+    "approvals",
+    "purge_runs",
+    "purge_run_steps",
+    "jobs",
+];
+
+/// What ends a fault of one process.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Continue,
+    Pass,
+}
+
+/// Does it, and keeps what has to end.
+pub(super) struct Injector {
+    pub(super) dice: StdRng,
+    pub(super) database: Database,
+    pub(super) organizations: Vec<Uuid>,
+    /// How often each kind was done.
+    pub(super) done: BTreeMap<&'static str, u32>,
+    ends: Vec<(Instant, usize, End)>,
+    lock_holders: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Injector {
+    pub(super) fn new(dice: StdRng, database: Database, organizations: Vec<Uuid>) -> Self {
+        Self {
+            dice,
+            database,
+            organizations,
+            done: BTreeMap::new(),
+            ends: Vec::new(),
+            lock_holders: Vec::new(),
+        }
+    }
+
+    /// In most rounds deletions take their time throughout: faults are to meet runs in their middle.
+    pub(super) async fn set_pace(&mut self) -> Result<(), ChaosError> {
+        let seconds = [0.0, 0.02, 0.05, 0.1, 0.2][self.dice.random_range(0..5)];
+        sqlx::query(
+            "-- chaos.pace
+             INSERT INTO chaos.trouble (table_name, kind, seconds, until)
+             SELECT t, 'slow', $1, 'infinity' FROM unnest(ARRAY['drift_checks', 'incident_payloads', 'approvals']) AS t",
+        )
+        .bind(seconds)
+        .execute(&mut self.database.connect().await?)
+        .await?;
+        Ok(())
+    }
+
+    /// One fault.
+    pub(super) async fn strike(
+        &mut self,
+        server: &mut Server,
+        fleet: &mut Fleet,
+    ) -> Result<(), ChaosError> {
+        let (fault, name) = self.pick();
+        if self.inject(fault, server, fleet).await? {
+            *self.done.entry(name).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends what is over by now.
+    pub(super) fn end_what_is_over(&mut self, fleet: &mut Fleet) {
+        let now = Instant::now();
+        let (over, going): (Vec<_>, Vec<_>) = self.ends.drain(..).partition(|(at, ..)| *at <= now);
+        self.ends = going;
+        for (_, at, end) in over {
+            match end {
+                End::Continue => drop(fleet.signal(at, Signal::SIGCONT)),
+                End::Pass => fleet.set_network(at, Mode::Pass),
+            }
+        }
+        self.lock_holders.retain(|holder| !holder.is_finished());
+    }
+
+    /// Ends everything.
+    pub(super) async fn heal(
+        &mut self,
+        server: &mut Server,
+        fleet: &mut Fleet,
+    ) -> Result<(), ChaosError> {
+        self.ends.clear();
+        self.lock_holders.clear();
+        server.start_again().await?;
+        let mut conn = self.database.connect().await?;
+        sqlx::query("-- chaos.heal\nDELETE FROM chaos.trouble")
+            .execute(&mut conn)
+            .await?;
+        fleet.heal(server)
+    }
+
+    fn pick(&mut self) -> (Fault, &'static str) {
+        let all: u32 = FAULTS.iter().map(|(weight, ..)| weight).sum();
+        let mut left = self.dice.random_range(0..all);
+        for (weight, fault, name) in FAULTS {
+            if left < *weight {
+                return (*fault, name);
+            }
+            left -= weight;
+        }
+        unreachable!("the weights add up")
+    }
+
+    /// `false`: it could not be done here.
+    async fn inject(
+        &mut self,
+        fault: Fault,
+        server: &mut Server,
+        fleet: &mut Fleet,
+    ) -> Result<bool, ChaosError> {
+        let at = self.aim(fleet).await;
+        match fault {
+            Fault::Kill => return Ok(fleet.signal(at, Signal::SIGKILL).is_some()),
+            Fault::Terminate => return Ok(fleet.signal(at, Signal::SIGTERM).is_some()),
+            Fault::Freeze => {
+                self.ends_in(PAST_THE_LEASE, at, End::Continue);
+                return Ok(fleet.signal(at, Signal::SIGSTOP).is_some());
+            }
+            Fault::Cut | Fault::BlackHole | Fault::Delay => self.network(fault, at, fleet),
+            Fault::RestartInOrder => self.outage(server, StopMode::Fast).await?,
+            Fault::Crash => self.outage(server, StopMode::Immediate).await?,
+            Fault::EndBackends => {
+                let some = self.dice.random_range(1..20);
+                return Ok(self.sql(end_backends(some)).await);
+            }
+            Fault::FailingStatement => {
+                let state = ["XX000", "40001", "40P01", "55P03", "57014", "22012"];
+                let state = state[self.dice.random_range(0..state.len())];
+                let sql = self.trouble("fail", state);
+                return Ok(self.sql(sql).await);
+            }
+            Fault::DiskFull => {
+                let sql = self.trouble("fail", "53100");
+                return Ok(self.sql(sql).await);
+            }
+            Fault::FailingCommit => {
+                let sql = self.trouble("commit", "XX000");
+                return Ok(self.sql(sql).await);
+            }
+            Fault::SlowStatements => {
+                let sql = self.trouble("slow", "00000");
+                return Ok(self.sql(sql).await);
+            }
+            Fault::LockHolder => self.hold_locks(),
+            Fault::ClockJump => {
+                let jumps = ["-400d", "-1d", "+1h", "+3d", "+4000d"];
+                let jump = jumps[self.dice.random_range(0..jumps.len())];
+                let can = fleet.set_clock(at, Some(jump.to_owned()));
+                return Ok(can && fleet.signal(at, Signal::SIGKILL).is_some());
+            }
+            Fault::ForgottenWorkers => return Ok(self.sql(FORGET_WORKERS.to_owned()).await),
+            Fault::Namesake => {
+                let Some(pid) = fleet.signal(at, Signal::SIGKILL) else {
+                    return Ok(false);
+                };
+                return Ok(self.sql(keep_alive(pid)).await);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Most of the time a process that is in the middle of a run, else any.
+    async fn aim(&mut self, fleet: &Fleet) -> usize {
+        let any = self.dice.random_range(0..fleet.len());
+        if self.dice.random_bool(0.3) {
+            return any;
+        }
+        let busy = async {
+            sqlx::query_scalar::<_, String>(
+                "-- chaos.aim
+                 SELECT split_part(worker, ':', 2) FROM retention.purge_runs WHERE status = 'running'
+                 ORDER BY random() LIMIT 1",
+            )
+            .fetch_optional(&mut self.database.connect().await?)
+            .await
+        };
+        let busy = busy.await.ok().flatten();
+        busy.and_then(|pid| fleet.find(pid.parse().ok()?))
+            .unwrap_or(any)
+    }
+
+    fn network(&mut self, fault: Fault, at: usize, fleet: &Fleet) {
+        let delay = Duration::from_millis(self.dice.random_range(20..250));
+        let mode = match fault {
+            Fault::Cut => Mode::Cut,
+            Fault::BlackHole => Mode::BlackHole,
+            _ => Mode::Delay(delay),
+        };
+        // Everybody's network, one time in four.
+        let whose = if self.dice.random_bool(0.25) {
+            0..fleet.len()
+        } else {
+            at..at + 1
+        };
+        for at in whose {
+            fleet.set_network(at, mode);
+            self.ends_in(300..7_000, at, End::Pass);
+        }
+    }
+
+    fn ends_in(&mut self, millis: std::ops::Range<u64>, at: usize, end: End) {
+        let wait = Duration::from_millis(self.dice.random_range(millis));
+        self.ends.push((Instant::now() + wait, at, end));
+    }
+
+    async fn outage(&mut self, server: &mut Server, mode: StopMode) -> Result<(), ChaosError> {
+        server.stop(mode).await?;
+        sleep(Duration::from_millis(self.dice.random_range(0..3_000))).await;
+        server.start_again().await
+    }
+
+    fn trouble(&mut self, kind: &str, sqlstate: &str) -> String {
+        let commits = ["purge_runs", "purge_run_steps"];
+        let table = match kind {
+            "commit" => commits[self.dice.random_range(0..commits.len())],
+            _ => TABLES[self.dice.random_range(0..TABLES.len())],
+        };
+        let org = if self.dice.random_bool(0.5) {
+            format!("'{}'", self.organization())
+        } else {
+            "NULL".to_owned()
+        };
+        let seconds = self.dice.random_range(0.02..0.4);
+        let lasts = self.dice.random_range(0.5..6.0);
+        format!(
+            "-- chaos.trouble
+             INSERT INTO chaos.trouble (table_name, kind, org_id, sqlstate, seconds, until)
+             VALUES ('{table}', '{kind}', {org}, '{sqlstate}', {seconds}, clock_timestamp() + make_interval(secs => {lasts}))"
+        )
+    }
+
+    fn organization(&mut self) -> Uuid {
+        self.organizations[self.dice.random_range(0..self.organizations.len())]
+    }
+
+    /// A transaction of the main app that locks what a purge wants, and is in no hurry.
+    fn hold_locks(&mut self) {
+        let (database, org) = (self.database.clone(), self.organization());
+        let sql = LOCKS[self.dice.random_range(0..LOCKS.len())];
+        let lasts = Duration::from_millis(self.dice.random_range(500..6_000));
+        let hold = async move {
+            let mut conn = database.connect().await?;
+            let mut tx = conn.begin().await?;
+            sqlx::query(sql).bind(org).execute(&mut *tx).await?;
+            sleep(lasts).await;
+            tx.rollback().await
+        };
+        let holder = tokio::spawn(async move { drop::<sqlx::Result<()>>(hold.await) });
+        self.lock_holders.push(AbortOnDropHandle::new(holder));
+    }
+
+    /// `false`: the server is not there for it.
+    async fn sql(&self, sql: String) -> bool {
+        let done = async {
+            let mut conn = self.database.connect().await?;
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await
+        };
+        match done.await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%error, "a fault could not be made");
+                false
+            }
+        }
+    }
+}
+
+const LOCKS: &[&str] = &[
+    "-- chaos.hold_checks
+     SELECT FROM public.drift_checks WHERE org_id = $1 ORDER BY random() LIMIT 40 FOR UPDATE",
+    "-- chaos.hold_flags
+     SELECT FROM public.workflow_drift_flags f JOIN public.drift_checks c ON c.id = f.check_id
+     WHERE c.org_id = $1 ORDER BY random() LIMIT 20 FOR UPDATE OF f",
+    "-- chaos.hold_incidents
+     SELECT FROM public.incidents WHERE org_id = $1 ORDER BY random() LIMIT 20 FOR UPDATE",
+    "-- chaos.hold_payloads
+     SELECT FROM public.incident_payloads p JOIN public.incidents i ON i.id = p.incident_id
+     WHERE i.org_id = $1 ORDER BY random() LIMIT 20 FOR UPDATE OF p",
+    "-- chaos.hold_approvals
+     SELECT FROM public.approvals WHERE org_id = $1 ORDER BY random() LIMIT 40 FOR UPDATE",
+    "-- chaos.hold_plan
+     SELECT FROM public.organizations WHERE id = $1 FOR UPDATE",
+    "-- chaos.hold_run
+     SELECT FROM retention.purge_runs WHERE org_id = $1 AND status IN ('queued', 'running', 'retrying') FOR UPDATE",
+];
+
+/// A foreign key ties jobs to workers: whoever deletes these lets go of those.
+const FORGET_WORKERS: &str = "-- chaos.forget_workers
+    BEGIN;
+    UPDATE apalis.jobs SET lock_by = NULL, lock_at = NULL WHERE lock_by IS NOT NULL;
+    DELETE FROM apalis.workers;
+    COMMIT";
+
+fn end_backends(some: u32) -> String {
+    format!(
+        "-- chaos.end_backends
+         SELECT pg_terminate_backend(pid) FROM (
+             SELECT pid FROM pg_stat_activity WHERE usename = '{PRODUCT}' ORDER BY random() LIMIT {some}) AS those"
+    )
+}
+
+/// Names are the product's own and no process has another's, so that none can come back under one: this is what it
+/// would do if it did, which is to keep alive what the dead one held, for a while.
+fn keep_alive(pid: i32) -> String {
+    format!(
+        "-- chaos.keep_alive
+         UPDATE apalis.workers SET last_seen = clock_timestamp() + interval '4 seconds' WHERE id LIKE '%:{pid}:%'"
+    )
+}

@@ -1,0 +1,105 @@
+-- chaos.facts
+-- The journal in the order of its commits, as the facts that the checks ask for. Nothing here is the product's: the
+-- windows are written down once more, and what was the case at an instant is read from the journal alone.
+
+DROP TABLE IF EXISTS chaos.events, chaos.windows, chaos.plans, chaos.incidents, chaos.checks, chaos.runs,
+    chaos.purged, chaos.observed, chaos.allowed, chaos.finals;
+
+CREATE TABLE chaos.windows (plan text PRIMARY KEY, checks interval NOT NULL, closed interval);
+INSERT INTO chaos.windows VALUES
+    ('free',        '168 hours', NULL),
+    ('pro',         '720 hours', '4320 hours'),
+    ('agency',      '2160 hours', '8760 hours'),
+    ('agency+',     '2160 hours', '8760 hours'),
+    ('agency_plus', '2160 hours', '8760 hours'),
+    ('enterprise',  '4320 hours', '61320 hours');
+
+CREATE TABLE chaos.events AS
+SELECT j.*, pg_xact_commit_timestamp(j.tx::xid) AS committed FROM chaos.journal j;
+CREATE INDEX ON chaos.events (table_name, key, n);
+CREATE INDEX ON chaos.events (tx);
+ANALYZE chaos.events;
+
+-- What was the case from `since` to, but not at, `until`.
+CREATE TABLE chaos.plans AS
+SELECT (now ->> 'id')::uuid AS org_id, lower(btrim(now ->> 'plan')) AS plan, committed AS since,
+       lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until
+FROM chaos.events WHERE table_name = 'organizations' AND op <> 'DELETE';
+CREATE INDEX ON chaos.plans (org_id);
+
+CREATE TABLE chaos.incidents AS
+SELECT key, (now ->> 'org_id')::uuid AS org_id, now ->> 'status' AS status, (now ->> 'closed_at')::timestamptz AS closed_at,
+       (now ->> 'payload_purged_at')::timestamptz AS stamp, committed AS since,
+       lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until
+FROM chaos.events WHERE table_name = 'incidents' AND op <> 'DELETE';
+CREATE INDEX ON chaos.incidents (key);
+
+CREATE TABLE chaos.runs AS
+SELECT (now ->> 'id')::uuid AS id, (now ->> 'org_id')::uuid AS org_id, now ->> 'status' AS status, op, process,
+       (now ->> 'token')::bigint AS token, split_part(now ->> 'worker', ':', 2) AS pid, committed AS since,
+       lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until,
+       -- A change to a running run that is no claim and no new delivery: its policy, from the plan as it was then.
+       process IS NOT NULL AND was ->> 'status' = 'running' AND now ->> 'status' = 'running'
+           AND was ->> 'token' = now ->> 'token' AND was ->> 'delivery_id' = now ->> 'delivery_id' AS records_policy
+FROM chaos.events WHERE table_name = 'purge_runs' AND op <> 'DELETE';
+CREATE INDEX ON chaos.runs (id);
+CREATE INDEX ON chaos.runs (org_id);
+
+CREATE TABLE chaos.checks AS
+SELECT b.key, (b.now ->> 'id')::bigint AS id, (b.now ->> 'org_id')::uuid AS org_id, (b.now ->> 'env_id')::uuid AS env_id,
+       (b.now ->> 'checked_at')::timestamptz AS checked_at, b.committed AS born,
+       coalesce(d.committed, 'infinity') AS died
+FROM chaos.events b
+LEFT JOIN chaos.events d ON d.table_name = 'drift_checks' AND d.op = 'DELETE' AND d.key = b.key
+WHERE b.table_name = 'drift_checks' AND b.op = 'INSERT';
+CREATE INDEX ON chaos.checks (env_id, checked_at, id);
+CREATE INDEX ON chaos.checks (key);
+
+-- Every row that the product deleted, with the run that counted it: the one whose step changed in the same transaction.
+CREATE TABLE chaos.purged AS
+SELECT d.n, d.table_name, d.key, d.was, d.committed, d.process, d.tx, s.run_id,
+       coalesce((d.was ->> 'org_id')::uuid, c.org_id, i.org_id) AS org_id,
+       CASE d.table_name
+           WHEN 'drift_checks' THEN (d.was ->> 'checked_at')::timestamptz
+           WHEN 'workflow_drift_flags' THEN c.checked_at
+           WHEN 'incident_payloads' THEN i.closed_at
+           ELSE (d.was ->> 'created_at')::timestamptz END AS clock,
+       CASE WHEN d.table_name IN ('drift_checks', 'workflow_drift_flags') THEN 'checks' ELSE 'closed' END AS kind
+FROM chaos.events d
+LEFT JOIN LATERAL (SELECT (e.now ->> 'run_id')::uuid AS run_id FROM chaos.events e
+                   WHERE e.tx = d.tx AND e.table_name = 'purge_run_steps' LIMIT 1) s ON true
+LEFT JOIN chaos.checks c ON d.table_name = 'workflow_drift_flags' AND c.key = d.was ->> 'check_id'
+LEFT JOIN chaos.incidents i ON d.table_name = 'incident_payloads' AND i.key = d.key
+      AND i.since <= d.committed AND d.committed < i.until
+WHERE d.op = 'DELETE' AND d.process IS NOT NULL
+  AND d.table_name IN ('drift_checks', 'workflow_drift_flags', 'incident_payloads', 'approvals');
+CREATE INDEX ON chaos.purged (run_id, table_name);
+ANALYZE chaos.purged;
+
+-- The plans that a run came upon: whenever it recorded its policy, and whenever it deleted.
+CREATE TABLE chaos.observed AS
+SELECT DISTINCT s.run_id, s.at, w.plan IS NOT NULL AS known, w.checks, w.closed
+FROM (SELECT run_id, org_id, committed AS at FROM chaos.purged WHERE run_id IS NOT NULL
+      UNION SELECT id, org_id, since FROM chaos.runs WHERE records_policy) s
+JOIN chaos.plans p ON p.org_id = s.org_id AND p.since <= s.at AND s.at < p.until
+LEFT JOIN chaos.windows w ON w.plan = p.plan;
+
+-- How old a row had to be for a deletion that was committed then: the longest window so far wins, no rule is the longest.
+CREATE TABLE chaos.allowed AS
+SELECT b.run_id, b.at, r.started_at - max(o.checks) AS checks_before,
+       CASE WHEN bool_and(o.closed IS NOT NULL) THEN r.started_at - max(o.closed) END AS closed_before,
+       bool_and(o.known) AS known
+FROM (SELECT DISTINCT run_id, committed AS at FROM chaos.purged WHERE run_id IS NOT NULL) b
+JOIN chaos.observed o ON o.run_id = b.run_id AND o.at <= b.at
+JOIN retention.purge_runs r ON r.id = b.run_id
+GROUP BY b.run_id, b.at, r.started_at;
+CREATE INDEX ON chaos.allowed (run_id, at);
+
+-- The last run of every organization that began after everything was well again, and what it had to remove.
+CREATE TABLE chaos.finals AS
+SELECT DISTINCT ON (o.id) o.id AS org_id, w.plan, r.id AS run_id, r.status, r.error_kind, r.started_at,
+       r.started_at - w.checks AS checks_before, r.started_at - w.closed AS closed_before
+FROM public.organizations o
+LEFT JOIN chaos.windows w ON w.plan = lower(btrim(o.plan))
+LEFT JOIN retention.purge_runs r ON r.org_id = o.id AND r.started_at >= $1
+ORDER BY o.id, r.started_at DESC NULLS LAST;
