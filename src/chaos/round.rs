@@ -112,7 +112,7 @@ fn settings(dice: &mut StdRng) -> Vec<(String, String)> {
         ("WORKER__BACKOFF_BASE", "200ms".to_owned()),
         ("WORKER__BACKOFF_MAX", "2s".to_owned()),
         ("WORKER__SHUTDOWN_GRACE", "3s".to_owned()),
-        ("PURGE__BATCH_SIZE", one_of(&["3", "5", "20", "10000"])),
+        ("PURGE__BATCH_SIZE", one_of(&["3", "20", "200", "10000"])),
         ("SCHEDULE__CRON", "*/7 * * * * *".to_owned()),
     ];
     chosen
