@@ -34,16 +34,18 @@ test: postgres pgbouncer browser ## All tests, on a throwaway Postgres and in a 
 # The feature changes no dependency, so that only this crate is compiled once more. CHAOS passes options on:
 # make chaos CHAOS="--seed 7 --rounds 1".
 .PHONY: chaos
-chaos: postgres ## The crash lab for an hour: the product while everything around it fails
+chaos: postgres faketime ## The crash lab for an hour: the product while everything around it fails
 	cargo run --locked --features chaos -- chaos --duration 1h $(CHAOS)
 
 .PHONY: chaos-short
-chaos-short: postgres ## The crash lab for five minutes, after the proof that its oracle can fail
+chaos-short: postgres faketime ## Death at every boundary, the proof that the lab's oracle can fail, and the lab for five minutes
+	cargo build --quiet --locked --example with_postgres
 	@if command -v cargo-nextest >/dev/null; then \
-		cargo nextest run --locked --features chaos --lib $(if $(CI),--profile ci) chaos::; \
+		tests="cargo nextest run --locked $(if $(CI),--profile ci) --features chaos"; \
 	else \
-		cargo test --locked --features chaos --lib chaos::; \
-	fi
+		tests="cargo test --locked --features chaos --lib --tests --"; \
+	fi; \
+	set -x; $(WITH_POSTGRES) sh -exc "$$tests chaos:: fault_points::"
 	cargo run --locked --features chaos -- chaos --duration 5m $(CHAOS)
 
 .PHONY: fuzz-api
@@ -135,6 +137,10 @@ postgres: # a server's programs; says what it installs, does nothing when they a
 .PHONY: pgbouncer
 pgbouncer: # the pooler; says what it installs, does nothing when it is there
 	@.ci/install-pgbouncer.sh
+
+.PHONY: faketime
+faketime: # what makes clocks jump; says what it installs, does nothing when it is there
+	@.ci/install-faketime.sh
 
 .PHONY: browser
 browser: # Chromium and its driver; says what it installs, does nothing when they are there

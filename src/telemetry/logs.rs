@@ -12,7 +12,10 @@ use tracing_subscriber::{
 /// says nothing; it does not choose what is traced.
 pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     // apalis and sqlx tell of every wake-up and notice at `info`: that is noise at our default.
-    let default = format!("{default_level},apalis_core=warn,apalis_postgres=warn,sqlx=warn");
+    let default = match default_level {
+        "info" => "info,apalis_core=warn,apalis_postgres=warn,sqlx=warn",
+        quieter => quieter,
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let spans = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

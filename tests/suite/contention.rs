@@ -32,12 +32,12 @@ async fn organization(db: &TestDatabase) -> Uuid {
 
 /// Transactions that take the rows of a purge one by one, the last ones first.
 const AGAINST_THE_GRAIN: [&str; 3] = [
-    "WITH some AS (SELECT id FROM drift_checks ORDER BY random() LIMIT 20)
-     SELECT id::text FROM some ORDER BY id DESC",
-    "WITH some AS (SELECT id FROM incidents ORDER BY random() LIMIT 10)
-     SELECT id::text FROM some ORDER BY id DESC",
-    "WITH some AS (SELECT id FROM approvals ORDER BY random() LIMIT 10)
-     SELECT id::text FROM some ORDER BY id DESC",
+    "WITH few AS (SELECT id FROM drift_checks ORDER BY random() LIMIT 20)
+     SELECT id::text FROM few ORDER BY id DESC",
+    "WITH few AS (SELECT id FROM incidents ORDER BY random() LIMIT 10)
+     SELECT id::text FROM few ORDER BY id DESC",
+    "WITH few AS (SELECT id FROM approvals ORDER BY random() LIMIT 10)
+     SELECT id::text FROM few ORDER BY id DESC",
 ];
 
 /// Updates rows of one table in such transactions until told to end; returns how many transactions committed.

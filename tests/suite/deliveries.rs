@@ -1,8 +1,11 @@
 //! Deliveries that got lost, came twice or are none: the runs end all the same.
 
+use std::time::Duration;
+
 use apalis_core::backend::{FetchById as _, WireFormatBackend as _, codec::Codec as _};
 use apalis_postgres::{Config, PostgresStorage};
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::support::{
     TestDatabase,
@@ -101,6 +104,33 @@ async fn run_of_a_dead_worker_whose_clock_was_ahead_is_taken_over() {
     let _worker = Service::start(&db.url, "worker", &[]);
     until_status(&db.pool, run, "succeeded").await;
     assert_eq!(ledger::attempts(&db.pool, run).await, 2);
+}
+
+#[tokio::test]
+async fn runs_are_found_while_nobody_can_listen() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let worker = Service::start(&db.url, "worker", &[]);
+    worker.ready().await;
+    let deaf = async {
+        let listening = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                         WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        loop {
+            db.value::<i64>(listening).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let asked = async {
+        for _ in 0..3 {
+            let org = app.org_with_expired(11).await;
+            let run = product::enqueue(&db.pool, org).await;
+            until_status(&db.pool, run, "succeeded").await;
+        }
+    };
+    tokio::select! {
+        () = asked => {}
+        () = deaf => unreachable!("it goes on until all are found"),
+    }
 }
 
 #[tokio::test]
