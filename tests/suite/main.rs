@@ -45,6 +45,7 @@ mod following;
 mod health_command;
 mod history;
 mod integration_guide;
+mod limits;
 mod local_server;
 mod monitoring;
 mod observability;

@@ -1,0 +1,55 @@
+//! Where something is full: connections, the queue.
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    ledger,
+    product::{self, Service, eventually, until_status},
+    roles,
+};
+
+/// Fewer connections than a worker of this concurrency would open.
+const CONNECTIONS: &str = "4";
+const CONCURRENCY: (&str, &str) = ("DRIFT_RETENTION_WORKER__CONCURRENCY", "4");
+
+#[tokio::test]
+async fn all_is_purged_where_no_more_connections_are_to_be_had() {
+    let db = TestDatabase::new().await;
+    roles::apply(&db).await;
+    let user = roles::user_in(&db, "drift_retention_worker").await;
+    let name = user.split([':', '/']).nth(3).unwrap();
+    db.execute(&format!("ALTER ROLE {name} CONNECTION LIMIT {CONNECTIONS}"))
+        .await;
+    let app = App::on(&db.pool);
+    for _ in 0..12 {
+        app.org_with_expired(40).await;
+    }
+    let before = ledger::rows(&db.pool).await;
+    let _worker = Service::start(&user, "worker", &[CONCURRENCY]);
+    product::json(&db.url, &["purge", "--all", "--json"]).await;
+    eventually("every run has succeeded", async || {
+        let succeeded = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
+        db.value::<i64>(succeeded).await == 12
+    })
+    .await;
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+#[tokio::test]
+async fn what_is_asked_for_now_goes_past_a_full_queue() {
+    let db = TestDatabase::new().await;
+    db.execute(
+        "INSERT INTO organizations (name, plan) SELECT 'Org ' || n, 'pro' FROM generate_series(1, 20000) n;
+         SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations",
+    )
+    .await;
+    let org = App::on(&db.pool).org_with_expired(40).await;
+    let _worker = Service::start(&db.url, "worker", &[CONCURRENCY]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    let waiting = "SELECT count(*) FROM retention.purge_runs WHERE status = 'queued'";
+    assert!(
+        db.value::<i64>(waiting).await > 10_000,
+        "most of the slot still waits"
+    );
+}
