@@ -62,6 +62,8 @@ pub struct DatabaseConfig {
     /// A file that holds it, in place of `database.direct_url`.
     #[schema(value_type = Option<String>)]
     pub direct_url_file: Option<PathBuf>,
+    /// The most connections that a process opens to each of them; absent: two for every run at once, and eight.
+    pub connections: Option<u32>,
 }
 
 /// `http.*`
@@ -320,6 +322,14 @@ impl Config {
             worker.heartbeat >= Duration::from_millis(500),
             "at least 500ms",
             || humantime::format_duration(worker.heartbeat).to_string(),
+        )?;
+        bound(
+            "database.connections",
+            self.database
+                .connections
+                .is_none_or(|n| (4..=10_000).contains(&n)),
+            "from 4 to 10000",
+            || self.database.connections.unwrap_or_default().to_string(),
         )?;
         bound(
             "worker.concurrency",

@@ -139,7 +139,7 @@ fn open_database(config: &Config) -> Result<Database> {
     let (url, connections) = (config.database_url()?, pool_size(config));
     Ok(match &config.database.direct_url {
         Some(direct) => {
-            let sessions = queue::sessions(config.worker.concurrency());
+            let sessions = queue::sessions(config.worker.concurrency()).min(connections);
             Database::behind_pooler(url, connections, direct, sessions)?
         }
         None => Database::new(url, connections)?,
@@ -158,9 +158,13 @@ fn reading_database(config: &Config, database: &Database) -> Result<Database> {
     })
 }
 
-/// Per run in hand a connection for its batches and one for its record; a few more for the loops and LISTEN.
+/// What the settings allow. Unless they say: per run in hand a connection for its batches and one for its record, and a
+/// few more for the loops and LISTEN.
 fn pool_size(config: &Config) -> u32 {
-    u32::try_from(config.worker.concurrency() * 2 + 8).unwrap_or(u32::MAX)
+    config
+        .database
+        .connections
+        .unwrap_or_else(|| u32::try_from(config.worker.concurrency() * 2 + 8).unwrap_or(u32::MAX))
 }
 
 /// Runs the command. Exit status: 0 done, 1 it failed, 2 wrong usage.
