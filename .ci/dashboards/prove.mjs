@@ -1,9 +1,10 @@
-// The live proof: a worker really purges and really fails, a Prometheus scrapes it, every panel has data, and an alert
-// fires and resolves at a webhook. With --preview it lives longer and draws docs/dashboards-*.png of what it saw.
+// The live proof: a worker really purges and really fails, a Prometheus scrapes it, every panel has data from there or
+// from Postgres, and an alert fires and resolves at a webhook. With --preview it lives longer and draws
+// docs/dashboards-*.png of what it saw.
 //
 // Needs DATABASE_URL (an empty database), a built binary, and prometheus and alertmanager on the PATH.
 import { preview } from "./preview.mjs";
-import { dashboards, evaluated } from "./panels.mjs";
+import { dashboards, empty, evaluated } from "./panels.mjs";
 import { Stage, product, sleep, sql, until } from "./stage.mjs";
 
 const drawing = process.argv.includes("--preview");
@@ -18,6 +19,7 @@ function load() {
     const scripts = ["organizations", "drift_checks", "incidents"].map((name) => `src/demo/sample_data/${name}.sql`);
     sql("-1", ...scripts.flatMap((script) => ["-f", script]));
     sql("-c", "ANALYZE");
+    sql("-f", "deploy/postgres/roles.sql");
 }
 
 /** Batches take their time, and one of a hundred fails: charts of a purge that is over at once show nothing. */
@@ -59,35 +61,72 @@ function purgeAll() {
     say(`${JSON.parse(stdout).runs.length} runs were asked for`);
 }
 
+/** What the record tells of people: one of the runs that wait is called off. */
+function cancelOne() {
+    const waiting = `
+    SELECT r.id FROM retention.purge_runs r JOIN organizations o ON o.id = r.org_id
+    WHERE r.status = 'queued' AND o.plan = 'pro' ORDER BY r.id LIMIT 1`;
+    const { status } = product("runs", "cancel", sql("-c", waiting), "--reason", "not before their audit");
+    if (status !== 0) throw new Error("the cancellation was refused");
+}
+
 const nothingLive = async () =>
     sql("-c", "SELECT count(*) FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying')") === "0";
 
 /** What has no data, or nothing but zeros, of all expressions of all panels. */
 async function lookAtEveryPanel() {
-    const seen = { expressions: 0, series: 0, empty: [] };
+    const seen = { expressions: 0, series: 0, rows: 0, empty: [] };
     for (const { title, panels } of dashboards) {
         for (const panel of panels.filter(({ type }) => type !== "row")) {
-            const { targets } = await evaluated(stage, panel, began, now());
-            for (const { expr, series } of targets) {
+            const { targets } = await evaluated(stage, panel, { start: began, end: now() });
+            for (const target of targets) {
                 seen.expressions += 1;
-                seen.series += series.length;
-                const shows = series.some(({ points }) => points.some(([, value]) => value !== 0));
-                if (!shows)
-                    seen.empty.push(
-                        `${title}, ${panel.title}: ${series.length ? "nothing but 0" : "no data"}: ${expr}`,
-                    );
+                seen.series += target.series.length;
+                seen.rows += target.rows?.length ?? 0;
+                seen.empty.push(...empty(target).map((what) => `${title}, ${panel.title}: ${what}: ${target.expr}`));
             }
         }
     }
     return seen;
 }
 
+/** The box of the dashboard on Postgres: an id or a part of a name narrows every table, nobody's name empties all. */
+async function lookThroughTheBox() {
+    const { panels } = dashboards.find(({ name }) => name === "organizations");
+    const look = async (organization) => {
+        const shown = panels.filter(({ type }) => type !== "row");
+        const all = await Promise.all(
+            shown.map((panel) => evaluated(stage, panel, { start: began, end: now(), organization })),
+        );
+        return all.flatMap(({ panel, targets }) => targets.map((target) => ({ panel, target })));
+    };
+    const tables = async (organization) => (await look(organization)).filter(({ target }) => target.rows);
+    const all = (await tables("")).map(({ target }) => target.rows);
+    const organizations = all.find(([{ id }]) => id);
+    const one = organizations.find(({ organization }) =>
+        all.every((rows) => rows.some((row) => row.organization === organization)),
+    );
+    if (!one) throw new Error("no organization is in every table");
+    const part = one.organization.slice(1).toUpperCase();
+    for (const typed of [one.id, part]) {
+        for (const { panel, target } of await tables(typed)) {
+            const its = target.rows.filter(({ organization }) => organization.toUpperCase().includes(part));
+            if (!its.length || its.length < target.rows.length)
+                throw new Error(`${panel.title}: ${its.length} of ${target.rows.length} rows are of ${typed}`);
+        }
+    }
+    for (const { panel, target } of await look("nobody's"))
+        if (target.rows?.length || !empty(target).length)
+            throw new Error(`${panel.title} shows something of nobody's`);
+}
+
 async function live() {
     load();
     makeTrouble();
+    const started = now();
     // Before there is a worker: the gauges are read every half minute, and the first reading is to see them wait.
     purgeAll();
-    const started = now();
+    cancelOne();
     await stage.startAll();
     say("two workers are scraped every second");
     await freezeUntilItsRunsAreTaken("second");
@@ -106,6 +145,9 @@ async function live() {
         stage.told.find((alert) => alert.status === status && alert.labels.alertname === unresolved);
     const firing = await until(`${unresolved} fires`, told("firing"));
     say(`fired at the webhook: ${firing.annotations.summary} (${firing.annotations.runbook_url})`);
+    const customer = sql("-c", "SELECT id FROM organizations WHERE plan = 'legacy-2019'");
+    product("purge", "--org", customer, "--reason", "a customer asks");
+    await until("that has failed as well", nothingLive);
     const failed = sql("-c", "SELECT count(*) FROM retention.purge_runs WHERE status = 'failed'");
     const counted = 'sum(drift_retention_purge_runs_total{outcome="failed"})';
     await until(
@@ -134,7 +176,12 @@ async function live() {
     for (const deadline = now() + 45; seen.empty.length && now() < deadline; seen = await lookAtEveryPanel())
         await sleep(2_000);
     if (seen.empty.length) throw new Error(`panels that show nothing:\n${seen.empty.join("\n")}`);
-    say(`${seen.expressions} expressions of ${dashboards.length} dashboards show something: ${seen.series} series`);
+    say(
+        `${seen.expressions} expressions of ${dashboards.length} dashboards show something: ` +
+            `${seen.series} series and ${seen.rows} rows`,
+    );
+    await lookThroughTheBox();
+    say("an organization's name or id narrows its dashboard");
     if (!drawing) return;
     await until(
         "nothing is overdue any more",
@@ -142,7 +189,7 @@ async function live() {
     );
     // Charts end with the last whole second: it is to have seen that, too.
     await sleep(3_000);
-    await preview(stage, started, now(), say);
+    await preview(stage, { start: started, end: now() }, say);
 }
 
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => stage.end().then(() => process.exit(1)));

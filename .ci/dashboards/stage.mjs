@@ -38,6 +38,17 @@ export function sql(...args) {
         .trim();
 }
 
+/** The rows of a query, as whoever may read what the dashboards show and no more. */
+export const asReader = (query) =>
+    JSON.parse(
+        sql(
+            "-c",
+            "SET ROLE drift_retention_reader",
+            "-c",
+            `SELECT coalesce(json_agg(shown), '[]') FROM (\n${query}\n) AS shown`,
+        ),
+    );
+
 /** The product's command line; its exit status is the caller's to judge. */
 export function product(...args) {
     try {
