@@ -11,9 +11,10 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The table's rows, cell by cell: the promise, its tests, the lab's checks.
+/// The first table's rows, cell by cell: the promise, its tests, the lab's checks.
 fn promises(document: &str) -> Vec<Vec<&str>> {
-    let rows = document.lines().filter(|line| line.starts_with("| "));
+    let (first, _) = document.split_once("\n## ").unwrap();
+    let rows = first.lines().filter(|line| line.starts_with("| "));
     rows.skip(1)
         .map(|row| row.trim_matches('|').split(" | ").collect())
         .collect()
