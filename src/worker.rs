@@ -1,18 +1,28 @@
 //! The worker's loop: a delivery becomes a claim, a claim an attempt, and every attempt an ending that is
 //! recorded, whatever happens to the process, the database or the run in between.
 
-use std::{sync::Arc, time::Duration};
+mod hours;
+mod idle;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use chrono_tz::Tz;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, field};
 
+use self::hours::Admission;
 use crate::{
-    config::WorkerConfig,
+    config::{Config, Hours},
     faults::{self, Point},
-    ids::RunId,
     postgres::Database,
-    purge::{OwnedRun, PurgeError, Purger, Report},
+    purge::{OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
     },
@@ -21,8 +31,9 @@ use crate::{
 
 /// How often stranded runs are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_mins(1);
-/// How often it is asked whether a run that goes on and on should let others go first.
-const SLICE: Duration = Duration::from_secs(10);
+/// How often it is asked whether a run that goes on and on should let others go first. As long as a few batches: a claim
+/// costs a small part of it.
+const SLICE: Duration = Duration::from_millis(250);
 /// The pause before an ending that could not be recorded is recorded again.
 const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -42,22 +53,22 @@ pub struct Worker {
     max_attempts: i32,
     shutdown_grace: Duration,
     keep_runs: Duration,
+    lap: Arc<Mutex<idle::Lap>>,
+    hours: Option<(Hours, Tz)>,
 }
 
 impl Worker {
     /// A worker with these settings.
     #[must_use]
-    pub fn new(
-        database: Database,
-        metrics: Arc<Metrics>,
-        config: &WorkerConfig,
-        batch_size: Option<u32>,
-    ) -> Self {
+    pub fn new(database: Database, metrics: Arc<Metrics>, config: &Config) -> Self {
+        let (purge, timezone) = (&config.purge, config.schedule.timezone);
+        let config = &config.worker;
         Self {
             purger: Purger {
                 database: database.clone(),
                 metrics: metrics.clone(),
-                batch_size,
+                batch_size: purge.batch_size,
+                pace: Arc::new(Pace::new(purge, metrics.clone())),
             },
             database,
             metrics,
@@ -73,6 +84,8 @@ impl Worker {
             max_attempts: config.max_attempts,
             shutdown_grace: config.shutdown_grace,
             keep_runs: config.keep_runs,
+            lap: Arc::default(),
+            hours: purge.between.map(|hours| (hours, timezone)),
         }
     }
 
@@ -89,7 +102,13 @@ impl Worker {
             let (worker, stop) = (self.clone(), stop.clone());
             move |delivery| {
                 let (worker, stop) = (worker.clone(), stop.clone());
-                async move { worker.handle(delivery, &stop).await }
+                async move {
+                    let verdict = worker.handle(delivery, &stop).await;
+                    if !stop.is_cancelled() {
+                        worker.close_idle().await;
+                    }
+                    verdict
+                }
             }
         };
         tokio::select! {
@@ -134,6 +153,11 @@ impl Worker {
                 .await;
             return Verdict::Done;
         }
+        let (within, _closing) = match self.persist(|| self.admit(&delivery, stop)).await {
+            Admission::AnyTime => (stop.clone(), None),
+            Admission::Within(within, closing) => (within, Some(closing)),
+            Admission::Postponed => return Verdict::Done,
+        };
         let claim = || {
             queue::claim(
                 &self.database,
@@ -144,7 +168,8 @@ impl Worker {
             )
         };
         match self.persist(claim).await {
-            Claim::Owned(run) => self.attempt(run, stop).await,
+            Claim::Owned(run, terms) => self.attempt(run, Ok(terms), &within).await,
+            Claim::Unresolved(run, error) => self.attempt(run, Err(error), &within).await,
             Claim::Exhausted { org, trigger } => {
                 tracing::error!(run_id = %delivery.run, org_id = %org, error_kind = "attempts_exhausted",
                     "run failed: every attempt is used up and none reported back");
@@ -159,19 +184,34 @@ impl Worker {
         }
     }
 
-    async fn attempt(&self, run: OwnedRun, stop: &CancellationToken) -> Verdict {
+    async fn attempt(
+        &self,
+        run: OwnedRun,
+        terms: Result<Terms, PurgeError>,
+        stop: &CancellationToken,
+    ) -> Verdict {
         faults::pass(Point::AfterClaim);
         let span = tracing::info_span!("purge run", otel.kind = "consumer", run_id = %run.id, org_id = %run.org,
             attempt = run.attempt, trigger = run.trigger, trace_id = field::Empty);
         traces::set_parent(&span, run.traceparent.as_deref());
         traces::link(&span, run.repeated.as_deref());
-        self.attempt_in_span(run, stop).instrument(span).await
+        self.attempt_in_span(run, terms, stop)
+            .instrument(span)
+            .await
     }
 
-    async fn attempt_in_span(&self, run: OwnedRun, stop: &CancellationToken) -> Verdict {
+    async fn attempt_in_span(
+        &self,
+        run: OwnedRun,
+        terms: Result<Terms, PurgeError>,
+        stop: &CancellationToken,
+    ) -> Verdict {
         tracing::debug!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, "attempt begins");
         let started = Instant::now();
-        let outcome = self.purge(&run, stop).await;
+        let outcome = match terms {
+            Ok(terms) => self.purge(&run, terms, stop).await,
+            Err(error) => Err(error),
+        };
         self.metrics
             .run_duration
             .observe(started.elapsed().as_secs_f64());
@@ -185,7 +225,7 @@ impl Worker {
                     return self.superseded(&run).await;
                 }
                 let why = if stop.is_cancelled() {
-                    "the worker stops"
+                    "the worker stops, or its hours are over"
                 } else {
                     "it has had its slice, and others wait"
                 };
@@ -199,33 +239,21 @@ impl Worker {
 
     /// The purge in a task of its own: heartbeats go on beside it, a panic ends the attempt and nothing else, and
     /// it ends when this future is dropped.
-    async fn purge(&self, run: &OwnedRun, stop: &CancellationToken) -> Result<Report, PurgeError> {
-        let enough = stop.child_token();
-        let slicing = self.clone().end_slice(run.id, enough.clone());
+    async fn purge(
+        &self,
+        run: &OwnedRun,
+        terms: Terms,
+        stop: &CancellationToken,
+    ) -> Result<Report, PurgeError> {
+        let turn = Arc::new(Turn {
+            over: stop.child_token(),
+            ..Turn::default()
+        });
+        let slicing = end_slice(self.database.clone(), turn.clone());
         let _slicing = AbortOnDropHandle::new(tokio::spawn(slicing));
         let (purger, owned) = (self.purger.clone(), run.clone());
-        let attempt = async move { purger.purge(&owned, &enough).await };
+        let attempt = async move { purger.purge(&owned, terms, &turn).await };
         contained(attempt.in_current_span()).await
-    }
-
-    /// A large organization is purged in slices: once others wait its run is to be given back, and goes on after them.
-    /// Only one that came on meanwhile: one that does not must end by using its attempts up.
-    async fn end_slice(self, run: RunId, enough: CancellationToken) {
-        let mut purged_before = None;
-        loop {
-            sleep(SLICE).await;
-            match queue::waiting_behind(&self.database, run).await {
-                Ok(waiting) => {
-                    let came_on = purged_before.is_some_and(|rows| waiting.purged > rows);
-                    if came_on && waiting.others {
-                        enough.cancel();
-                        return;
-                    }
-                    purged_before = Some(waiting.purged);
-                }
-                Err(error) => tracing::debug!(%error, "cannot see who waits; looking again"),
-            }
-        }
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
@@ -307,6 +335,22 @@ impl Worker {
                     sleep(RECORD_PAUSE).await;
                 }
             }
+        }
+    }
+}
+
+/// A large organization is purged in slices: once others wait its run is to be given back, and goes on after them.
+/// Only one that came on meanwhile: one that does not must end by using its attempts up.
+async fn end_slice(database: Database, turn: Arc<Turn>) {
+    loop {
+        sleep(SLICE).await;
+        if turn.rows.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        match queue::others_wait(&database).await {
+            Ok(true) => return turn.over.cancel(),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "cannot see who waits; looking again"),
         }
     }
 }

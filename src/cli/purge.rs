@@ -114,12 +114,7 @@ pub(super) async fn work(
     ids: &[Uuid],
     stop: &CancellationToken,
 ) -> Result<()> {
-    let worker = Worker::new(
-        database.clone(),
-        new_metrics()?,
-        &config.worker,
-        config.purge.batch_size,
-    );
+    let worker = Worker::new(database.clone(), new_metrics()?, config);
     let enough = stop.child_token();
     let (followed, ()) = tokio::join!(
         async {

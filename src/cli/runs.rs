@@ -171,6 +171,7 @@ fn facts(run: &Run) -> comfy_table::Table {
         ("next attempt", time(run.next_attempt_at)),
         ("finished", time(run.finished_at)),
         ("verified", time(run.verified_at)),
+        ("throttled", run.throttled()),
         ("error kind", run.error_kind.clone()),
         ("error", run.error.clone()),
     ];

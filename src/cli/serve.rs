@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{Settings, reading_database, stopping};
 use crate::{
-    config::Config,
+    config::{Config, Hours},
     gauges::Gauges,
     http::{self, ApiState, Health, Verifier},
     postgres::Database,
@@ -26,6 +26,9 @@ pub(super) struct ServeArgs {
     /// What this process does; health and metrics are served in every role
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Api, Role::Scheduler, Role::Worker])]
     roles: Vec<Role>,
+    /// When scheduled runs may purge, in `schedule.timezone`; in place of `purge.between`
+    #[arg(long, value_name = "HH:MM-HH:MM")]
+    between: Option<Hours>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,7 +42,8 @@ pub(super) enum Role {
 }
 
 pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCode> {
-    let (config, database) = settings.ready_database().await?;
+    let (mut config, database) = settings.ready_database().await?;
+    config.purge.between = args.between.or(config.purge.between);
     let stop = stopping::on_signal()?;
     serve(&config, database, &args.roles, stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -70,14 +74,9 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> Result<()> {
     let metrics = new_metrics()?;
-    let worker = roles.contains(&Role::Worker).then(|| {
-        Worker::new(
-            database.clone(),
-            metrics.clone(),
-            &config.worker,
-            config.purge.batch_size,
-        )
-    });
+    let worker = roles
+        .contains(&Role::Worker)
+        .then(|| Worker::new(database.clone(), metrics.clone(), config));
     let schedule = Schedule::new(&config.schedule)?;
     let scheduler = roles.contains(&Role::Scheduler).then(|| Scheduler {
         database: database.clone(),

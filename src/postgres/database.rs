@@ -5,6 +5,8 @@
 //! prepared statements. So through a pooler each statement runs in a transaction, its settings are `SET LOCAL`, and no
 //! statement has a name. This type is the one place that knows; above it, the same statements run either way.
 
+use std::time::{Duration, Instant};
+
 use futures::{
     StreamExt, TryStreamExt,
     future::BoxFuture,
@@ -110,15 +112,19 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin_yielding(&self, patience: Patience) -> sqlx::Result<Transaction<'static>> {
-        self.begin_with(match patience {
+        let settings = match patience {
             Patience::Short => {
-                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '100ms'"
+                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '100ms';
+                 SET LOCAL idle_in_transaction_session_timeout = '1s'"
             }
             Patience::Long => {
-                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s'"
+                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s';
+                 SET LOCAL idle_in_transaction_session_timeout = '1s'"
             }
-        })
-        .await
+        };
+        let mut tx = self.begin_with(settings).await?;
+        tx.deadline = (patience == Patience::Short).then(|| Instant::now() + BRIEF);
+        Ok(tx)
     }
 
     /// Begins a transaction with `settings` of its own, in one round trip.
@@ -138,6 +144,7 @@ impl Database {
         Ok(Transaction {
             inner: self.pool.begin_with(begin).await?,
             is_pooled: self.is_pooled(),
+            deadline: None,
         })
     }
 
@@ -160,7 +167,18 @@ pub enum Patience {
 pub struct Transaction<'c> {
     inner: sqlx::Transaction<'c, Postgres>,
     is_pooled: bool,
+    /// When a yielding transaction has to come to its end.
+    deadline: Option<Instant>,
 }
+
+/// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
+/// a commit, nobody waits for a lock of its longer than about twice this.
+const BRIEF: Duration = Duration::from_millis(100);
+
+/// A transaction of many statements took too long, though none of them did.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction has held its rows for as long as it may")]
+pub(super) struct TookTooLong;
 
 impl Transaction<'_> {
     /// Commits.
@@ -187,7 +205,28 @@ impl Transaction<'_> {
         Ok(Transaction {
             inner: self.inner.begin().await?,
             is_pooled: self.is_pooled,
+            deadline: self.deadline,
         })
+    }
+
+    /// Whether a yielding transaction has time for another piece of work.
+    #[must_use]
+    pub fn has_time(&self) -> bool {
+        self.deadline
+            .is_none_or(|deadline| Instant::now() < deadline)
+    }
+
+    /// To be asked before each further statement of a piece of work that holds rows already.
+    ///
+    /// # Errors
+    /// As a statement that timed out, when a yielding transaction has no time left: it is to be rolled back, and done
+    /// again in smaller pieces.
+    pub fn keep_brief(&self) -> sqlx::Result<()> {
+        if self.has_time() {
+            Ok(())
+        } else {
+            Err(sqlx::Error::AnyDriverError(Box::new(TookTooLong)))
+        }
     }
 
     fn connection(&mut self) -> &mut PgConnection {

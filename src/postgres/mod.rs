@@ -62,17 +62,22 @@ fn lazy_pool(options: PgConnectOptions, name: &str, connections: u32) -> PgPool 
         .connect_lazy_with(options)
 }
 
-/// Whether a statement took longer than its transaction would wait.
+/// Whether a statement, or a yielding transaction as a whole, took longer than it may.
 #[must_use]
 pub fn is_timeout(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(db) if db.code().as_deref() == Some("57014"))
+    match error {
+        sqlx::Error::Database(db) => db.code().as_deref() == Some("57014"),
+        sqlx::Error::AnyDriverError(error) => error.is::<database::TookTooLong>(),
+        _ => false,
+    }
 }
 
 /// Whether Postgres gave up on a row lock that somebody else holds (`lock_not_available`, `query_canceled` by
 /// timeout, `deadlock_detected`): the work is to be taken up again, in a smaller piece.
 #[must_use]
 pub fn is_contention(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("55P03" | "57014" | "40P01" | "40001")))
+    is_timeout(error)
+        || matches!(error, sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("55P03" | "40P01" | "40001")))
 }
 
 /// What Postgres's clock says: the only clock that cutoffs, slots and due times go by.

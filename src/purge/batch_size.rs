@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use crate::postgres::Patience;
 
-const START: i64 = 500;
+const START: i64 = 1_000;
 const MAX: i64 = 10_000;
 /// A batch shorter than this may grow, …
-const SHORT: Duration = Duration::from_millis(50);
+pub(super) const SHORT: Duration = Duration::from_millis(50);
 /// … and one longer than this shrinks.
 const LONG: Duration = Duration::from_millis(100);
 
 /// The size of the next batch, in rows.
 #[derive(Debug, Clone)]
-pub(super) struct BatchSize {
+pub struct BatchSize {
     rows: i64,
     max: i64,
 }
 
 impl BatchSize {
     /// Sized by the worker, or at most `configured` rows.
-    pub(super) fn new(configured: Option<u32>) -> Self {
+    #[must_use]
+    pub fn new(configured: Option<u32>) -> Self {
         let max = configured.map_or(MAX, i64::from).max(1);
         Self {
             rows: configured.map_or(START, i64::from).clamp(1, max),
@@ -29,13 +30,16 @@ impl BatchSize {
         }
     }
 
-    pub(super) fn rows(&self) -> i64 {
+    /// Rows that the next batch may take.
+    #[must_use]
+    pub fn rows(&self) -> i64 {
         self.rows
     }
 
     /// How long each of its statements may take. The main app waits that long, if it wants a row of the batch: more than
     /// a moment only where there is nothing smaller.
-    pub(super) fn patience(&self) -> Patience {
+    #[must_use]
+    pub fn patience(&self) -> Patience {
         if self.rows > 1 {
             Patience::Short
         } else {
@@ -44,7 +48,7 @@ impl BatchSize {
     }
 
     /// Follows the time that a full batch took.
-    pub(super) fn follow(&mut self, elapsed: Duration) {
+    pub fn follow(&mut self, elapsed: Duration) {
         if elapsed < SHORT {
             self.rows = (self.rows * 2).min(self.max);
         } else if elapsed > LONG {
@@ -53,7 +57,7 @@ impl BatchSize {
     }
 
     /// Makes way for whoever holds the rows. `false`: it cannot get smaller.
-    pub(super) fn shrink(&mut self) -> bool {
+    pub fn shrink(&mut self) -> bool {
         let smaller = (self.rows / 4).max(1);
         let shrunk = smaller < self.rows;
         self.rows = smaller;

@@ -1,12 +1,15 @@
 //! The run's record while it is purged: who owns it, under which policy, and what went. Everything here stands
 //! in the transaction of the rows it speaks of.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
 use super::{
     PurgeError,
-    datasets::{DATASETS, Remains},
+    datasets::{DATASETS, Progress, Remains},
+    pace::Throttle,
 };
 use crate::{
     ids::{OrgId, RunId},
@@ -39,6 +42,26 @@ pub struct OwnedRun {
     pub repeated: Option<String>,
 }
 
+/// What an attempt goes by. The policy was frozen when the run first started, and has only been lengthened since.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The organization's plan, as read now.
+    pub plan: Plan,
+    /// The longest windows that the run has seen.
+    pub policy: RetentionPolicy,
+    /// What is older goes.
+    pub cutoffs: Cutoffs,
+    /// How far earlier attempts had come, in the datasets' order.
+    pub(super) progress: Vec<Progress>,
+}
+
+/// An organization's plan as it is written, or why it has none.
+fn resolved(org: OrgId, plan: Option<&str>) -> Result<Plan, ResolveError> {
+    plan.ok_or(ResolveError::NoOrganization(org))?
+        .parse()
+        .map_err(|unknown| ResolveError::UnknownPlan(org, unknown))
+}
+
 /// Proves, for the rest of the transaction, that `run` is still owned, and reads the organization's plan. The
 /// run's row and the organization's are locked against change until the transaction ends.
 pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Plan, PurgeError> {
@@ -56,30 +79,33 @@ pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Pl
     let Some(proof) = proof.filter(|proof| proof.owned) else {
         return Err(PurgeError::Superseded);
     };
-    let plan = proof.plan.ok_or(ResolveError::NoOrganization(run.org))?;
-    Ok(plan
-        .parse()
-        .map_err(|unknown| ResolveError::UnknownPlan(run.org, unknown))?)
+    Ok(resolved(run.org, proof.plan.as_deref())?)
 }
 
-/// Freezes the plan and policy on the run, and the cutoffs on its steps. The transaction has proved ownership.
-pub(super) async fn record_policy(
+/// Freezes the terms of `run`, whose organization's plan is written as `plan`: of what earlier attempts recorded and
+/// that plan, the longer windows. The transaction has claimed the run, or proved its ownership.
+///
+/// # Errors
+/// When the plan is none, or the database fails.
+pub async fn settle_terms(
+    tx: &mut Transaction<'_>,
+    run: &OwnedRun,
+    plan: Option<&str>,
+) -> Result<Terms, PurgeError> {
+    let plan = resolved(run.org, plan)?;
+    record_terms(tx, run, plan, run.policy).await
+}
+
+/// The same for a plan that is read already, over the windows `so_far`.
+pub(super) async fn record_terms(
     tx: &mut Transaction<'_>,
     run: &OwnedRun,
     plan: Plan,
-    policy: RetentionPolicy,
-    cutoffs: &Cutoffs,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "-- purge.record_policy
-         UPDATE retention.purge_runs SET plan = $2, policy = $3 WHERE id = $1",
-        run.id.0,
-        plan.name(),
-        Json(policy) as _
-    )
-    .execute(&mut *tx)
-    .await?;
-    let (tables, cutoffs): (Vec<String>, Vec<Option<DateTime<Utc>>>) = DATASETS
+    so_far: Option<RetentionPolicy>,
+) -> Result<Terms, PurgeError> {
+    let policy = so_far.map_or(plan.policy(), |policy| policy.longer(plan.policy()));
+    let cutoffs = policy.cutoffs(run.started_at);
+    let (tables, by_table): (Vec<String>, Vec<Option<DateTime<Utc>>>) = DATASETS
         .iter()
         .flat_map(|dataset| {
             let cutoff = cutoffs.get(dataset.name()).map(|cutoff| cutoff.0);
@@ -89,44 +115,87 @@ pub(super) async fn record_policy(
                 .map(move |table| ((*table).to_owned(), cutoff))
         })
         .unzip();
-    sqlx::query!(
-        "-- purge.record_cutoffs
+    let mut steps = sqlx::query!(
+        "-- purge.record_terms
+         WITH frozen AS (
+             UPDATE retention.purge_runs SET plan = $2, policy = $3 WHERE id = $1
+         )
          INSERT INTO retention.purge_run_steps (run_id, table_name, cutoff, status)
          SELECT $1, s.table_name, s.cutoff, CASE WHEN s.cutoff IS NULL THEN 'no_rule' ELSE 'pending' END
-         FROM unnest($2::text[], $3::timestamptz[]) AS s (table_name, cutoff)
+         FROM unnest($4::text[], $5::timestamptz[]) AS s (table_name, cutoff)
          ON CONFLICT (run_id, table_name) DO UPDATE
-         SET cutoff = EXCLUDED.cutoff, status = EXCLUDED.status",
+         SET cutoff = EXCLUDED.cutoff, status = EXCLUDED.status
+         RETURNING table_name, passed_at, passed_key",
         run.id.0,
+        plan.name(),
+        Json(policy) as _,
         &tables,
-        &cutoffs as _
+        &by_table as _
     )
-    .execute(tx)
+    .fetch_all(tx)
     .await?;
-    Ok(())
+    let progress = DATASETS.iter().map(|dataset| {
+        let own = steps
+            .iter_mut()
+            .find(|step| step.table_name == dataset.tables()[0]);
+        own.map_or_else(Progress::default, |step| {
+            Progress::resumed(step.passed_at.take(), step.passed_key.take())
+        })
+    });
+    Ok(Terms {
+        plan,
+        policy,
+        cutoffs,
+        progress: progress.collect(),
+    })
 }
 
-/// Adds one batch's counts to the run's steps. Must commit with the deletions.
+/// What a transaction did to one dataset.
+pub(super) struct Part<'a> {
+    /// The dataset's tables, its own first.
+    pub(super) tables: &'static [&'static str],
+    /// Rows deleted, by table.
+    pub(super) purged: &'a [u64],
+    /// How far it has come in the dataset.
+    pub(super) progress: &'a Progress,
+}
+
+/// Adds a transaction's counts to the run's steps, and to the first of them what it had waited for. Must commit with the
+/// deletions.
 pub(super) async fn record_batch(
     tx: &mut Transaction<'_>,
     run: &OwnedRun,
-    tables: &[&str],
-    purged: &[u64],
+    parts: &[Part<'_>],
+    throttled: Option<(Throttle, Duration)>,
 ) -> sqlx::Result<()> {
-    let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
-    let purged: Vec<i64> = purged
-        .iter()
-        .map(|rows| i64::try_from(*rows).unwrap_or(i64::MAX))
-        .collect();
+    let (mut tables, mut purged, mut at, mut key) = (vec![], vec![], vec![], vec![]);
+    for part in parts {
+        for (table, rows) in part.tables.iter().zip(part.purged) {
+            let last = part.progress.last().filter(|_| *table == part.tables[0]);
+            tables.push((*table).to_owned());
+            purged.push(i64::try_from(*rows).unwrap_or(i64::MAX));
+            at.push(last.map(|(at, _)| at.to_owned()));
+            key.push(last.map(|(_, key)| key.to_owned()));
+        }
+    }
     sqlx::query!(
         "-- purge.record_batch
          UPDATE retention.purge_run_steps s
          SET rows_purged = s.rows_purged + b.purged, batches = s.batches + 1, status = 'running',
-             started_at = coalesce(s.started_at, now())
-         FROM unnest($2::text[], $3::bigint[]) AS b (table_name, purged)
+             started_at = coalesce(s.started_at, now()), passed_at = b.at, passed_key = b.key,
+             throttle_reason = CASE WHEN b.table_name = ($2::text[])[1] THEN $6 ELSE s.throttle_reason END,
+             throttled_ms = s.throttled_ms + CASE WHEN b.table_name = ($2::text[])[1] THEN $7::bigint ELSE 0 END
+         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS b (table_name, purged, at, key)
          WHERE s.run_id = $1 AND s.table_name = b.table_name",
         run.id.0,
         &tables,
-        &purged
+        &purged,
+        &at as _,
+        &key as _,
+        throttled.map(|(reason, _)| reason.name()),
+        throttled.map_or(0, |(_, waited)| {
+            i64::try_from(waited.as_millis()).unwrap_or(i64::MAX)
+        })
     )
     .execute(tx)
     .await?;

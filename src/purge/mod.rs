@@ -1,16 +1,21 @@
 //! What a run is and does: it sweeps every dataset in batches, each batch with its counts and its proof of
 //! ownership in one transaction, and is done when separate SQL finds nothing left behind.
 
+mod at_rest;
 mod batch_size;
 pub mod datasets;
 mod error;
 mod ledger;
 mod overdue;
+mod pace;
 mod preview;
 mod run;
 
+pub use at_rest::{AtRest, at_rest};
+pub use batch_size::BatchSize;
 pub use error::PurgeError;
-pub use ledger::{ClosedStep, OwnedRun, close_steps};
+pub use ledger::{ClosedStep, OwnedRun, Terms, close_steps, settle_terms};
 pub use overdue::{Overdue, OverdueOrganization, overdue};
+pub use pace::{Go, Pace, Throttle};
 pub use preview::{Preview, RowsByTable, preview};
-pub use run::{Purger, Report};
+pub use run::{Purger, Report, Turn};

@@ -1,22 +1,29 @@
 //! One attempt of a run: resolve the policy, sweep every dataset in batches, verify; again while something that
 //! another transaction held is left behind.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{Span, instrument};
+use tracing::{Instrument, Span, field, instrument};
 
 use super::{
     PurgeError,
-    batch_size::BatchSize,
+    batch_size::{BatchSize, SHORT},
     datasets::{Batch, DATASETS, Dataset, Progress, Remains, Scope},
-    ledger::{self, OwnedRun},
+    ledger::{self, OwnedRun, Part, Terms},
+    pace::{Pace, Throttle},
 };
 use crate::{
     faults::{self, Point},
-    postgres::{self, Database},
-    retention::{Cutoff, Cutoffs, Plan, RetentionPolicy},
+    postgres::{self, Database, Transaction},
+    retention::Plan,
     telemetry::metrics::Metrics,
 };
 
@@ -36,6 +43,17 @@ pub struct Purger {
     pub metrics: Arc<Metrics>,
     /// Rows per batch; `None`: the worker follows the time that batches take.
     pub batch_size: Option<u32>,
+    /// How fast batches may follow each other.
+    pub pace: Arc<Pace>,
+}
+
+/// An attempt's turn: when it is to end early, and what it has done meanwhile.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Cancelled when the attempt is to end between two batches.
+    pub over: CancellationToken,
+    /// Rows purged in this turn.
+    pub rows: AtomicU64,
 }
 
 /// What a verified attempt leaves behind.
@@ -51,15 +69,57 @@ pub struct Report {
 struct Attempt<'a> {
     purger: &'a Purger,
     run: &'a OwnedRun,
-    stop: &'a CancellationToken,
-    plan: Plan,
-    policy: RetentionPolicy,
-    cutoffs: Cutoffs,
+    turn: &'a Turn,
+    terms: Terms,
+    size: BatchSize,
+    /// What the batch at hand has waited for.
+    throttled: Option<(Throttle, Duration)>,
 }
 
-/// How one batch went.
+/// How far a pass has come: in which dataset, and where in it.
+#[derive(Clone)]
+struct Place {
+    dataset: usize,
+    progress: Progress,
+    step: Span,
+    rows: u64,
+}
+
+impl Place {
+    fn in_dataset(dataset: usize, starts: &[Progress]) -> Self {
+        Self {
+            dataset,
+            progress: starts.get(dataset).cloned().unwrap_or_default(),
+            step: Span::none(),
+            rows: 0,
+        }
+    }
+
+    /// The step that a dataset is: its span begins with its first batch.
+    fn step(&mut self, dataset: &dyn Dataset) -> Span {
+        if self.step.is_none() {
+            self.step =
+                tracing::info_span!("step", table = dataset.tables()[0], rows = field::Empty);
+        }
+        self.step.clone()
+    }
+}
+
+/// What one transaction did to one dataset.
+struct Done {
+    dataset: &'static dyn Dataset,
+    batch: Batch,
+    progress: Progress,
+    elapsed: Duration,
+    step: Span,
+    /// Rows of the whole step so far, these included.
+    rows: u64,
+}
+
+/// How one transaction went.
 enum BatchOutcome {
-    Committed(Batch),
+    /// What it did; and whether there was more than it could do.
+    Committed(Vec<Done>, bool),
     PlanChanged(Plan),
 }
 
@@ -71,26 +131,36 @@ impl Purger {
     pub async fn purge(
         &self,
         run: &OwnedRun,
-        stop: &CancellationToken,
+        mut terms: Terms,
+        turn: &Turn,
     ) -> Result<Report, PurgeError> {
-        let mut attempt = Attempt::start(self, run, stop).await?;
+        faults::pass(Point::AfterPolicy);
+        // What is before the place where an earlier attempt had come is found by verifying, if there is any.
+        let mut starts = std::mem::take(&mut terms.progress);
+        let mut attempt = Attempt {
+            purger: self,
+            run,
+            turn,
+            terms,
+            size: BatchSize::new(self.batch_size),
+            throttled: None,
+        };
         let mut pause = PAUSE;
         for pass in 1.. {
-            for dataset in DATASETS {
-                attempt.sweep(*dataset).await?;
-            }
+            attempt.sweep(&starts).await?;
             faults::pass(Point::BeforeVerify);
             let remains = attempt.verify().await?;
             faults::pass(Point::AfterVerify);
             let Some(left_behind) = first_left_behind(&remains) else {
                 return Ok(Report {
-                    plan: attempt.plan,
+                    plan: attempt.terms.plan,
                     remains,
                 });
             };
             if pass == MAX_PASSES {
                 return Err(left_behind);
             }
+            starts.clear();
             attempt.wait(pause).await?;
             pause *= 2;
         }
@@ -109,77 +179,57 @@ fn first_left_behind(remains: &[Remains]) -> Option<PurgeError> {
         .next()
 }
 
-impl<'a> Attempt<'a> {
-    async fn start(
-        purger: &'a Purger,
-        run: &'a OwnedRun,
-        stop: &'a CancellationToken,
-    ) -> Result<Self, PurgeError> {
-        let mut tx = purger.database.begin().await?;
-        let plan = ledger::prove(&mut tx, run).await?;
-        let policy = run
-            .policy
-            .map_or(plan.policy(), |recorded| recorded.longer(plan.policy()));
-        let cutoffs = policy.cutoffs(run.started_at);
-        ledger::record_policy(&mut tx, run, plan, policy, &cutoffs).await?;
-        tx.commit().await?;
-        faults::pass(Point::AfterPolicy);
-        Ok(Self {
-            purger,
-            run,
-            stop,
-            plan,
-            policy,
-            cutoffs,
-        })
-    }
-
+impl Attempt<'_> {
     /// The plan changed while the run was going: for this run the longer window of each dataset wins.
     async fn adopt(&mut self, plan: Plan) -> Result<(), PurgeError> {
         let mut tx = self.purger.database.begin().await?;
         ledger::prove(&mut tx, self.run).await?;
-        let policy = self.policy.longer(plan.policy());
-        let cutoffs = policy.cutoffs(self.run.started_at);
-        ledger::record_policy(&mut tx, self.run, plan, policy, &cutoffs).await?;
+        let terms = ledger::record_terms(&mut tx, self.run, plan, Some(self.terms.policy)).await?;
         tx.commit().await?;
-        tracing::info!(run_id = %self.run.id, org_id = %self.run.org, from = %self.plan, to = %plan,
+        tracing::info!(run_id = %self.run.id, org_id = %self.run.org, from = %self.terms.plan, to = %plan,
             "plan changed during the run: the longer windows win");
-        (self.plan, self.policy, self.cutoffs) = (plan, policy, cutoffs);
+        self.terms = terms;
         Ok(())
     }
 
-    /// One pass over one dataset: batch, batch, batch, until every expired row has been looked at.
-    #[instrument(name = "step", skip_all, fields(table = dataset.tables()[0], rows))]
-    async fn sweep(&mut self, dataset: &dyn Dataset) -> Result<(), PurgeError> {
-        let mut size = BatchSize::new(self.purger.batch_size);
-        let mut progress = Progress::default();
-        let (mut contended, mut rows) = (0, 0);
-        while let Some(cutoff) = self.cutoffs.get(dataset.name()) {
-            if self.stop.is_cancelled() {
+    /// One pass over all datasets, from where `starts` says: batch, batch, batch, until every expired row has been
+    /// looked at.
+    async fn sweep(&mut self, starts: &[Progress]) -> Result<(), PurgeError> {
+        let mut place = Place::in_dataset(0, starts);
+        let mut contended = 0;
+        while place.dataset < DATASETS.len() {
+            if self.turn.over.is_cancelled() {
                 return Err(PurgeError::Stopped);
             }
-            let before = progress.clone();
+            let before = place.clone();
+            let purger = self.purger;
+            let urgent = self.run.trigger != "schedule";
+            let go = purger
+                .pace
+                .ready(&purger.database, urgent, &self.turn.over)
+                .await;
+            self.throttled = go.throttled;
             let started = Instant::now();
-            match self.batch(dataset, cutoff, &mut progress, &size).await {
-                Ok(BatchOutcome::Committed(batch)) => {
+            let outcome = self.batch(&mut place, starts).await;
+            purger.pace.worked(started.elapsed());
+            drop(go);
+            match outcome {
+                Ok(BatchOutcome::Committed(done, more)) => {
                     contended = 0;
-                    self.count(dataset, &batch, started.elapsed());
-                    rows += batch.rows();
-                    Span::current().record("rows", rows);
-                    if batch.exhausted {
-                        return Ok(());
+                    done.iter().for_each(|done| self.count(done));
+                    if more {
+                        self.size.follow(started.elapsed());
                     }
-                    size.follow(started.elapsed());
                 }
                 Ok(BatchOutcome::PlanChanged(plan)) => {
                     self.adopt(plan).await?;
-                    progress = Progress::default();
+                    place.progress = Progress::default();
                 }
                 Err(PurgeError::Database(error)) if postgres::is_contention(&error) => {
                     // Smaller, to take less time, or to leave out the row that is held; a single held row is passed
                     // over: the next pass takes it up again.
-                    if size.shrink() {
-                        progress = before;
+                    if self.size.shrink() {
+                        place = before;
                         if postgres::is_timeout(&error) {
                             continue;
                         }
@@ -187,7 +237,8 @@ impl<'a> Attempt<'a> {
                     contended += 1;
                     if contended == MAX_CONTENTION {
                         tracing::debug!(run_id = %self.run.id, %error, "too much is held: later datasets first");
-                        return Ok(());
+                        (place, contended) = (Place::in_dataset(place.dataset + 1, starts), 0);
+                        self.size = BatchSize::new(self.purger.batch_size);
                     }
                     self.wait(PAUSE).await?;
                 }
@@ -197,50 +248,114 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Proof, deletion and counts: they commit together or not at all.
-    #[instrument(name = "batch", skip_all, fields(table = dataset.tables()[0], rows))]
+    /// Proof, deletion and counts: they commit together or not at all. What is soon done with one dataset goes on with
+    /// the next: most organizations need one transaction for all they have.
     async fn batch(
         &self,
-        dataset: &dyn Dataset,
-        cutoff: Cutoff,
-        progress: &mut Progress,
-        size: &BatchSize,
+        place: &mut Place,
+        starts: &[Progress],
     ) -> Result<BatchOutcome, PurgeError> {
-        let mut tx = self.purger.database.begin_yielding(size.patience()).await?;
+        let mut tx = self
+            .purger
+            .database
+            .begin_yielding(self.size.patience())
+            .await?;
         let plan = ledger::prove(&mut tx, self.run).await?;
-        if plan != self.plan {
+        if plan != self.terms.plan {
             return Ok(BatchOutcome::PlanChanged(plan));
         }
+        let started = Instant::now();
+        let (mut done, mut left, mut more) = (Vec::new(), self.size.rows(), false);
+        while let Some(dataset) = DATASETS.get(place.dataset) {
+            if let Some(part) = self.part(&mut tx, *dataset, place, left).await? {
+                more = part.batch.seen >= left;
+                left -= part.batch.seen;
+                done.push(part);
+            }
+            if more {
+                break;
+            }
+            *place = Place::in_dataset(place.dataset + 1, starts);
+            if started.elapsed() > SHORT {
+                break;
+            }
+        }
+        self.commit(tx, &done).await?;
+        Ok(BatchOutcome::Committed(done, more))
+    }
+
+    /// One dataset's part of a transaction; none where the policy has no rule for it.
+    async fn part(
+        &self,
+        tx: &mut Transaction<'_>,
+        dataset: &'static dyn Dataset,
+        place: &mut Place,
+        limit: i64,
+    ) -> Result<Option<Done>, PurgeError> {
+        let Some(cutoff) = self.terms.cutoffs.get(dataset.name()) else {
+            return Ok(None);
+        };
         let scope = Scope {
             org: self.run.org,
             cutoff,
         };
+        let step = place.step(dataset);
+        let span = tracing::info_span!(parent: &step, "batch", table = dataset.tables()[0], rows = field::Empty);
+        let started = Instant::now();
         let batch = dataset
-            .delete_batch(&mut tx, scope, progress, size.rows())
+            .delete_batch(tx, scope, &mut place.progress, limit)
+            .instrument(span.clone())
             .await?;
-        if batch.purged.iter().any(|rows| *rows > 0) {
-            ledger::record_batch(&mut tx, self.run, dataset.tables(), &batch.purged).await?;
+        span.record("rows", batch.rows());
+        place.rows += batch.rows();
+        Ok(Some(Done {
+            dataset,
+            progress: place.progress.clone(),
+            elapsed: started.elapsed(),
+            step,
+            rows: place.rows,
+            batch,
+        }))
+    }
+
+    /// A transaction that deleted nothing has nothing to say.
+    async fn commit(&self, mut tx: Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
+        let parts: Vec<_> = done
+            .iter()
+            .filter(|done| done.batch.rows() > 0)
+            .map(|done| Part {
+                tables: done.dataset.tables(),
+                purged: &done.batch.purged,
+                progress: &done.progress,
+            })
+            .collect();
+        if parts.is_empty() {
+            return Ok(tx.rollback().await?);
         }
+        ledger::record_batch(&mut tx, self.run, &parts, self.throttled).await?;
         faults::pass(Point::BeforeCommit);
         tx.commit().await?;
         faults::pass(Point::AfterCommit);
-        Span::current().record("rows", batch.rows());
-        Ok(BatchOutcome::Committed(batch))
+        Ok(())
     }
 
-    /// Counts a committed batch.
-    fn count(&self, dataset: &dyn Dataset, batch: &Batch, elapsed: Duration) {
-        let metrics = &self.purger.metrics;
+    /// Counts what is committed.
+    fn count(&self, done: &Done) {
+        let (metrics, tables) = (&self.purger.metrics, done.dataset.tables());
         metrics
             .batch_duration
-            .with_label_values(&[dataset.tables()[0]])
-            .observe(elapsed.as_secs_f64());
-        for (table, rows) in dataset.tables().iter().zip(&batch.purged) {
+            .with_label_values(&[tables[0]])
+            .observe(done.elapsed.as_secs_f64());
+        for (table, rows) in tables.iter().zip(&done.batch.purged) {
             metrics
                 .purged_rows
-                .with_label_values(&[table, self.plan.name()])
+                .with_label_values(&[table, self.terms.plan.name()])
                 .inc_by(*rows);
         }
+        self.turn
+            .rows
+            .fetch_add(done.batch.rows(), Ordering::Relaxed);
+        done.step.record("rows", done.rows);
     }
 
     /// What is left, by dataset, found by other SQL than the deletion's.
@@ -249,20 +364,16 @@ impl<'a> Attempt<'a> {
         let mut tx = self.purger.database.begin().await?;
         let mut remains = Vec::with_capacity(DATASETS.len());
         for dataset in DATASETS {
-            remains.push(match self.cutoffs.get(dataset.name()) {
-                Some(cutoff) => {
-                    dataset
-                        .remains(
-                            &mut tx,
-                            Scope {
-                                org: self.run.org,
-                                cutoff,
-                            },
-                        )
-                        .await?
-                }
-                None => Remains::nothing(dataset.tables().len()),
+            let scope = self.terms.cutoffs.get(dataset.name()).map(|cutoff| Scope {
+                org: self.run.org,
+                cutoff,
             });
+            let found = match scope {
+                Some(scope) => dataset.remains(&mut tx, &[scope], i64::MAX).await?,
+                None => vec![],
+            };
+            let nothing = || Remains::nothing(dataset.tables().len());
+            remains.push(found.into_iter().next().unwrap_or_else(nothing));
         }
         Ok(remains)
     }
@@ -271,7 +382,7 @@ impl<'a> Attempt<'a> {
     async fn wait(&self, pause: Duration) -> Result<(), PurgeError> {
         tokio::select! {
             () = sleep(pause) => Ok(()),
-            () = self.stop.cancelled() => Err(PurgeError::Stopped),
+            () = self.turn.over.cancelled() => Err(PurgeError::Stopped),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{Delivery, QUEUE};
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
-    purge::OwnedRun,
+    purge::{self, OwnedRun, PurgeError, Terms},
     retention::RetentionPolicy,
 };
 
@@ -31,7 +31,9 @@ impl Lease {
 #[derive(Debug)]
 pub enum Claim {
     /// The run is ours: purge.
-    Owned(OwnedRun),
+    Owned(OwnedRun, Terms),
+    /// The run is ours, and there is nothing to go by: it fails.
+    Unresolved(OwnedRun, PurgeError),
     /// It had used up its attempts; it is `failed` now.
     Exhausted {
         /// Whose run.
@@ -48,7 +50,8 @@ pub enum Claim {
     Nothing,
 }
 
-/// Claims `run` for the worker that received `delivery`: raises its ownership token and counts the attempt.
+/// Claims `run` for the worker that received `delivery`: raises its ownership token, counts the attempt and freezes
+/// what it goes by.
 ///
 /// A run that is `running` is taken over only when its owner's heartbeat is older than `lease`. Over the cap the
 /// run ends as `failed`, kind `attempts_exhausted`: a run that kills its process every time does not loop.
@@ -62,6 +65,7 @@ pub async fn claim(
     max_attempts: i32,
     lease: Lease,
 ) -> sqlx::Result<Claim> {
+    let mut tx = database.begin().await?;
     let claimed = sqlx::query!(
         r#"-- queue.claim
         UPDATE retention.purge_runs r
@@ -88,6 +92,7 @@ pub async fn claim(
               END
         RETURNING r.org_id, r.trigger, r.token, r.status, r.attempts,
                   r.traceparent,
+                  (SELECT o.plan FROM public.organizations o WHERE o.id = r.org_id) AS plan,
                   (SELECT first.traceparent FROM retention.purge_runs first WHERE first.id = r.replay_of) AS repeated,
                   r.started_at AS "started_at!: DateTime<Utc>",
                   r.policy AS "policy: Json<RetentionPolicy>""#,
@@ -97,19 +102,21 @@ pub async fn claim(
         max_attempts,
         lease.interval()
     )
-    .fetch_optional(database)
+    .fetch_optional(&mut tx)
     .await?;
     let Some(claimed) = claimed else {
+        tx.rollback().await?;
         return was_cancelled_while_waiting(database, run, delivery).await;
     };
     let org = OrgId(claimed.org_id);
     if claimed.status == "failed" {
+        tx.commit().await?;
         return Ok(Claim::Exhausted {
             org,
             trigger: claimed.trigger,
         });
     }
-    Ok(Claim::Owned(OwnedRun {
+    let owned = OwnedRun {
         id: run,
         org,
         token: claimed.token,
@@ -120,7 +127,14 @@ pub async fn claim(
         policy: claimed.policy.map(|policy| policy.0),
         traceparent: claimed.traceparent,
         repeated: claimed.repeated,
-    }))
+    };
+    let claim = match purge::settle_terms(&mut tx, &owned, claimed.plan.as_deref()).await {
+        Ok(terms) => Claim::Owned(owned, terms),
+        Err(PurgeError::Database(error)) => return Err(error),
+        Err(error) => Claim::Unresolved(owned, error),
+    };
+    tx.commit().await?;
+    Ok(claim)
 }
 
 /// Whoever cancels a waiting run may be a process without metrics: its own delivery reports it, once.
@@ -140,28 +154,15 @@ async fn was_cancelled_while_waiting(
     Ok(trigger.map_or(Claim::Nothing, |trigger| Claim::Cancelled { trigger }))
 }
 
-/// How far a run has come, and who would go on if it paused.
-#[derive(Debug, Clone, Copy)]
-pub struct Waiting {
-    /// Rows that the run has purged so far.
-    pub purged: i64,
-    /// Whether a delivery is due that no worker has taken.
-    pub others: bool,
-}
-
-/// Looks at what waits behind a run.
+/// Whether a delivery is due that no worker has taken.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn waiting_behind(database: &Database, run: RunId) -> sqlx::Result<Waiting> {
-    sqlx::query_as!(
-        Waiting,
-        r#"-- queue.waiting_behind
-        SELECT (SELECT coalesce(sum(rows_purged), 0)::bigint FROM retention.purge_run_steps
-                WHERE run_id = $1) AS "purged!",
-               EXISTS (SELECT FROM apalis.jobs
-                       WHERE job_type = $2 AND status = 'Pending' AND run_at <= now()) AS "others!""#,
-        run.0,
+pub async fn others_wait(database: &Database) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- queue.others_wait
+        SELECT EXISTS (SELECT FROM apalis.jobs
+                       WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()) AS "others!""#,
         QUEUE
     )
     .fetch_one(database)

@@ -14,10 +14,11 @@ mod reconcile;
 mod records;
 mod reports;
 mod settle;
+mod triage;
 mod wakeups;
 
 pub use backoff::Backoff;
-pub use claim::{Claim, Lease, Waiting, claim, waiting_behind};
+pub use claim::{Claim, Lease, claim, others_wait};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use enqueue::{
     EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
@@ -35,7 +36,10 @@ pub use reports::{
     Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, failures, last_slot,
     purged_per_day, replays_of, window_applied,
 };
-pub use settle::{Settled, fail_or_retry, give_back, redeliver, succeed, was_cancelled};
+pub use settle::{
+    Settled, fail_or_retry, give_back, is_scheduled, postpone, redeliver, succeed, was_cancelled,
+};
+pub use triage::{ClosedRun, Look, close_idle};
 
 /// The queue's name: `apalis.jobs.job_type` and `apalis.workers.worker_type`, as the migrations write it.
 pub const QUEUE: &str = "drift-retention.purge";

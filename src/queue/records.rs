@@ -1,6 +1,6 @@
 //! Reading runs: one, or a page of them, newest first, each with its steps.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{collections::HashMap, fmt, str::FromStr, time::Duration};
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -90,6 +90,24 @@ impl Run {
         self.steps.iter().map(|step| step.rows_purged).sum()
     }
 
+    /// What its batches wait for, or have waited for, and how long in all; none: they have not.
+    #[must_use]
+    pub fn throttled(&self) -> Option<String> {
+        let waited: i64 = self.steps.iter().map(|step| step.throttled_ms).sum();
+        let reason = self
+            .steps
+            .iter()
+            .rev()
+            .find_map(|step| step.throttle_reason.as_deref());
+        (waited > 0).then(|| {
+            let seconds = Duration::from_millis(waited.unsigned_abs()).as_secs_f64();
+            reason.map_or_else(
+                || format!("{seconds:.1} s in all"),
+                |reason| format!("{seconds:.1} s in all, lately for {reason}"),
+            )
+        })
+    }
+
     /// Whether nothing more will happen to it.
     #[must_use]
     pub fn is_final(&self) -> bool {
@@ -109,6 +127,10 @@ pub struct Step {
     pub batches: i32,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// What the latest batch had waited for; null: it had not.
+    pub throttle_reason: Option<String>,
+    /// How long batches have waited in all, in milliseconds.
+    pub throttled_ms: i64,
 }
 
 /// Which runs to list.

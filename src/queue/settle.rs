@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 
-use super::{Backoff, priority};
+use super::{Backoff, Delivery, priority};
 use crate::{
     faults::{self, Point},
     ids::RunId,
@@ -159,6 +160,49 @@ pub async fn redeliver(database: &Database, run: RunId) -> sqlx::Result<()> {
     .await?;
     if let Some(trigger) = waiting {
         deliver(&mut tx, run, &trigger).await?;
+    }
+    tx.commit().await
+}
+
+/// Whether nobody waits for what `delivery` delivers: a run of the schedule that no request has met.
+///
+/// # Errors
+/// When the database fails.
+pub async fn is_scheduled(database: &Database, delivery: &Delivery) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- queue.is_scheduled
+        SELECT EXISTS (SELECT FROM retention.purge_runs WHERE id = $1 AND trigger = 'schedule')
+           AND EXISTS (SELECT FROM apalis.jobs WHERE id = $2 AND priority < $3) AS "scheduled!""#,
+        delivery.run.0,
+        delivery.id,
+        priority("purge_now")
+    )
+    .fetch_one(database)
+    .await
+}
+
+/// Puts a waiting run off until `due`, attempts untouched. A delivery that is not the run's own any more puts off nothing.
+///
+/// # Errors
+/// When the database fails; then the run is found stranded and delivered by the reconciler.
+pub async fn postpone(
+    database: &Database,
+    delivery: &Delivery,
+    due: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let mut tx = database.begin().await?;
+    let postponed = sqlx::query_scalar!(
+        "-- queue.postpone
+         UPDATE retention.purge_runs SET next_attempt_at = greatest(next_attempt_at, $3)
+         WHERE id = $1 AND delivery_id = $2 AND status IN ('queued', 'retrying') RETURNING trigger",
+        delivery.run.0,
+        delivery.id,
+        due
+    )
+    .fetch_optional(&mut tx)
+    .await?;
+    if let Some(trigger) = postponed {
+        deliver(&mut tx, delivery.run, &trigger).await?;
     }
     tx.commit().await
 }

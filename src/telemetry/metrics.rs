@@ -4,8 +4,8 @@
 use std::fs;
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Where runs can end up, as the `outcome` label of `purge_runs_total`.
@@ -20,6 +20,15 @@ pub const STATUSES: [&str; 6] = [
     "succeeded",
     "failed",
     "cancelled",
+];
+
+/// What slows the purge down: the `reason` label of `throttled_seconds_total`.
+pub const THROTTLES: [&str; 5] = [
+    "replica_lag",
+    "lock_waits",
+    "foreground",
+    "wal_rate",
+    "autovacuum",
 ];
 
 /// What a pooled connection does: the `state` label of `pool_connections`.
@@ -39,6 +48,8 @@ pub struct Metrics {
     pub run_duration: Histogram,
     /// Seconds per batch, by dataset (`table` is its first table).
     pub batch_duration: HistogramVec,
+    /// Seconds that runs waited between batches so as not to be felt, by `reason`.
+    pub throttled: CounterVec,
     /// Attempts that found their run taken over by another worker.
     pub lease_losses: IntCounter,
     /// Runs by `status`, from the database.
@@ -89,6 +100,13 @@ impl Metrics {
                     ]),
                 &["table"],
             )?,
+            throttled: CounterVec::new(
+                Opts::new(
+                    "throttled_seconds_total",
+                    "Seconds that runs waited between batches, by reason",
+                ),
+                &["reason"],
+            )?,
             lease_losses: IntCounter::new(
                 "lease_losses_total",
                 "Attempts that found their run taken over by another worker",
@@ -133,11 +151,12 @@ impl Metrics {
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        let all: [Box<dyn Collector>; 12] = [
+        let all: [Box<dyn Collector>; 13] = [
             Box::new(self.purged_rows.clone()),
             Box::new(self.runs.clone()),
             Box::new(self.run_duration.clone()),
             Box::new(self.batch_duration.clone()),
+            Box::new(self.throttled.clone()),
             Box::new(self.lease_losses.clone()),
             Box::new(self.queue_runs.clone()),
             Box::new(self.overdue.clone()),
@@ -171,6 +190,9 @@ impl Metrics {
         }
         for status in STATUSES {
             self.queue_runs.with_label_values(&[status]);
+        }
+        for reason in THROTTLES {
+            self.throttled.with_label_values(&[reason]);
         }
         for state in POOL_STATES {
             self.pool_connections.with_label_values(&[state]);

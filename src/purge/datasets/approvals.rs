@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Batch, Dataset, Progress, Remains, Scope, rows};
+use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `public.approvals` by `created_at`.
@@ -59,33 +59,37 @@ impl Dataset for Approvals {
                 WHERE a.org_id = $1 AND a.created_at < $2
                   AND (a.created_at, a.id) > ($3::text::timestamptz, $4::text::uuid)
                 ORDER BY a.created_at, a.id LIMIT $5
+            ), held AS MATERIALIZED (
+                SELECT gone.id FROM expired e
+                CROSS JOIN LATERAL (
+                    SELECT a.id FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
+                    WHERE a.id = e.id AND a.org_id = $1 AND a.created_at < $2
+                      AND a.status <> 'pending' AND i.status = 'closed'
+                    FOR UPDATE OF a SKIP LOCKED FOR SHARE OF i SKIP LOCKED) gone
             )
-            SELECT e.created_at::text AS "at!", e.id::text AS "key!", held.id AS "id?"
-            FROM expired e
-            LEFT JOIN LATERAL (
-                SELECT a.id FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
-                WHERE a.id = e.id AND a.org_id = $1 AND a.created_at < $2
-                  AND a.status <> 'pending' AND i.status = 'closed'
-                FOR UPDATE OF a SKIP LOCKED FOR SHARE OF i SKIP LOCKED) held ON true
-            ORDER BY e.created_at, e.id"#,
+            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT array_agg(id) FROM held) AS ids,
+                   last.created_at::text AS at, last.id::text AS key
+            FROM (SELECT) one
+            LEFT JOIN (SELECT created_at, id FROM expired ORDER BY created_at DESC, id DESC LIMIT 1) last ON true"#,
             scope.org.0,
             scope.cutoff.0,
             after,
             after_key,
             limit
         )
-        .fetch_all(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
-        let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
-        let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
-        let purged = if ids.is_empty() {
-            0
-        } else {
-            delete(tx, scope, &ids).await?
+        progress.move_on(seen.at, seen.key);
+        let purged = match seen.ids {
+            Some(ids) => {
+                tx.keep_brief()?;
+                delete(tx, scope, &ids).await?
+            }
+            None => 0,
         };
         Ok(Batch {
             purged: vec![purged],
-            exhausted,
+            seen: seen.seen,
         })
     }
 
@@ -114,23 +118,38 @@ impl Dataset for Approvals {
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains> {
+    async fn remains(
+        &self,
+        tx: &mut Transaction<'_>,
+        scopes: &[Scope],
+        up_to: i64,
+    ) -> sqlx::Result<Vec<Remains>> {
+        let (orgs, cutoffs) = side_by_side(scopes);
         let found = sqlx::query!(
             r#"-- purge.approvals.remains
-            SELECT count(*) AS "expired!",
-                   count(*) FILTER (WHERE a.status <> 'pending' AND EXISTS (
-                       SELECT FROM public.incidents i WHERE i.id = a.incident_id AND i.status = 'closed')) AS "left_behind!"
-            FROM public.approvals a
-            WHERE a.org_id = $1 AND a.created_at < $2"#,
-            scope.org.0,
-            scope.cutoff.0
+            SELECT found.left_behind AS "left_behind!",
+                   CASE WHEN found.left_behind > 0 THEN 0
+                        ELSE (SELECT count(*) FROM public.approvals a
+                              WHERE a.org_id = s.org_id AND a.created_at < s.cutoff) END AS "kept!"
+            FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS left_behind FROM (
+                    SELECT FROM public.approvals a
+                    WHERE a.org_id = s.org_id AND a.created_at < s.cutoff AND a.status <> 'pending'
+                      AND EXISTS (SELECT FROM public.incidents i WHERE i.id = a.incident_id AND i.status = 'closed')
+                    LIMIT $3) few) found
+            ORDER BY s.n"#,
+            &orgs,
+            &cutoffs,
+            up_to
         )
-        .fetch_one(tx)
+        .fetch_all(tx)
         .await?;
-        Ok(Remains {
+        let remains = found.into_iter().map(|found| Remains {
             left_behind: vec![rows(found.left_behind)],
-            kept: vec![rows(found.expired - found.left_behind)],
-        })
+            kept: vec![rows(found.kept)],
+        });
+        Ok(remains.collect())
     }
 }
 

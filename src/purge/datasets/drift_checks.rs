@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Batch, Dataset, Progress, Remains, Scope, rows};
+use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `public.drift_checks` by `checked_at`, with `public.workflow_drift_flags`.
@@ -67,11 +67,12 @@ impl Dataset for DriftChecks {
     ) -> sqlx::Result<Batch> {
         let (after, after_key) = progress.after(SMALLEST_KEY);
         // Locks, in this order and without ever waiting: the newest check of each environment (against deletion
-        // only: it is what makes the older ones expendable), then each expired check that is older than it.
+        // only: it is what makes the older ones expendable), then each expired check that is older than it. Rows are
+        // named by where they stand (`ctid`), which no transaction but ours can change from then on.
         let seen = sqlx::query!(
             r#"-- purge.drift_checks.lock_batch
             WITH expired AS MATERIALIZED (
-                SELECT c.id, c.env_id, c.checked_at FROM public.drift_checks c
+                SELECT c.ctid AS place, c.id, c.env_id, c.checked_at FROM public.drift_checks c
                 WHERE c.org_id = $1 AND c.checked_at < $2
                   AND (c.checked_at, c.id) > ($3::text::timestamptz, $4::text::bigint)
                 ORDER BY c.checked_at, c.id LIMIT $5
@@ -83,44 +84,46 @@ impl Dataset for DriftChecks {
                     WHERE n.env_id = e.env_id AND n.checked_at <= now()
                     ORDER BY n.checked_at DESC, n.id DESC LIMIT 1
                     FOR KEY SHARE SKIP LOCKED) n
+            ), held AS MATERIALIZED (
+                SELECT gone.place, n.id AS newest
+                FROM expired e
+                JOIN newest n ON n.env_id = e.env_id AND (e.checked_at, e.id) < (n.checked_at, n.id)
+                CROSS JOIN LATERAL (
+                    SELECT c.ctid AS place FROM public.drift_checks c
+                    WHERE c.ctid = e.place AND c.org_id = $1 AND c.env_id = n.env_id AND c.checked_at < $2
+                      AND (c.checked_at, c.id) < (n.checked_at, n.id)
+                    FOR UPDATE SKIP LOCKED) gone
             )
-            SELECT e.checked_at::text AS "at!", e.id::text AS "key!", gone.id AS "id?", n.id AS "newest?"
-            FROM expired e
-            LEFT JOIN newest n ON n.env_id = e.env_id AND (e.checked_at, e.id) < (n.checked_at, n.id)
-            LEFT JOIN LATERAL (
-                SELECT c.id FROM public.drift_checks c
-                WHERE c.id = e.id AND c.org_id = $1 AND c.env_id = n.env_id AND c.checked_at < $2
-                  AND (c.checked_at, c.id) < (n.checked_at, n.id)
-                FOR UPDATE SKIP LOCKED) gone ON true
-            ORDER BY e.checked_at, e.id"#,
+            SELECT (SELECT count(*) FROM expired) AS "seen!",
+                   (SELECT array_agg(place::text) FROM held) AS places,
+                   (SELECT array_agg(DISTINCT newest) FROM held) AS newest,
+                   last.checked_at::text AS at, last.id::text AS key
+            FROM (SELECT) one
+            LEFT JOIN (SELECT checked_at, id FROM expired ORDER BY checked_at DESC, id DESC LIMIT 1) last ON true"#,
             scope.org.0,
             scope.cutoff.0,
             after,
             after_key,
             limit
         )
-        .fetch_all(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
-        let (mut ids, mut newest) = (Vec::new(), Vec::new());
-        for row in &seen {
-            if let (Some(id), Some(witness)) = (row.id, row.newest) {
-                ids.push(id);
-                newest.push(witness);
+        progress.move_on(seen.at, seen.key);
+        let purged = match (seen.places, seen.newest) {
+            (Some(places), Some(newest)) => {
+                // New statements, and so new snapshots: every flag that was added before the lock is seen, and none
+                // can be added after it.
+                tx.keep_brief()?;
+                let flags = delete_flags(tx, scope, &places, &newest).await?;
+                tx.keep_brief()?;
+                vec![delete_checks(tx, scope, &places, &newest).await?, flags]
             }
-        }
-        newest.sort_unstable();
-        newest.dedup();
-
-        let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
-        let purged = if ids.is_empty() {
-            vec![0, 0]
-        } else {
-            // New statements, and so new snapshots: every flag that was added before the lock is seen, and none
-            // can be added after it.
-            let flags = delete_flags(tx, scope, &ids, &newest).await?;
-            vec![delete_checks(tx, scope, &ids, &newest).await?, flags]
+            _ => vec![0, 0],
         };
-        Ok(Batch { purged, exhausted })
+        Ok(Batch {
+            purged,
+            seen: seen.seen,
+        })
     }
 
     async fn overdue(
@@ -149,46 +152,65 @@ impl Dataset for DriftChecks {
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains> {
+    async fn remains(
+        &self,
+        tx: &mut Transaction<'_>,
+        scopes: &[Scope],
+        up_to: i64,
+    ) -> sqlx::Result<Vec<Remains>> {
+        let (orgs, cutoffs) = side_by_side(scopes);
         let found = sqlx::query!(
             r#"-- purge.drift_checks.remains
-            SELECT count(*) AS "expired!",
-                   count(*) FILTER (WHERE EXISTS (
-                       SELECT FROM public.drift_checks n
-                       WHERE n.env_id = c.env_id AND n.checked_at <= now()
-                         AND (n.checked_at > c.checked_at OR (n.checked_at = c.checked_at AND n.id > c.id)))) AS "left_behind!"
-            FROM public.drift_checks c
-            WHERE c.org_id = $1 AND c.checked_at < $2"#,
-            scope.org.0,
-            scope.cutoff.0
+            SELECT found.left_behind AS "left_behind!",
+                   CASE WHEN found.left_behind > 0 THEN 0
+                        ELSE (SELECT count(*) FROM public.drift_checks c
+                              WHERE c.org_id = s.org_id AND c.checked_at < s.cutoff) END AS "kept!"
+            FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS left_behind FROM (
+                    SELECT FROM public.drift_checks c
+                    WHERE c.org_id = s.org_id AND c.checked_at < s.cutoff
+                      AND EXISTS (
+                          SELECT FROM public.drift_checks n
+                          WHERE n.env_id = c.env_id AND n.checked_at <= now()
+                            AND (n.checked_at > c.checked_at OR (n.checked_at = c.checked_at AND n.id > c.id)))
+                    LIMIT $3) few) found
+            ORDER BY s.n"#,
+            &orgs,
+            &cutoffs,
+            up_to
         )
-        .fetch_one(tx)
+        .fetch_all(tx)
         .await?;
         // A flag cannot outlive its check: the foreign key holds that.
-        Ok(Remains {
+        let remains = found.into_iter().map(|found| Remains {
             left_behind: vec![rows(found.left_behind), 0],
-            kept: vec![rows(found.expired - found.left_behind), 0],
-        })
+            kept: vec![rows(found.kept), 0],
+        });
+        Ok(remains.collect())
     }
 }
 
 async fn delete_flags(
     tx: &mut Transaction<'_>,
     scope: Scope,
-    ids: &[i64],
+    places: &[String],
     newest: &[i64],
 ) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         "-- purge.drift_checks.delete_flags
+         WITH newest AS MATERIALIZED (
+             SELECT n.id, n.env_id, n.checked_at FROM public.drift_checks n
+             WHERE n.id = ANY ($4) AND n.checked_at <= now()
+         )
          DELETE FROM public.workflow_drift_flags f
          USING public.drift_checks c
-         WHERE f.check_id = c.id AND c.id = ANY ($3) AND c.org_id = $1 AND c.checked_at < $2
-           AND EXISTS (SELECT FROM public.drift_checks n
-                       WHERE n.id = ANY ($4) AND n.env_id = c.env_id AND n.checked_at <= now()
-                         AND (n.checked_at, n.id) > (c.checked_at, c.id))",
+         WHERE f.check_id = c.id AND c.ctid = ANY ($3::text[]::tid[]) AND c.org_id = $1 AND c.checked_at < $2
+           AND EXISTS (SELECT FROM newest n
+                       WHERE n.env_id = c.env_id AND (n.checked_at, n.id) > (c.checked_at, c.id))",
         scope.org.0,
         scope.cutoff.0,
-        ids,
+        places,
         newest
     )
     .execute(tx)
@@ -199,19 +221,22 @@ async fn delete_flags(
 async fn delete_checks(
     tx: &mut Transaction<'_>,
     scope: Scope,
-    ids: &[i64],
+    places: &[String],
     newest: &[i64],
 ) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         "-- purge.drift_checks.delete_batch
+         WITH newest AS MATERIALIZED (
+             SELECT n.id, n.env_id, n.checked_at FROM public.drift_checks n
+             WHERE n.id = ANY ($4) AND n.checked_at <= now()
+         )
          DELETE FROM public.drift_checks c
-         WHERE c.id = ANY ($3) AND c.org_id = $1 AND c.checked_at < $2
-           AND EXISTS (SELECT FROM public.drift_checks n
-                       WHERE n.id = ANY ($4) AND n.env_id = c.env_id AND n.checked_at <= now()
-                         AND (n.checked_at, n.id) > (c.checked_at, c.id))",
+         WHERE c.ctid = ANY ($3::text[]::tid[]) AND c.org_id = $1 AND c.checked_at < $2
+           AND EXISTS (SELECT FROM newest n
+                       WHERE n.env_id = c.env_id AND (n.checked_at, n.id) > (c.checked_at, c.id))",
         scope.org.0,
         scope.cutoff.0,
-        ids,
+        places,
         newest
     )
     .execute(tx)

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Batch, Dataset, Progress, Remains, Scope, rows};
+use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `public.incident_payloads` by `incidents.closed_at`.
@@ -79,32 +79,36 @@ impl Dataset for IncidentPayloads {
             ), expired AS MATERIALIZED (
                 SELECT closed_at, id FROM unstamped UNION ALL SELECT closed_at, id FROM rewritten
                 ORDER BY closed_at, id LIMIT $5
+            ), held AS MATERIALIZED (
+                SELECT gone.id FROM expired e
+                CROSS JOIN LATERAL (
+                    SELECT i.id FROM public.incidents i
+                    WHERE i.id = e.id AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                    FOR UPDATE SKIP LOCKED) gone
             )
-            SELECT e.closed_at::text AS "at!", e.id::text AS "key!", held.id AS "id?"
-            FROM expired e
-            LEFT JOIN LATERAL (
-                SELECT i.id FROM public.incidents i
-                WHERE i.id = e.id AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                FOR UPDATE SKIP LOCKED) held ON true
-            ORDER BY e.closed_at, e.id"#,
+            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT array_agg(id) FROM held) AS ids,
+                   last.closed_at::text AS at, last.id::text AS key
+            FROM (SELECT) one
+            LEFT JOIN (SELECT closed_at, id FROM expired ORDER BY closed_at DESC, id DESC LIMIT 1) last ON true"#,
             scope.org.0,
             scope.cutoff.0,
             after,
             after_key,
             limit
         )
-        .fetch_all(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
-        let ids: Vec<Uuid> = seen.iter().filter_map(|row| row.id).collect();
-        let exhausted = progress.pass(seen.into_iter().map(|row| (row.at, row.key)), limit);
-        let purged = if ids.is_empty() {
-            0
-        } else {
-            purge(tx, scope, &ids).await?
+        progress.move_on(seen.at, seen.key);
+        let purged = match seen.ids {
+            Some(ids) => {
+                tx.keep_brief()?;
+                purge(tx, scope, &ids).await?
+            }
+            None => 0,
         };
         Ok(Batch {
             purged: vec![purged],
-            exhausted,
+            seen: seen.seen,
         })
     }
 
@@ -132,26 +136,42 @@ impl Dataset for IncidentPayloads {
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains> {
-        let left_behind = sqlx::query_scalar!(
+    async fn remains(
+        &self,
+        tx: &mut Transaction<'_>,
+        scopes: &[Scope],
+        up_to: i64,
+    ) -> sqlx::Result<Vec<Remains>> {
+        let (orgs, cutoffs) = side_by_side(scopes);
+        let found = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.remains
-            SELECT (SELECT count(*) FROM public.incidents i
-                    WHERE i.org_id = $1 AND i.status = 'closed' AND i.payload_purged_at IS NULL
-                      AND i.closed_at < $2)
-                 + (SELECT count(*) FROM retention.rewritten_payloads w
-                    WHERE w.org_id = $1
-                      AND EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = w.incident_id)
-                      AND EXISTS (SELECT FROM public.incidents i
-                                  WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < $2)) AS "count!""#,
-            scope.org.0,
-            scope.cutoff.0
+            SELECT found.left_behind AS "left_behind!"
+            FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS left_behind FROM (
+                    (SELECT FROM public.incidents i
+                     WHERE i.org_id = s.org_id AND i.status = 'closed' AND i.payload_purged_at IS NULL
+                       AND i.closed_at < s.cutoff
+                     LIMIT $3)
+                    UNION ALL
+                    (SELECT FROM retention.rewritten_payloads w
+                     WHERE w.org_id = s.org_id
+                       AND EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = w.incident_id)
+                       AND EXISTS (SELECT FROM public.incidents i
+                                   WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < s.cutoff)
+                     LIMIT $3)) few) found
+            ORDER BY s.n"#,
+            &orgs,
+            &cutoffs,
+            up_to
         )
-        .fetch_one(tx)
+        .fetch_all(tx)
         .await?;
-        Ok(Remains {
+        let remains = found.into_iter().map(|left_behind| Remains {
             left_behind: vec![rows(left_behind)],
             kept: vec![0],
-        })
+        });
+        Ok(remains.collect())
     }
 }
 

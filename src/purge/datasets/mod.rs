@@ -52,12 +52,19 @@ impl Progress {
             .unwrap_or_else(|| ("-infinity".into(), smallest.into()))
     }
 
-    /// Moves on past the rows `seen` (timestamp and key, in order), and says whether they were the last: fewer
-    /// than `limit`.
-    fn pass(&mut self, seen: impl ExactSizeIterator<Item = (String, String)>, limit: i64) -> bool {
-        let exhausted = i64::try_from(seen.len()).is_ok_and(|seen| seen < limit);
-        self.0 = seen.last().or_else(|| self.0.take());
-        exhausted
+    /// Where an earlier attempt had come.
+    pub(super) fn resumed(at: Option<String>, key: Option<String>) -> Self {
+        Self(at.zip(key))
+    }
+
+    /// The last row looked at, as an attempt may be resumed after it.
+    pub(super) fn last(&self) -> Option<(&str, &str)> {
+        self.0.as_ref().map(|(at, key)| (at.as_str(), key.as_str()))
+    }
+
+    /// Moves on to the last row that was looked at, if there was one.
+    fn move_on(&mut self, at: Option<String>, key: Option<String>) {
+        self.0 = at.zip(key).or_else(|| self.0.take());
     }
 }
 
@@ -66,8 +73,8 @@ impl Progress {
 pub struct Batch {
     /// Rows deleted, by table, in the order of [`Dataset::tables`].
     pub purged: Vec<u64>,
-    /// Whether this pass has now looked at every expired row.
-    pub exhausted: bool,
+    /// Expired rows of the dataset's own table that were looked at: fewer than the limit, and there are no more.
+    pub seen: i64,
 }
 
 impl Batch {
@@ -78,7 +85,7 @@ impl Batch {
     }
 }
 
-/// What separate SQL found after a purge.
+/// What separate SQL found after a purge, or in place of one.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Remains {
     /// Expired and unprotected rows, by table: the purge missed them.
@@ -88,6 +95,12 @@ pub struct Remains {
 }
 
 impl Remains {
+    /// Whether nothing is left to be purged.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.left_behind.iter().all(|rows| *rows == 0)
+    }
+
     /// Nothing found in any of so many tables: where there is no rule, nothing is looked for.
     pub(super) fn nothing(tables: usize) -> Self {
         Self {
@@ -131,8 +144,23 @@ pub trait Dataset: Sync + Send {
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>>;
 
-    /// What is left, found by other SQL than the delete's.
-    async fn remains(&self, tx: &mut Transaction<'_>, scope: Scope) -> sqlx::Result<Remains>;
+    /// What is left, for each of the scopes in their order, found by other SQL than the delete's.
+    ///
+    /// Rows left behind are counted up to `up_to`; protected ones only where nothing is left behind.
+    async fn remains(
+        &self,
+        tx: &mut Transaction<'_>,
+        scopes: &[Scope],
+        up_to: i64,
+    ) -> sqlx::Result<Vec<Remains>>;
+}
+
+/// The scopes as Postgres takes them: side by side.
+fn side_by_side(scopes: &[Scope]) -> (Vec<Uuid>, Vec<DateTime<Utc>>) {
+    scopes
+        .iter()
+        .map(|scope| (scope.org.0, scope.cutoff.0))
+        .unzip()
 }
 
 /// A `count(*)` as a number of rows.

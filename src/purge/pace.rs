@@ -1,0 +1,332 @@
+//! How fast to go: as fast as the database can, unless that is felt elsewhere. Between two batches, never inside a
+//! transaction, a run asks here; what stands against full speed is looked up once a second for the whole process.
+//!
+//! The reason is told: in the log when it changes, in `throttled_seconds_total`, and on the run's steps.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::datasets;
+use crate::{
+    config::PurgeConfig,
+    postgres::Database,
+    telemetry::metrics::{Metrics, THROTTLES},
+};
+
+/// How old a look at the database may be.
+const FRESH: Duration = Duration::from_secs(1);
+/// How many sessions of others have to be at work for the main app to be taken for awake: one is somebody who looks.
+const AWAKE: i64 = 2;
+/// The pause while something has to end before anything more is deleted.
+const HOLD: Duration = Duration::from_millis(250);
+
+/// Why the purge goes slower than it could; the weightiest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Throttle {
+    /// A replica is further behind than it may be: nothing more is deleted until it has caught up.
+    ReplicaLag,
+    /// Somebody waits for a lock of ours.
+    LockWaits,
+    /// The main app is at work: one batch at a time, and pauses.
+    Foreground,
+    /// More write-ahead log than there may be.
+    WalRate,
+    /// Autovacuum is at work on a table that is purged.
+    Autovacuum,
+}
+
+impl Throttle {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
+        Self::ReplicaLag,
+        Self::LockWaits,
+        Self::Foreground,
+        Self::WalRate,
+        Self::Autovacuum,
+    ];
+
+    /// Its name in logs, metrics and records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        THROTTLES[self as usize]
+    }
+
+    /// Whether somebody who waits for a purge has to wait longer for this, too.
+    fn holds_up_purge_now(self) -> bool {
+        matches!(self, Self::ReplicaLag | Self::LockWaits)
+    }
+
+    /// How long to pause after a batch that took `worked`.
+    fn pause(self, worked: Duration) -> Duration {
+        match self {
+            Self::ReplicaLag => HOLD,
+            Self::LockWaits => worked.max(Duration::from_millis(100)),
+            Self::Foreground | Self::WalRate => worked * 3,
+            Self::Autovacuum => worked / 2,
+        }
+    }
+}
+
+/// What one look at the database showed.
+#[derive(Debug, Default)]
+struct Pressure {
+    /// Sessions of others that were at work within the last second.
+    others_awake: i64,
+    /// Sessions that wait for a lock of one of ours.
+    waiting_for_us: i64,
+    /// How far the slowest replica is behind, in seconds.
+    replica_lag: f64,
+    /// Whether autovacuum is at work on a table that is purged.
+    vacuuming: bool,
+    /// Write-ahead log written so far, in bytes.
+    wal: f64,
+}
+
+/// The process's pace: one for all of its runs.
+#[derive(Debug)]
+pub struct Pace {
+    limits: Option<Limits>,
+    metrics: Arc<Metrics>,
+    seen: Mutex<Seen>,
+    /// Under pressure one batch at a time, its pause included.
+    turnstile: Mutex<()>,
+    /// How long the latest batch took, in microseconds.
+    worked: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    replica_lag: Duration,
+    wal_per_second: f64,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    at: Option<Instant>,
+    wal: f64,
+    reasons: Vec<Throttle>,
+}
+
+/// The right to go on with one batch.
+#[derive(Debug, Default)]
+pub struct Go<'a> {
+    /// What it was waited for, and how long.
+    pub throttled: Option<(Throttle, Duration)>,
+    _alone: Option<MutexGuard<'a, ()>>,
+}
+
+impl Pace {
+    /// A pace by these settings.
+    #[must_use]
+    pub fn new(config: &PurgeConfig, metrics: Arc<Metrics>) -> Self {
+        Self {
+            limits: config.throttle.then(|| Limits {
+                replica_lag: config.max_replica_lag,
+                wal_per_second: f64::from(config.max_wal_mb_per_second) * 1e6,
+            }),
+            metrics,
+            seen: Mutex::default(),
+            turnstile: Mutex::default(),
+            worked: AtomicU64::default(),
+        }
+    }
+
+    /// Waits as long as something stands against the next batch, or until `over`. Somebody waits for a run that is
+    /// `urgent`: it is held up only by what would hurt others.
+    pub async fn ready(
+        &self,
+        database: &Database,
+        urgent: bool,
+        over: &CancellationToken,
+    ) -> Go<'_> {
+        let Some(reason) = self.reason(database, urgent).await else {
+            return Go::default();
+        };
+        let began = Instant::now();
+        let alone = tokio::select! {
+            alone = self.turnstile.lock() => alone,
+            () = over.cancelled() => return Go::default(),
+        };
+        let mut now = Some(reason);
+        while let Some(reason) = now {
+            let worked = Duration::from_micros(self.worked.load(Ordering::Relaxed));
+            tokio::select! {
+                () = sleep(reason.pause(worked)) => {}
+                () = over.cancelled() => break,
+            }
+            if reason != Throttle::ReplicaLag {
+                break;
+            }
+            now = self.reason(database, urgent).await;
+        }
+        let waited = began.elapsed();
+        self.metrics
+            .throttled
+            .with_label_values(&[reason.name()])
+            .inc_by(waited.as_secs_f64());
+        Go {
+            throttled: Some((reason, waited)),
+            _alone: Some(alone),
+        }
+    }
+
+    /// How long a batch took: pauses are counted by it.
+    pub fn worked(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.worked.store(micros, Ordering::Relaxed);
+    }
+
+    /// The weightiest reason against full speed, as of the latest look.
+    async fn reason(&self, database: &Database, urgent: bool) -> Option<Throttle> {
+        let limits = self.limits?;
+        let mut seen = self.seen.lock().await;
+        if seen.at.is_none_or(|at| at.elapsed() >= FRESH) {
+            match look(database).await {
+                Ok(pressure) => {
+                    let since = seen.at.map(|at| at.elapsed());
+                    seen.take_in(&pressure, since, limits);
+                }
+                // A look that fails says nothing: batches have their own bounds.
+                Err(error) => tracing::debug!(%error, "cannot see how busy the database is"),
+            }
+            seen.at = Some(Instant::now());
+        }
+        let counts = |reason: &&Throttle| !urgent || reason.holds_up_purge_now();
+        seen.reasons.iter().find(counts).copied()
+    }
+}
+
+impl Seen {
+    /// `since`: how long ago the last look was.
+    fn take_in(&mut self, pressure: &Pressure, since: Option<Duration>, limits: Limits) {
+        let wal_rate = since.map_or(0.0, |since| (pressure.wal - self.wal) / since.as_secs_f64());
+        self.wal = pressure.wal;
+        let holds = |reason: Throttle| match reason {
+            Throttle::ReplicaLag => pressure.replica_lag > limits.replica_lag.as_secs_f64(),
+            Throttle::LockWaits => pressure.waiting_for_us > 0,
+            Throttle::Foreground => pressure.others_awake >= AWAKE,
+            Throttle::WalRate => wal_rate > limits.wal_per_second,
+            Throttle::Autovacuum => pressure.vacuuming,
+        };
+        let reasons: Vec<_> = Throttle::ALL
+            .into_iter()
+            .filter(|reason| holds(*reason))
+            .collect();
+        if reasons.first() != self.reasons.first() {
+            match reasons.first() {
+                Some(reason) => {
+                    tracing::info!(
+                        throttle_reason = reason.name(),
+                        "the purge slows down: {}",
+                        reason.name()
+                    );
+                }
+                None => tracing::info!("the purge goes at full speed"),
+            }
+        }
+        self.reasons = reasons;
+    }
+}
+
+/// Without `pg_read_all_stats` Postgres shows only the sessions of our own user, and no replicas.
+async fn look(database: &Database) -> sqlx::Result<Pressure> {
+    let tables: Vec<String> = datasets::tables()
+        .map(|table| format!("public.{table}"))
+        .collect();
+    sqlx::query_as!(
+        Pressure,
+        r#"-- purge.look_around
+        SELECT (SELECT count(*) FROM pg_stat_activity a
+                WHERE a.datname = current_database() AND a.backend_type = 'client backend'
+                  AND a.application_name NOT LIKE 'drift-retention%'
+                  AND (a.state = 'active' OR a.state_change > now() - interval '1 second')) AS "others_awake!",
+               (SELECT count(*) FROM pg_stat_activity a
+                WHERE a.datname = current_database() AND a.wait_event_type = 'Lock'
+                  AND EXISTS (SELECT FROM unnest(pg_blocking_pids(a.pid)) AS blocking (pid)
+                              JOIN pg_stat_activity ours USING (pid)
+                              WHERE ours.application_name LIKE 'drift-retention%')) AS "waiting_for_us!",
+               (SELECT coalesce(extract(epoch FROM max(r.replay_lag)), 0)::float8
+                FROM pg_stat_replication r) AS "replica_lag!",
+               EXISTS (SELECT FROM pg_stat_progress_vacuum v
+                       WHERE v.relid = ANY ($1::text[]::regclass[]::oid[])) AS "vacuuming!",
+               CASE WHEN pg_is_in_recovery() THEN 0
+                    ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END::float8 AS "wal!""#,
+        &tables
+    )
+    .fetch_one(database)
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        replica_lag: Duration::from_secs(10),
+        wal_per_second: 1e6,
+    };
+
+    fn reasons(pressure: &Pressure) -> Vec<&'static str> {
+        let mut seen = Seen::default();
+        seen.take_in(pressure, None, LIMITS);
+        seen.reasons.iter().map(|reason| reason.name()).collect()
+    }
+
+    #[test]
+    fn every_signal_is_a_reason_and_quiet_is_none() {
+        assert_eq!(reasons(&Pressure::default()), [""; 0]);
+        let everything = Pressure {
+            others_awake: 2,
+            waiting_for_us: 1,
+            replica_lag: 10.1,
+            vacuuming: true,
+            wal: 0.0,
+        };
+        let expected = ["replica_lag", "lock_waits", "foreground", "autovacuum"];
+        assert_eq!(reasons(&everything), expected);
+        let nearly = Pressure {
+            others_awake: 1,
+            replica_lag: 10.0,
+            ..Pressure::default()
+        };
+        assert_eq!(reasons(&nearly), [""; 0]);
+    }
+
+    #[test]
+    fn log_is_measured_from_one_look_to_the_next() {
+        let mut seen = Seen::default();
+        let looks = [
+            (5e9, None, None),
+            (5e9 + 2e6, Some(1), Some(Throttle::WalRate)),
+            (5e9 + 4e6, Some(2), None),
+        ];
+        for (wal, since, expected) in looks {
+            let pressure = Pressure {
+                wal,
+                ..Pressure::default()
+            };
+            seen.take_in(&pressure, since.map(Duration::from_secs), LIMITS);
+            assert_eq!(seen.reasons.first().copied(), expected);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_purge_waits_only_for_what_hurts_others() {
+        let urgent: Vec<_> = Throttle::ALL
+            .into_iter()
+            .filter(|reason| reason.holds_up_purge_now())
+            .collect();
+        assert_eq!(urgent, [Throttle::ReplicaLag, Throttle::LockWaits]);
+    }
+}
