@@ -1,3 +1,4 @@
+DROP FUNCTION retention.pressure(regclass[]);
 ALTER TABLE public.approvals RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_cost_limit);
 ALTER TABLE public.incident_payloads RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_cost_limit);
 ALTER TABLE public.workflow_drift_flags RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_cost_limit);

@@ -2,6 +2,7 @@
 
 mod duration;
 mod hours;
+mod purge;
 mod reference;
 mod secret;
 
@@ -19,6 +20,7 @@ use utoipa::ToSchema;
 
 pub use self::{
     hours::Hours,
+    purge::PurgeConfig,
     reference::{Setting, settings},
     secret::Secret,
 };
@@ -168,37 +170,6 @@ impl WorkerConfig {
     pub fn concurrency(&self) -> usize {
         self.concurrency
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
-    }
-}
-
-/// `purge.*`
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PurgeConfig {
-    /// Rows per batch; absent: the worker follows the time that batches take.
-    pub batch_size: Option<u32>,
-    /// When scheduled runs may purge, in `schedule.timezone`: `22:00-06:00`. A purge now may at any time. Absent: always.
-    #[schema(value_type = Option<String>)]
-    pub between: Option<Hours>,
-    /// Whether to slow down for the main app, replicas, lock waits, autovacuum and write-ahead log.
-    pub throttle: bool,
-    /// How far a replica may be behind before nothing more is deleted until it has caught up.
-    #[serde(with = "duration")]
-    #[schema(value_type = String)]
-    pub max_replica_lag: Duration,
-    /// How many megabytes of write-ahead log a second the whole server may write before the purge slows down.
-    pub max_wal_mb_per_second: u32,
-}
-
-impl Default for PurgeConfig {
-    fn default() -> Self {
-        Self {
-            batch_size: None,
-            between: None,
-            throttle: true,
-            max_replica_lag: Duration::from_secs(10),
-            max_wal_mb_per_second: 256,
-        }
     }
 }
 

@@ -58,7 +58,8 @@ GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_sign
 GRANT DELETE ON retention.rewritten_payloads, retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
-    retention.enqueue_slot(timestamptz, uuid[]), retention.hold_plan(uuid) TO drift_retention_worker;
+    retention.enqueue_slot(timestamptz, uuid[]), retention.hold_plan(uuid), retention.pressure(regclass[])
+    TO drift_retention_worker;
 
 -- The queue's tables are the worker's.
 GRANT SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers TO drift_retention_worker;

@@ -78,7 +78,7 @@ impl Throttle {
     }
 }
 
-/// What one look at the database showed.
+/// What one look at the database showed: `retention.pressure`.
 #[derive(Debug, Default)]
 struct Pressure {
     /// Sessions of others that were at work within the last second.
@@ -224,22 +224,16 @@ impl Seen {
             .filter(|reason| holds(*reason))
             .collect();
         if reasons.first() != self.reasons.first() {
-            match reasons.first() {
-                Some(reason) => {
-                    tracing::info!(
-                        throttle_reason = reason.name(),
-                        "the purge slows down: {}",
-                        reason.name()
-                    );
-                }
-                None => tracing::info!("the purge goes at full speed"),
-            }
+            let reason = reasons.first().map_or("none", |reason| reason.name());
+            tracing::info!(
+                throttle_reason = reason,
+                "what slows the purge down has changed"
+            );
         }
         self.reasons = reasons;
     }
 }
 
-/// Without `pg_read_all_stats` Postgres shows only the sessions of our own user, and no replicas.
 async fn look(database: &Database) -> sqlx::Result<Pressure> {
     let tables: Vec<String> = datasets::tables()
         .map(|table| format!("public.{table}"))
@@ -247,21 +241,9 @@ async fn look(database: &Database) -> sqlx::Result<Pressure> {
     sqlx::query_as!(
         Pressure,
         r#"-- purge.look_around
-        SELECT (SELECT count(*) FROM pg_stat_activity a
-                WHERE a.datname = current_database() AND a.backend_type = 'client backend'
-                  AND a.application_name NOT LIKE 'drift-retention%'
-                  AND (a.state = 'active' OR a.state_change > now() - interval '1 second')) AS "others_awake!",
-               (SELECT count(*) FROM pg_stat_activity a
-                WHERE a.datname = current_database() AND a.wait_event_type = 'Lock'
-                  AND EXISTS (SELECT FROM unnest(pg_blocking_pids(a.pid)) AS blocking (pid)
-                              JOIN pg_stat_activity ours USING (pid)
-                              WHERE ours.application_name LIKE 'drift-retention%')) AS "waiting_for_us!",
-               (SELECT coalesce(extract(epoch FROM max(r.replay_lag)), 0)::float8
-                FROM pg_stat_replication r) AS "replica_lag!",
-               EXISTS (SELECT FROM pg_stat_progress_vacuum v
-                       WHERE v.relid = ANY ($1::text[]::regclass[]::oid[])) AS "vacuuming!",
-               CASE WHEN pg_is_in_recovery() THEN 0
-                    ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END::float8 AS "wal!""#,
+        SELECT others_awake AS "others_awake!", waiting_for_us AS "waiting_for_us!", replica_lag AS "replica_lag!",
+               vacuuming AS "vacuuming!", wal AS "wal!"
+        FROM retention.pressure($1::text[]::regclass[])"#,
         &tables
     )
     .fetch_one(database)

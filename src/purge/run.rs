@@ -216,7 +216,9 @@ impl Attempt<'_> {
             match outcome {
                 Ok(BatchOutcome::Committed(done, more)) => {
                     contended = 0;
-                    done.iter().for_each(|done| self.count(done));
+                    for done in &done {
+                        self.count(done);
+                    }
                     if more {
                         self.size.follow(started.elapsed());
                     }
@@ -318,8 +320,12 @@ impl Attempt<'_> {
         }))
     }
 
-    /// A transaction that deleted nothing has nothing to say.
+    /// A transaction that met no expired row has changed nothing. One that met some may have, though no row went: an
+    /// incident without a payload is stamped.
     async fn commit(&self, mut tx: Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
+        if done.iter().all(|done| done.batch.seen == 0) {
+            return Ok(tx.rollback().await?);
+        }
         let parts: Vec<_> = done
             .iter()
             .filter(|done| done.batch.rows() > 0)
@@ -329,10 +335,9 @@ impl Attempt<'_> {
                 progress: &done.progress,
             })
             .collect();
-        if parts.is_empty() {
-            return Ok(tx.rollback().await?);
+        if !parts.is_empty() {
+            ledger::record_batch(&mut tx, self.run, &parts, self.throttled).await?;
         }
-        ledger::record_batch(&mut tx, self.run, &parts, self.throttled).await?;
         faults::pass(Point::BeforeCommit);
         tx.commit().await?;
         faults::pass(Point::AfterCommit);

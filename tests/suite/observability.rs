@@ -94,7 +94,7 @@ fn no_metric_has_a_label_that_could_name_an_organization() {
         for label in labels {
             assert!(
                 [
-                    "table", "plan", "outcome", "trigger", "status", "state", "version"
+                    "table", "plan", "outcome", "trigger", "status", "state", "version", "reason"
                 ]
                 .contains(&&*label),
                 "{name} has the label {label}: say here that it is bounded, and no organization"

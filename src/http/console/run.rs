@@ -126,6 +126,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
             div { dt { "Asked by" } dd { (run.requested_by) } }
             @if let Some(reason) = &run.reason { div { dt { "Reason" } dd { (reason) } } }
             div { dt { "Attempts" } dd { (run.attempts) " of " (run.max_attempts) } }
+            @if let Some(throttled) = run.throttled() { div { dt { "Throttled" } dd { (throttled) } } }
             @if let Some(slot) = run.scheduled_for { div { dt { "Slot" } dd { (page::exact(slot)) } } }
             @if let Some(first) = run.replay_of { div { dt { "Replay of" } dd { (page::run_link(first)) } } }
             @if !shown.replays.is_empty() {

@@ -1,0 +1,191 @@
+//! Runs with nothing to purge are closed many at once, and their records cannot be told from those of others.
+
+use drift_retention::purge::datasets;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    ledger,
+    product::{self, Service, eventually},
+    runs,
+};
+
+/// Asks for everybody's run of a slot, as the scheduler does.
+async fn enqueue_slot(db: &TestDatabase) {
+    db.execute("SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations")
+        .await;
+}
+
+async fn all_are_final(db: &TestDatabase) {
+    eventually("every run is final", async || {
+        let live = "SELECT count(*) FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying')";
+        db.value::<i64>(live).await == 0
+    })
+    .await;
+}
+
+/// An organization with rows of every kind, none of which goes: young ones, and old ones that a rule protects.
+async fn idle_organization(app: &App, plan: &str) -> Uuid {
+    let org = app.org(plan).await;
+    let (awake, dormant) = (app.env(org).await, app.env(org).await);
+    app.many_checks(org, awake, 3, "1 hour", 2).await;
+    app.check(org, dormant, "400 days", &["wf_1"]).await;
+    let open = app.incident(org, awake, "detected", None).await;
+    app.payload(open).await;
+    app.approval(org, open, "approved", "3000 days").await;
+    let closed = app.incident(org, awake, "closed", Some("1 day")).await;
+    app.payload(closed).await;
+    app.approval(org, closed, "pending", "3000 days").await;
+    org
+}
+
+/// A run's record but for ids and times, and which of its times are there.
+async fn record(db: &TestDatabase, run: Uuid) -> Value {
+    let mut record = runs::run(db, run).await;
+    let fields = record.as_object_mut().unwrap();
+    for field in [
+        "id",
+        "org_id",
+        "worker",
+        "delivery_id",
+        "trigger",
+        "requested_by",
+        "scheduled_for",
+    ] {
+        fields.remove(field);
+    }
+    for field in ["created_at", "started_at", "finished_at", "verified_at"] {
+        assert!(!fields.remove(field).unwrap().is_null(), "{field}");
+    }
+    let mut steps = Vec::new();
+    for table in datasets::tables() {
+        let mut step = runs::step(db, run, table).await;
+        let fields = step.as_object_mut().unwrap();
+        assert!(!fields["started_at"].is_null() && !fields["finished_at"].is_null());
+        for field in ["run_id", "started_at", "finished_at", "cutoff"] {
+            fields.remove(field);
+        }
+        steps.push(step);
+    }
+    serde_json::json!({ "run": record, "steps": steps })
+}
+
+#[tokio::test]
+async fn closed_in_bulk_or_alone_the_record_is_the_same() {
+    for plan in ["free", "Pro ", "agency+", "enterprise"] {
+        let db = TestDatabase::new().await;
+        let app = App::on(&db.pool);
+        let alone = idle_organization(&app, plan).await;
+        let run = product::purge(&db.url, alone).await;
+        let expected = record(&db, run).await;
+
+        for _ in 0..20 {
+            idle_organization(&app, plan).await;
+        }
+        let before = ledger::rows(&db.pool).await;
+        enqueue_slot(&db).await;
+        let _worker = Service::start(&db.url, "worker", &[]);
+        all_are_final(&db).await;
+
+        let scheduled: Vec<Uuid> = db
+            .value("SELECT array_agg(id) FROM retention.purge_runs WHERE trigger = 'schedule'")
+            .await;
+        assert_eq!(scheduled.len(), 21);
+        for run in scheduled {
+            assert_eq!(record(&db, run).await, expected, "{plan}");
+        }
+        assert_eq!(ledger::rows(&db.pool).await, before);
+        // The deliveries of those closed in bulk are taken back, not worked off.
+        let deliveries = "SELECT count(*) FROM apalis.jobs WHERE status <> 'Pending'";
+        assert!(db.value::<i64>(deliveries).await < 21, "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_idle_is_closed_unpurged() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let mut due = Vec::new();
+    for n in 0..60 {
+        match n % 6 {
+            0 => due.push(app.org_with_expired(3).await),
+            1 => {
+                // Nothing but a payload, or an approval, or an incident to stamp.
+                let org = app.org("pro").await;
+                let env = app.env(org).await;
+                let incident = app.incident(org, env, "closed", Some("181 days")).await;
+                match n % 3 {
+                    0 => app.payload(incident).await,
+                    1 => drop(app.approval(org, incident, "rejected", "181 days").await),
+                    _ => {}
+                }
+                due.push(org);
+            }
+            2 => drop(app.org("legacy").await),
+            _ => drop(idle_organization(&app, "pro").await),
+        }
+    }
+    let before = ledger::rows(&db.pool).await;
+    enqueue_slot(&db).await;
+    let _workers = [
+        Service::start(&db.url, "worker", &[]),
+        Service::start(&db.url, "worker", &[]),
+    ];
+    all_are_final(&db).await;
+
+    ledger::assert_exact(&db.pool, &before).await;
+    let by_status = "SELECT array_agg(n ORDER BY status, error_kind) FROM (
+                         SELECT status, error_kind, count(*) AS n FROM retention.purge_runs GROUP BY 1, 2) s";
+    assert_eq!(
+        db.value::<Vec<i64>>(by_status).await,
+        [10, 50],
+        "unresolved, succeeded"
+    );
+    let left = "SELECT count(*) FROM incidents WHERE closed_at < now() - interval '180 days' AND payload_purged_at IS NULL";
+    assert_eq!(db.value::<i64>(left).await, 0);
+    for org in due {
+        assert_eq!(runs::counts(&db, org).await[2..], [0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn each_closed_run_is_counted() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..40 {
+        idle_organization(&app, "pro").await;
+    }
+    enqueue_slot(&db).await;
+    let worker = Service::start(&db.url, "worker", &[]);
+    all_are_final(&db).await;
+    eventually("all are counted", async || {
+        worker.outcomes("succeeded").await == 40.0
+    })
+    .await;
+    let durations = "drift_retention_purge_run_duration_seconds_count";
+    assert_eq!(worker.metric(durations).await, Some(40.0));
+}
+
+#[tokio::test]
+async fn what_an_attempt_has_begun_is_not_closed_unpurged() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = idle_organization(&app, "pro").await;
+    enqueue_slot(&db).await;
+    // As if given back: its terms are frozen, under a longer window than the organization has now.
+    db.execute(
+        "UPDATE retention.purge_runs SET started_at = now() - interval '1 hour', plan = 'enterprise',
+             policy = '{\"drift_checks\": 180, \"incident_payloads\": 2555, \"approvals\": 2555}'",
+    )
+    .await;
+    for _ in 0..20 {
+        idle_organization(&app, "pro").await;
+    }
+    enqueue_slot(&db).await;
+    let _worker = Service::start(&db.url, "worker", &[]);
+    all_are_final(&db).await;
+    let run = runs::newest_run(&db, org).await;
+    assert_eq!(runs::run(&db, run).await["policy"]["drift_checks"], 180);
+}

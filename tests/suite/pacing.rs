@@ -1,0 +1,211 @@
+//! The purge makes way for what else the database does, says for what, and never for longer than it must.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::support::{
+    TestDatabase,
+    app::App,
+    execute_on, ledger,
+    product::{self, Service, eventually, until_status},
+    runs,
+};
+
+const SMALL_BATCHES: (&str, &str) = ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "5");
+const FOREGROUND: &str = r#"drift_retention_throttled_seconds_total{reason="foreground"}"#;
+
+/// The main app with several sessions at work, until dropped.
+struct AppAtWork {
+    over: Arc<AtomicBool>,
+    sessions: Vec<JoinHandle<()>>,
+}
+
+impl AppAtWork {
+    fn on(db: &TestDatabase) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let session = || {
+            let (pool, over) = (db.pool.clone(), over.clone());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    execute_on(&pool, "SELECT pg_sleep(0.05)").await;
+                }
+            })
+        };
+        Self {
+            sessions: (0..3).map(|_| session()).collect(),
+            over,
+        }
+    }
+
+    async fn rest(self) {
+        self.over.store(true, Ordering::Relaxed);
+        for session in self.sessions {
+            session.await.unwrap();
+        }
+    }
+}
+
+async fn scheduled(db: &TestDatabase, org: Uuid) -> Uuid {
+    db.execute(&format!(
+        "SELECT retention.enqueue_slot(now(), ARRAY['{org}'::uuid])"
+    ))
+    .await;
+    runs::newest_run(db, org).await
+}
+
+#[tokio::test]
+async fn scheduled_run_goes_slowly_beside_the_main_app_and_says_so() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(100).await;
+    let before = ledger::rows(&db.pool).await;
+    let app = AppAtWork::on(&db);
+    let worker = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    let run = scheduled(&db, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    app.rest().await;
+
+    let step = runs::step(&db, run, "drift_checks").await;
+    assert_eq!(step["throttle_reason"], "foreground");
+    assert!(step["throttled_ms"].as_i64().unwrap() > 0);
+    assert!(worker.metric(FOREGROUND).await.unwrap() > 0.0);
+    let shown = product::run(&db.url, &["runs", "show", &run.to_string()]).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("lately for foreground"), "{shown}");
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+#[tokio::test]
+async fn purge_now_does_not_wait_for_the_main_app_to_rest() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(100).await;
+    let app = AppAtWork::on(&db);
+    let worker = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    app.rest().await;
+    assert_eq!(
+        runs::step(&db, run, "drift_checks").await["throttled_ms"],
+        0
+    );
+    assert_eq!(worker.metric(FOREGROUND).await, Some(0.0));
+}
+
+#[tokio::test]
+async fn nobody_is_made_way_for_when_that_is_switched_off() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(100).await;
+    let app = AppAtWork::on(&db);
+    let off = ("DRIFT_RETENTION_PURGE__THROTTLE", "false");
+    let _worker = Service::start(&db.url, "worker", &[SMALL_BATCHES, off]);
+    let run = scheduled(&db, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    app.rest().await;
+    assert_eq!(
+        runs::step(&db, run, "drift_checks").await["throttled_ms"],
+        0
+    );
+}
+
+#[tokio::test]
+async fn run_goes_on_where_its_last_attempt_had_come_and_finds_what_is_before_that() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(60).await;
+    let before = ledger::rows(&db.pool).await;
+    db.execute(
+        "CREATE TABLE deaths (n int);
+         CREATE FUNCTION die_halfway() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT count(*) FROM drift_checks) < 30 AND NOT EXISTS (SELECT FROM deaths) THEN
+                 RAISE 'halfway';
+             END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER die_halfway AFTER DELETE ON drift_checks
+             FOR EACH STATEMENT EXECUTE FUNCTION die_halfway()",
+    )
+    .await;
+    let _worker = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "retrying").await;
+    let step = runs::step(&db, run, "drift_checks").await;
+    assert!(!step["passed_at"].is_null(), "{step}");
+
+    // Behind the place from which it will go on.
+    let env: Uuid = db.value("SELECT id FROM environments").await;
+    app.many_checks(org, env, 7, "90 days", 2).await;
+    db.execute("INSERT INTO deaths VALUES (1)").await;
+    until_status(&db.pool, run, "succeeded").await;
+    assert_eq!(runs::counts(&db, org).await, [1, 2, 0, 0]);
+    let before: Vec<i64> = before
+        .iter()
+        .zip([0, 7, 0, 14])
+        .map(|(b, more)| b + more)
+        .collect();
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+/// `22:00-23:00` in UTC, so many hours from now.
+async fn an_hour_in(db: &TestDatabase, hours: i32) -> String {
+    db.value(&format!(
+        "SELECT to_char(t, 'HH24:MI') || '-' || to_char(t + interval '1 hour', 'HH24:MI')
+         FROM (SELECT (now() AT TIME ZONE 'UTC') + make_interval(hours => {hours}, mins => -5) AS t) t"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn outside_its_hours_a_scheduled_run_waits_and_a_purge_now_does_not() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let (waits, asked) = (app.org_with_expired(3).await, app.org_with_expired(3).await);
+    let hours = an_hour_in(&db, 3).await;
+    let _worker = Service::start(
+        &db.url,
+        "worker",
+        &[("DRIFT_RETENTION_PURGE__BETWEEN", &hours)],
+    );
+    let nightly = scheduled(&db, waits).await;
+    eventually("it is put off", async || {
+        let due = format!("SELECT coalesce(next_attempt_at > now() + interval '2 hours', false) FROM retention.purge_runs WHERE id = '{nightly}'");
+        db.value::<bool>(&due).await
+    })
+    .await;
+    let now = product::enqueue(&db.pool, asked).await;
+    until_status(&db.pool, now, "succeeded").await;
+    assert_eq!(product::status(&db.pool, nightly).await, "queued");
+    assert_eq!(ledger::attempts(&db.pool, nightly).await, 0);
+    assert_eq!(runs::counts(&db, waits).await, [3, 6, 0, 0]);
+
+    // Who asks for it does not wait for the night either.
+    assert_eq!(product::enqueue(&db.pool, waits).await, nightly);
+    until_status(&db.pool, nightly, "succeeded").await;
+    assert_eq!(runs::counts(&db, waits).await, [1, 2, 0, 0]);
+}
+
+#[tokio::test]
+async fn within_its_hours_a_scheduled_run_goes_on() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(3).await;
+    let hours = an_hour_in(&db, 0).await;
+    let _worker = Service::start(
+        &db.url,
+        "worker",
+        &[("DRIFT_RETENTION_PURGE__BETWEEN", &hours)],
+    );
+    let run = scheduled(&db, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+}
+
+#[tokio::test]
+async fn hours_that_are_none_are_refused() {
+    let db = TestDatabase::new().await;
+    let refused = product::run(&db.url, &["serve", "--between", "22-6"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("22:00-06:00"), "{why}");
+}
