@@ -79,12 +79,11 @@ async fn watch_main_app(
     let app = tokio::spawn(MainApp::open(&copy.url).await?.work(stopping));
     sleep(SETTLE).await;
     let from = Instant::now();
-    let outcome = match who {
-        Some(who) => who.work(&copy).await?,
-        None => {
-            sleep(QUIET).await;
-            Outcome::default()
-        }
+    let outcome = if let Some(who) = who {
+        who.work(&copy).await?
+    } else {
+        sleep(QUIET).await;
+        Outcome::default()
     };
     // Until the last run was over: ours stops its worker after that.
     let took = if who.is_some() { outcome.wall } else { QUIET };

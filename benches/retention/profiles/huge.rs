@@ -79,10 +79,9 @@ async fn purge(bench: &Bench, seed: &Seed, expected: &Expected) -> Result<Purge>
     enqueue(&copy.pool, huge).await?;
     let began: f64 = sql::value(&copy.pool, NOW).await?;
     let mut worker = Worker::spawn(&bench.args.binary, &copy.url)?;
-    let sampler = tokio::spawn(sample(copy.pool.clone(), began));
-    let sampler = AbortOnDropHandle::new(sampler);
+    let watcher = AbortOnDropHandle::new(tokio::spawn(sample(copy.pool.clone(), began)));
     worker.finish(&copy.pool).await?;
-    let samples = sampler.await??;
+    let samples = watcher.await??;
     let (kib, _) = worker.usage()?;
     worker.stop().await?;
     let done = |which: &str| {
