@@ -220,11 +220,11 @@ fn height(value: f64, top: f64) -> f64 {
     BOTTOM - value / top * (BOTTOM - TOP)
 }
 
-/// The next of 1, 2, 4, 8 times a power of ten: its quarters are short numbers.
+/// The next number whose quarters are short.
 fn nice_top(greatest: f64) -> f64 {
     let greatest = if greatest > 0.0 { greatest * 1.05 } else { 1.0 };
     let power = 10_f64.powf(greatest.log10().floor());
-    [1.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0]
         .into_iter()
         .map(|step| step * power)
         .find(|top| *top >= greatest)

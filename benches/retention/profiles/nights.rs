@@ -179,20 +179,22 @@ fn section(organizations: u64, sizes: &[Sizes], held: Series) -> Section {
         measured: Series(vec![total(sizes.len(), indexes) / total(SETTLED, indexes)]),
         bound: Bound::AtMost(1.1),
     };
-    let lines = (0..names.len()).map(|index| {
-        let points = (1..=sizes.len()).map(|night| (float(night as u64), at(night, index)));
-        (names[index].clone(), points.collect())
-    });
-    let (short, long): (Vec<_>, Vec<_>) =
-        lines.partition(|(name, _): &(String, Vec<_>)| name.ends_with("indexes"));
-    let plot = |file: &str, title: &str, lines| Plot {
+    let lines = |indexes: bool| {
+        let chosen = (0..names.len()).filter(|index| names[*index].ends_with("indexes") == indexes);
+        let line = |index: usize| {
+            let points = (1..=sizes.len()).map(|night| (float(night as u64), at(night, index)));
+            (names[index].replace(", indexes", ""), points.collect())
+        };
+        chosen.map(line).collect()
+    };
+    let plot = |file: &str, what: &str, indexes: bool| Plot {
         file: file.to_owned(),
-        title: title.to_owned(),
+        title: format!("nights: size of the {what}"),
         y: "MiB".to_owned(),
         kind: Kind::Lines {
             x: "night".to_owned(),
             doubling: false,
-            lines,
+            lines: lines(indexes),
         },
     };
     Section {
@@ -209,8 +211,8 @@ fn section(organizations: u64, sizes: &[Sizes], held: Series) -> Section {
         tables: vec![Table(rows)],
         targets: vec![flat("tables", false), flat("indexes", true), memory(held)],
         plots: vec![
-            plot("nights-tables", "nights: size of the tables", long),
-            plot("nights-indexes", "nights: size of the indexes", short),
+            plot("nights-tables", "tables", false),
+            plot("nights-indexes", "indexes", true),
         ],
     }
 }
