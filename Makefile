@@ -61,6 +61,10 @@ bench-api: postgres ## Latency of the API's read routes while a purge runs
 bench-console: postgres ## Server time of every page of the console at 100 000 runs
 	cargo bench --locked --bench console_pages
 
+.PHONY: bench
+bench: postgres ## The purge measured: writes docs/benchmarks.md and its plots (about an hour; ARGS='--profile idle')
+	cargo bench --locked --bench retention -- $(ARGS)
+
 .PHONY: screenshots
 screenshots: postgres browser ## Refresh docs/screenshots/: every page on the sample data, light and dark
 	cargo build --quiet --locked --example with_postgres

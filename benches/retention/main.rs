@@ -1,0 +1,193 @@
+//! How fast the purge is, how much it costs where nothing is due, and what the main app feels of it: `make bench`.
+//!
+//! A Postgres of its own, seeded databases, contestants that take turns on copies of them, and a report with tables and
+//! plots. `cargo bench --bench retention -- --help` lists what can be chosen.
+#![allow(clippy::print_stdout, reason = "a bench says how far it is")]
+
+mod compare;
+mod contestants;
+mod machine;
+mod main_app;
+mod measures;
+mod plot;
+mod profiles;
+mod report;
+mod seed;
+mod server;
+mod sql;
+mod verify;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+use crate::{
+    contestants::Contestant,
+    machine::Machine,
+    measures::float,
+    profiles::{foreground, growth, huge, idle, loaded, nights},
+    report::{Circumstances, Section},
+    server::Server,
+};
+
+/// Measures the purge.
+#[derive(Debug, Clone, Parser)]
+pub(crate) struct Arguments {
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Profile::value_variants().to_vec())]
+    profile: Vec<Profile>,
+    /// Sizes, relative to the full ones
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// The size of growth's ×1, relative to the scale
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) growth_scale: f64,
+    /// How often each contestant purges
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Where the report and its plots go
+    #[arg(long, default_value = "docs")]
+    out: PathBuf,
+    /// Where the server's data goes, below; it must be reachable by the user `postgres` [default: a temporary directory]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Another build of the product
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_drift-retention"))]
+    binary: PathBuf,
+    /// Keep the server's data
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// What cargo passes to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// Half of everything is expired
+    Loaded,
+    /// Nothing is due
+    Idle,
+    /// One huge organization beside small ones
+    Huge,
+    /// Loaded and idle at ×1, ×4 and ×16
+    Growth,
+    /// What the main app feels meanwhile
+    Foreground,
+    /// Sizes of tables and indexes over thirty nights
+    Nights,
+}
+
+/// What every profile needs.
+pub(crate) struct Bench {
+    pub(crate) args: Arguments,
+    pub(crate) server: Server,
+}
+
+impl Bench {
+    /// A size at this scale.
+    pub(crate) fn scaled(&self, full: u64) -> u64 {
+        scaled(full, self.args.scale)
+    }
+
+    /// The product.
+    pub(crate) fn ours(&self) -> Contestant {
+        Contestant::Ours(self.args.binary.clone())
+    }
+
+    async fn profile(&self, profile: Profile) -> Result<Section> {
+        match profile {
+            Profile::Loaded => loaded::measure(self).await,
+            Profile::Idle => idle::measure(self).await,
+            Profile::Huge => huge::measure(self).await,
+            Profile::Growth => growth::measure(self).await,
+            Profile::Foreground => foreground::measure(self).await,
+            Profile::Nights => nights::measure(self).await,
+        }
+    }
+}
+
+/// A part of a full size, at least one.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes are small and positive"
+)]
+pub(crate) fn scaled(full: u64, scale: f64) -> u64 {
+    ((float(full) * scale).round() as u64).max(1)
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Arguments::parse();
+    let began = Instant::now();
+    let machine = Machine::look()?;
+    let server = Server::start(args.data_dir.as_deref(), &machine).await?;
+    let bench = Bench { args, server };
+    let sections = tokio::select! {
+        sections = measure(&bench) => sections,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let written = match sections {
+        Ok(sections) => write(&bench, &machine, &sections, began).await,
+        Err(error) => Err(error),
+    };
+    // Stopped and removed however it went.
+    let keep = bench.args.keep;
+    bench.server.stop(keep).await?;
+    written?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(bench: &Bench) -> Result<Vec<Section>> {
+    let mut sections = Vec::new();
+    for profile in &bench.args.profile {
+        let section = bench.profile(*profile).await?;
+        println!("\n{}\n", section.markdown("benchmarks"));
+        sections.push(section);
+    }
+    Ok(sections)
+}
+
+async fn write(
+    bench: &Bench,
+    machine: &Machine,
+    sections: &[Section],
+    began: Instant,
+) -> Result<()> {
+    let postgres = sql::pool(&bench.server.url("postgres"))?;
+    let about = Circumstances {
+        machine,
+        postgres: bench.server.version().await?,
+        settings: &bench.server.settings,
+        date: sql::value(&postgres, "SELECT now()::date::text").await?,
+        command: command(),
+        rounds: bench.args.rounds,
+        took: began.elapsed(),
+    };
+    postgres.close().await;
+    report::write(&bench.args.out, &about, sections).context("cannot write the report")?;
+    println!(
+        "written: {}",
+        bench.args.out.join("benchmarks.md").display()
+    );
+    Ok(())
+}
+
+/// What was asked for; where things are on this machine is nobody's business.
+fn command() -> String {
+    let mut asked = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--bench" | "--keep" => {}
+            "--out" | "--data-dir" | "--binary" => drop(arguments.next()),
+            _ => asked.push(argument),
+        }
+    }
+    if asked.is_empty() {
+        return "make bench".to_owned();
+    }
+    format!("cargo bench --bench retention -- {}", asked.join(" "))
+}
