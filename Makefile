@@ -115,6 +115,7 @@ prepare: tools postgres ## Refresh .sqlx/ after a change of SQL or schema: commi
 .PHONY: check-deploy
 check-deploy: ## Image, compose file, manifests and units, each by its own tool
 	@.ci/install-tools.sh hadolint check-jsonschema kubernetes-validate
+	@.ci/install-prometheus.sh
 	.ci/check-deploy.sh
 
 .PHONY: image
