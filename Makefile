@@ -31,11 +31,14 @@ test: postgres pgbouncer browser ## All tests, on a throwaway Postgres and in a 
 	fi; \
 	set -x; $(WITH_POSTGRES) sh -exc "$$tests; cargo test --locked --quiet --doc"
 
+# Where the target `faketime` can install what makes clocks jump, the lab must not go on without it.
+NEED_CLOCKS = $(if $(shell command -v faketime apt-get dnf pacman),--need-clocks)
+
 # The feature changes no dependency, so that only this crate is compiled once more. CHAOS passes options on:
 # make chaos CHAOS="--seed 7 --rounds 1".
 .PHONY: chaos
 chaos: postgres faketime ## The crash lab for an hour: the product while everything around it fails
-	cargo run --locked --features chaos -- chaos --duration 1h $(CHAOS)
+	cargo run --locked --features chaos -- chaos --duration 1h $(NEED_CLOCKS) $(CHAOS)
 
 .PHONY: chaos-short
 chaos-short: postgres faketime ## Death at every boundary, the proof that the lab's oracle can fail, and the lab for five minutes
@@ -46,7 +49,7 @@ chaos-short: postgres faketime ## Death at every boundary, the proof that the la
 		tests="cargo test --locked --features chaos --lib --tests --"; \
 	fi; \
 	set -x; $(WITH_POSTGRES) sh -exc "$$tests chaos:: fault_points::"
-	cargo run --locked --features chaos -- chaos --duration 5m $(CHAOS)
+	cargo run --locked --features chaos -- chaos --duration 5m $(NEED_CLOCKS) $(CHAOS)
 
 .PHONY: fuzz-api
 fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing undocumented
@@ -119,6 +122,7 @@ prepare: tools postgres ## Refresh .sqlx/ after a change of SQL or schema: commi
 .PHONY: check-deploy
 check-deploy: ## Image, compose file, manifests and units, each by its own tool
 	@.ci/install-tools.sh hadolint check-jsonschema kubernetes-validate
+	@.ci/install-prometheus.sh
 	.ci/check-deploy.sh
 
 .PHONY: image

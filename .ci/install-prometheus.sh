@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that `prometheus`, `promtool` and `alertmanager` are there, for `make check-dashboards`. Only the programs
-# are needed: that starts what it needs by itself, so no service is started here, nor at the next boot.
+# Makes sure that `prometheus`, `promtool` and `alertmanager` are there, for `make check-dashboards` and `make check-deploy`.
+# Only the programs are needed: those start what they need by themselves, so no service is started here, nor at the next boot.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -54,6 +54,9 @@ sql() { "$(.ci/find-postgres.sh)/psql" --no-psqlrc -qAtX -v ON_ERROR_STOP=1 "$DA
 
 expect "id in the container" "$(buildah run --isolation chroot "$container" -- id -u)" 65532
 say "size of the program: $(buildah run --isolation chroot "$container" -- stat -c %s /usr/local/bin/drift-retention) bytes"
+lab=0
+in_image chaos >"$log" 2>&1 || lab=$?
+expect "exit of chaos, which is not shipped" "$lab" 2
 in_image migrate up >"$log" 2>&1 || fail "migrate up"
 say "migrate up: done"
 

@@ -214,6 +214,7 @@ impl Injector {
             Fault::ClockJump => {
                 let jumps = ["-400d", "-1d", "+1h", "+3d", "+4000d"];
                 let jump = jumps[self.dice.random_range(0..jumps.len())];
+                let at = self.scheduler_or(at, fleet);
                 let can = fleet.set_clock(at, Some(jump.to_owned()));
                 return Ok(can && fleet.signal(at, Signal::SIGKILL).is_some());
             }
@@ -246,6 +247,15 @@ impl Injector {
         let busy = busy.await.ok().flatten();
         busy.and_then(|pid| fleet.find(pid.parse().ok()?))
             .unwrap_or(any)
+    }
+
+    /// A scheduler, more often than not: slots are what a wrong clock could make twice or never.
+    fn scheduler_or(&mut self, at: usize, fleet: &Fleet) -> usize {
+        let schedulers = fleet.in_role("scheduler");
+        if schedulers.is_empty() || self.dice.random_bool(0.4) {
+            return at;
+        }
+        schedulers[self.dice.random_range(0..schedulers.len())]
     }
 
     fn network(&mut self, fault: Fault, at: usize, fleet: &Fleet) {

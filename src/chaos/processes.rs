@@ -112,6 +112,14 @@ impl Fleet {
         self.posts.iter().position(|post| post.pid == Some(pid))
     }
 
+    /// Those that do this and nothing else.
+    pub(super) fn in_role(&self, role: &str) -> Vec<usize> {
+        let posts = self.posts.iter().enumerate();
+        posts
+            .filter_map(|(at, post)| (post.role == role).then_some(at))
+            .collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.posts.len()
     }

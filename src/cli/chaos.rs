@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{demo::bin_dir, output, stopping};
 use crate::{
@@ -27,12 +27,19 @@ pub(super) struct ChaosArgs {
     /// Organizations
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     orgs: u32,
+    /// Do not start where no clock can be made to jump, for want of libfaketime
+    #[arg(long)]
+    need_clocks: bool,
     /// Where its Postgres and the logs are; one that does not exist is made, and removed when all went well
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: ChaosArgs) -> Result<ExitCode> {
+    ensure!(
+        !args.need_clocks || chaos::clocks_can_jump(),
+        "libfaketime is not installed, and no clock can jump without it: `make faketime`, or leave --need-clocks out"
+    );
     let dir = args.data_dir.clone().unwrap_or_else(|| {
         std::env::temp_dir().join(format!("drift-retention-chaos-{}", std::process::id()))
     });

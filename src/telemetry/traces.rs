@@ -151,7 +151,42 @@ fn parse(traceparent: &str) -> Option<SpanContext> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_parent_or_none_and_stops_nothing(
+            text in prop_oneof![
+                any::<String>(),
+                "[0-9a-fA-F]{0,3}-[0-9a-fA-F]{31,33}-[0-9a-fA-F]{15,17}-[0-9a-fA-F+]{1,3}(-.{0,9})?",
+                "[ \t]?[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[ \t]?",
+                "00-0{32}-0{16}-[0-9]{2}",
+            ],
+        ) {
+            if let Some(parent) = parse(&text) {
+                prop_assert!(parent.is_valid() && parent.is_remote());
+                let ids = format!("{}-{}", parent.trace_id(), parent.span_id());
+                prop_assert!(text.to_ascii_lowercase().contains(&ids), "{ids}");
+            }
+            set_parent(&Span::none(), Some(&text));
+            link(&Span::none(), Some(&text));
+        }
+
+        #[test]
+        fn whatever_the_standard_allows_is_a_parent(
+            trace in 1_u128.., span in 1_u64.., flags in any::<u8>(), later in "(-[0-9a-z]{1,9})?",
+            version in 0_u8..255,
+        ) {
+            let more = if version == 0 { "" } else { &later };
+            let parent = parse(&format!("{version:02x}-{trace:032x}-{span:016x}-{flags:02x}{more}"));
+            let parent = parent.ok_or_else(|| TestCaseError::fail("it was refused"))?;
+            prop_assert_eq!(parent.trace_id(), TraceId::from_bytes(trace.to_be_bytes()));
+            prop_assert_eq!(parent.span_id(), SpanId::from_bytes(span.to_be_bytes()));
+            prop_assert_eq!(parent.trace_flags().to_u8(), flags);
+        }
+    }
 
     #[test]
     fn only_what_the_standard_allows_is_a_parent() {

@@ -24,32 +24,18 @@ use crate::support::{
     app::App,
     console::{Console, Who},
     product,
+    text::base64,
     visitor::Visitor,
 };
 
-/// Keys that are settings, and some that are none.
-const KEYS: [&str; 20] = [
-    "replica_url",
-    "database.url",
-    "database.url_file",
-    "http.listen",
-    "auth.hs256_secret",
-    "auth.hs256_secret_file",
-    "auth.jwks",
-    "auth.issuer",
-    "worker.concurrency",
-    "worker.heartbeat",
-    "worker.max_attempts",
-    "worker.backoff_base",
-    "worker.backoff_max",
-    "worker.shutdown_grace",
-    "worker.keep_runs",
-    "purge.batch_size",
-    "schedule.cron",
-    "schedule.timezone",
-    "worker",
-    "nothing.at.all",
-];
+/// Every key that is a setting, and two that are none.
+fn any_key() -> impl Strategy<Value = String> {
+    let settings = settings(&Config::default())
+        .into_iter()
+        .map(|known| known.key);
+    let bogus = ["worker", "nothing.at.all"].map(str::to_owned);
+    select(settings.chain(bogus).collect::<Vec<_>>())
+}
 
 /// Settings of the worker that are durations.
 const DURATIONS: [&str; 5] = [
@@ -126,7 +112,7 @@ proptest! {
 
     #[test]
     fn any_value_of_a_setting_is_taken_and_usable_or_refused(
-        settings in vec((select(&KEYS[..]), toml_value()), 1..4),
+        settings in vec((any_key(), toml_value()), 1..4),
     ) {
         let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         load(lines.concat().as_bytes());
@@ -231,21 +217,6 @@ fn any_json() -> impl Strategy<Value = String> {
     .prop_map(|text| base64(text.as_bytes()))
 }
 
-/// The URL-safe alphabet, without padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = (0..3).fold(0, |word, n| {
-            word << 8 | usize::from(*chunk.get(n).unwrap_or(&0))
-        });
-        for n in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[word >> (18 - 6 * n) & 63]));
-        }
-    }
-    text
-}
-
 /// A key as the environment names it.
 fn variable(key: &str) -> String {
     format!("DRIFT_RETENTION_{}", key.replace('.', "__").to_uppercase())
@@ -256,7 +227,7 @@ proptest! {
 
     #[test]
     fn any_bytes_in_the_environment_are_taken_or_refused(
-        values in vec((select(&KEYS[..]), prop_oneof![
+        values in vec((any_key(), prop_oneof![
             text().prop_map(String::into_bytes),
             vec(any::<u8>(), 0..20),
         ]), 1..4),
@@ -265,7 +236,7 @@ proptest! {
         command.args(["config", "show"]);
         for (key, value) in values {
             let value: Vec<u8> = value.into_iter().filter(|byte| *byte != 0).collect();
-            command.env(variable(key), OsString::from_vec(value));
+            command.env(variable(&key), OsString::from_vec(value));
         }
         let output = Runtime::new().unwrap().block_on(async { command.output().await }).unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -1,13 +1,15 @@
 //! A purge beside the main app at work: it never waits long for the app, the app never for it, and what the app
 //! does in the meantime decides what goes.
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::{
     TestDatabase,
     app::App,
     held::{Held, slow_deletes},
-    product::eventually,
+    ledger,
+    product::{self, Service, eventually, until_status},
     runs::{self, start_purge, succeeds, until_retried},
 };
 
@@ -209,9 +211,24 @@ async fn a_payload_written_while_its_incident_is_being_purged_goes_too_and_the_f
     assert_eq!(purged, 1);
 }
 
+/// The run's record names the table, and that one of its rows is waited for.
+fn says_what_is_held(run: &Value, table: &str) {
+    assert_eq!(run["error_kind"], "contention", "{run}");
+    let error = run["error"].as_str().unwrap();
+    assert!(
+        error.contains(&format!("1 expired rows of {table} are still there")),
+        "{error}"
+    );
+}
+
 /// The app holds one row for as long as the purge tries, and goes on with its work: the rest goes, and the row
 /// that was held goes after its release.
-async fn one_held_row_delays_only_itself(db: &TestDatabase, row: &str, left: [i64; 4]) {
+async fn one_held_row_delays_only_itself(
+    db: &TestDatabase,
+    row: &str,
+    table: &str,
+    left: [i64; 4],
+) {
     let app = App::on(&db.pool);
     let org = app.org("pro").await;
     let env = app.env(org).await;
@@ -227,6 +244,8 @@ async fn one_held_row_delays_only_itself(db: &TestDatabase, row: &str, left: [i6
 
     until_retried(db, org).await;
     assert_eq!(runs::counts(db, org).await, left);
+    let run = runs::newest_run(db, org).await;
+    says_what_is_held(&runs::run(db, run).await, table);
     held.also(&format!(
         "SET LOCAL statement_timeout = '2s';
          INSERT INTO drift_checks (org_id, env_id, checked_at, status) VALUES ('{org}', '{env}', now(), 'drift');
@@ -239,9 +258,13 @@ async fn one_held_row_delays_only_itself(db: &TestDatabase, row: &str, left: [i6
 
     assert!(succeeds(purge).await);
     assert_eq!(runs::counts(db, org).await, [2, 0, 0, 0]);
-    let run = runs::newest_run(db, org).await;
     assert_eq!(runs::purged(db, run).await, [30, 60, 10, 10]);
-    assert_eq!(runs::run(db, run).await["status"], "succeeded");
+    let record = runs::run(db, run).await;
+    assert_eq!(record["status"], "succeeded");
+    assert_eq!(
+        (&record["error_kind"], &record["error"]),
+        (&Value::Null, &Value::Null)
+    );
 }
 
 #[tokio::test]
@@ -249,7 +272,7 @@ async fn one_flag_held_by_the_app_delays_only_its_own_check() {
     let db = TestDatabase::new().await;
     let row = "SELECT FROM workflow_drift_flags WHERE workflow_id = 'wf_1' AND check_id =
                     (SELECT id FROM drift_checks ORDER BY checked_at OFFSET 11 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, row, [2, 2, 0, 0]).await;
+    one_held_row_delays_only_itself(&db, row, "drift_checks", [2, 2, 0, 0]).await;
 }
 
 #[tokio::test]
@@ -257,7 +280,7 @@ async fn one_payload_held_by_the_app_delays_only_itself() {
     let db = TestDatabase::new().await;
     let row = "SELECT FROM incident_payloads WHERE incident_id =
                     (SELECT incident_id FROM incident_payloads ORDER BY incident_id OFFSET 4 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, row, [1, 0, 1, 0]).await;
+    one_held_row_delays_only_itself(&db, row, "incident_payloads", [1, 0, 1, 0]).await;
 }
 
 #[tokio::test]
@@ -265,7 +288,7 @@ async fn one_check_held_by_the_app_delays_only_itself() {
     let db = TestDatabase::new().await;
     let row = "SELECT FROM drift_checks WHERE id =
                     (SELECT id FROM drift_checks ORDER BY checked_at OFFSET 11 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, row, [2, 2, 0, 0]).await;
+    one_held_row_delays_only_itself(&db, row, "drift_checks", [2, 2, 0, 0]).await;
 }
 
 #[tokio::test]
@@ -273,5 +296,80 @@ async fn one_approval_held_by_the_app_delays_only_itself() {
     let db = TestDatabase::new().await;
     let row = "SELECT FROM approvals WHERE id =
                     (SELECT id FROM approvals ORDER BY id OFFSET 4 LIMIT 1) FOR UPDATE";
-    one_held_row_delays_only_itself(&db, row, [1, 0, 0, 1]).await;
+    one_held_row_delays_only_itself(&db, row, "approvals", [1, 0, 0, 1]).await;
+}
+
+/// An organization of which the app holds one payload, and a run of it by a worker with so many attempts.
+async fn payload_held_during_a_run(
+    db: &TestDatabase,
+    max_attempts: &str,
+) -> (Held, Service, Uuid, Uuid) {
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(30).await;
+    let env = app.env(org).await;
+    for _ in 0..10 {
+        let incident = app.incident(org, env, "closed", Some("200 days")).await;
+        app.payload(incident).await;
+        app.approval(org, incident, "approved", "200 days").await;
+    }
+    let held = Held::by(db, "SELECT FROM incident_payloads LIMIT 1 FOR UPDATE").await;
+    let settings = [
+        ("DRIFT_RETENTION_WORKER__MAX_ATTEMPTS", max_attempts),
+        ("DRIFT_RETENTION_WORKER__BACKOFF_MAX", "300ms"),
+    ];
+    let worker = Service::start(&db.url, "worker", &settings);
+    let run = product::enqueue(&db.pool, org).await;
+    (held, worker, org, run)
+}
+
+#[tokio::test]
+async fn a_row_held_over_three_attempts_goes_once_it_is_let_go_and_is_counted_once() {
+    let db = TestDatabase::new().await;
+    let (held, _worker, org, run) = payload_held_during_a_run(&db, "50").await;
+    eventually(
+        "the third attempt has ended without being done",
+        async || {
+            ledger::attempts(&db.pool, run).await > 3
+                || (ledger::attempts(&db.pool, run).await == 3
+                    && product::status(&db.pool, run).await == "retrying")
+        },
+    )
+    .await;
+    assert_eq!(runs::counts(&db, org).await, [1, 2, 1, 0]);
+    says_what_is_held(&runs::run(&db, run).await, "incident_payloads");
+
+    held.rollback().await;
+
+    until_status(&db.pool, run, "succeeded").await;
+    assert!(ledger::attempts(&db.pool, run).await > 3);
+    assert_eq!(runs::counts(&db, org).await, [1, 2, 0, 0]);
+    assert_eq!(runs::purged(&db, run).await, [29, 58, 10, 10]);
+    let stamped = "incidents WHERE payload_purged_at IS NOT NULL";
+    assert_eq!(count(&db, stamped).await, 10);
+}
+
+#[tokio::test]
+async fn a_row_held_over_every_attempt_fails_the_run_and_a_replay_takes_it() {
+    let db = TestDatabase::new().await;
+    let (held, _worker, org, run) = payload_held_during_a_run(&db, "2").await;
+    until_status(&db.pool, run, "failed").await;
+    let failed = runs::run(&db, run).await;
+    assert_eq!(failed["attempts"], 2);
+    says_what_is_held(&failed, "incident_payloads");
+    assert_eq!(
+        runs::counts(&db, org).await,
+        [1, 2, 1, 0],
+        "everything else is gone"
+    );
+    assert_eq!(runs::purged(&db, run).await, [29, 58, 9, 10]);
+
+    held.rollback().await;
+    product::json(&db.url, &["runs", "replay", &run.to_string(), "--json"]).await;
+
+    let made = format!("SELECT id FROM retention.purge_runs WHERE replay_of = '{run}'");
+    let replay: Uuid = db.value(&made).await;
+    until_status(&db.pool, replay, "succeeded").await;
+    assert_eq!(runs::counts(&db, org).await, [1, 2, 0, 0]);
+    assert_eq!(runs::purged(&db, replay).await, [0, 0, 1, 0]);
+    assert_eq!(runs::run(&db, run).await, failed, "as it was");
 }

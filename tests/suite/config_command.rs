@@ -36,6 +36,10 @@ async fn settings_in_force_are_shown_and_secrets_are_not() {
             "DATABASE_URL",
             "postgres://purger:hunter2@db.internal/workflowops",
         ),
+        (
+            "DRIFT_RETENTION_REPLICA_URL",
+            "postgres://reader:hunter2@replica.internal/workflowops",
+        ),
         ("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET),
         ("DRIFT_RETENTION_WORKER__HEARTBEAT", "1500ms"),
     ];
@@ -46,6 +50,7 @@ async fn settings_in_force_are_shown_and_secrets_are_not() {
     );
     for line in [
         r#"url = "postgres://purger:(hidden)@db.internal/workflowops""#,
+        r#"replica_url = "postgres://reader:(hidden)@replica.internal/workflowops""#,
         r#"hs256_secret = "(hidden)""#,
         r#"heartbeat = "1500ms""#,
         "# concurrency is not set",

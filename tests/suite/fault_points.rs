@@ -1,8 +1,9 @@
 //! A process that dies at a boundary, at each of them: the result is the same as if it had not.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use drift_retention::faults::Point;
+use futures::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use uuid::Uuid;
@@ -19,12 +20,16 @@ use crate::support::{
 const DEATH: Duration = Duration::from_mins(1);
 const SMALL_BATCHES: (&str, &str) = ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "7");
 
+/// A table of each kind of retained data, whose rows go in several batches.
+const DATASETS: [&str; 3] = ["drift_checks", "incident_payloads", "approvals"];
+
 /// An organization with something to purge in every table, and something to keep.
 async fn organization(db: &TestDatabase) -> Uuid {
     let app = App::on(&db.pool);
     let org = app.org_with_expired(20).await;
     let env = app.env(org).await;
-    for age in ["181 days", "200 days", "179 days"] {
+    // Several batches of each kind, and rows that stay.
+    for age in ["181 days", "200 days", "179 days"].repeat(10) {
         let incident = app.incident(org, env, "closed", Some(age)).await;
         app.payload(incident).await;
         app.approval(org, incident, "approved", age).await;
@@ -110,6 +115,120 @@ worker_dies! {
     worker_dies_verified: format!("{:?}", Point::AfterVerify), 2 attempts;
     worker_dies_before_the_end_is_committed: format!("{:?}", Point::BeforeFinish), 2 attempts;
     worker_dies_before_it_acknowledges: format!("{:?}", Point::AfterFinish), 1 attempts;
+}
+
+/// From now on a sequence per table counts the statements that deleted from it, those of transactions that were rolled
+/// back too.
+async fn count_deletes(db: &TestDatabase) {
+    for table in DATASETS {
+        db.execute(&format!(
+            "CREATE SEQUENCE {table}_deletes START 0 MINVALUE 0;
+             CREATE FUNCTION count_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF EXISTS (SELECT FROM gone) THEN PERFORM nextval('public.{table}_deletes'); END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER count_{table} AFTER DELETE ON {table}
+                 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION count_{table}()"
+        ))
+        .await;
+    }
+}
+
+/// Whether a batch of this table was lost with the process that had deleted it.
+async fn is_lost(db: &TestDatabase, run: Uuid, table: &str) -> bool {
+    let deletes = format!(
+        "SELECT last_value + is_called::int - (SELECT batches FROM retention.purge_run_steps
+                WHERE run_id = '{run}' AND table_name = '{table}') > 0 FROM {table}_deletes"
+    );
+    db.value(&deletes).await
+}
+
+/// Whether a process has died between two batches of this table.
+async fn is_begun(db: &TestDatabase, run: Uuid, table: &str) -> bool {
+    let step = runs::step(db, run, table).await;
+    (1..20).contains(&step["rows_purged"].as_i64().unwrap())
+}
+
+/// A run whose process died there, in a database of its own; `None`: it came by less often, and is done.
+async fn dead_at(point: Point, commit: u32) -> Option<(TestDatabase, Uuid, Vec<i64>)> {
+    let db = TestDatabase::new().await;
+    let org = organization(&db).await;
+    let rows = ledger::rows(&db.pool).await;
+    count_deletes(&db).await;
+    let died = product::command(&db.url)
+        .args(["purge", "--work", "--org", &org.to_string()])
+        .envs([
+            SMALL_BATCHES,
+            ("DRIFT_RETENTION_WORKER__HEARTBEAT", "500ms"),
+        ])
+        .env("FAULT_POINT", format!("{point:?}:{commit}"))
+        .output()
+        .await
+        .unwrap();
+    if died.status.success() {
+        return None;
+    }
+    assert_eq!(died.status.code(), None, "it was killed");
+    ledger::assert_exact(&db.pool, &rows).await;
+    let stamped = "SELECT count(*) FROM incidents WHERE payload_purged_at IS NOT NULL";
+    let payloads = ledger::rows(&db.pool).await[2];
+    assert_eq!(
+        db.value::<i64>(stamped).await,
+        rows[2] - payloads,
+        "those without a payload"
+    );
+    let run = runs::newest_run(&db, org).await;
+    Some((db, run, rows))
+}
+
+async fn heir_finishes(db: &TestDatabase, run: Uuid, rows: &[i64]) -> Value {
+    let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    until_status(&db.pool, run, "succeeded").await;
+    all_acknowledged(db).await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, 2);
+    ledger::assert_exact(&db.pool, rows).await;
+    let org: Uuid = db.value("SELECT id FROM organizations").await;
+    result(db, org, run).await
+}
+
+/// One process after the other dies at the next commit, until one comes to the end: so each table's batches are hit,
+/// whichever transaction they are in.
+async fn every_commit_is_died_at(
+    point: Point,
+    hits: impl AsyncFn(&TestDatabase, Uuid, &str) -> bool,
+) {
+    let db = TestDatabase::new().await;
+    let org = organization(&db).await;
+    let undisturbed = product::purge(&db.url, org).await;
+    let expected = result(&db, org, undisturbed).await;
+
+    let (mut dead, mut hit) = (Vec::new(), BTreeSet::new());
+    while let Some(next) = dead_at(point, u32::try_from(dead.len()).unwrap() + 1).await {
+        for table in DATASETS {
+            if hits(&next.0, next.1, table).await {
+                hit.insert(table);
+            }
+        }
+        dead.push(next);
+    }
+    assert_eq!(hit, BTreeSet::from(DATASETS), "all are hit");
+    let finished = join_all(
+        dead.iter()
+            .map(|(db, run, rows)| heir_finishes(db, *run, rows)),
+    );
+    for result in finished.await {
+        assert_eq!(result, expected);
+    }
+}
+
+#[tokio::test]
+async fn process_dies_before_each_of_its_commits() {
+    every_commit_is_died_at(Point::BeforeCommit, is_lost).await;
+}
+
+#[tokio::test]
+async fn process_dies_after_each_of_its_commits() {
+    every_commit_is_died_at(Point::AfterCommit, is_begun).await;
 }
 
 async fn failed_attempt_is_retried(point: Point) {

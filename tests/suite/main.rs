@@ -10,6 +10,7 @@
 #![allow(clippy::float_cmp, reason = "counters hold whole numbers")]
 
 mod any_input;
+mod any_jwks;
 mod approval_rules;
 mod architecture;
 mod authorization;

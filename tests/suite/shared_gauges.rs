@@ -1,17 +1,24 @@
 //! The gauges of all processes are one reading of the database.
 
+use std::time::Duration;
+
+use drift_retention::postgres::local::StopMode;
+use futures::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+
 use crate::support::{
     TestDatabase,
     app::App,
+    own_server::OwnServer,
     product::{Service, eventually},
 };
 
+/// A process looks for a new reading every 30 seconds.
+const PAST_AN_INTERVAL: Duration = Duration::from_secs(33);
 const OVERDUE: &str = "drift_retention_organizations_overdue";
 
-#[tokio::test]
-async fn processes_read_the_database_in_turn_and_all_show_the_same() {
-    let db = TestDatabase::new().await;
-    App::on(&db.pool).org_with_expired(3).await;
+/// From now on every reading is noted.
+async fn note_readings(db: &TestDatabase) {
     db.execute(
         "CREATE TABLE readings (at timestamptz DEFAULT clock_timestamp());
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
@@ -20,6 +27,21 @@ async fn processes_read_the_database_in_turn_and_all_show_the_same() {
              FOR EACH ROW EXECUTE FUNCTION note()",
     )
     .await;
+}
+
+/// How many readings there were; fails if two of them are nearer to each other than an interval.
+async fn readings_in_turn(db: &TestDatabase) -> i64 {
+    let in_turn = "SELECT coalesce(bool_and(gap > interval '20 seconds'), true)
+                   FROM (SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM readings) gaps";
+    assert!(db.value::<bool>(in_turn).await);
+    db.value("SELECT count(*) FROM readings").await
+}
+
+#[tokio::test]
+async fn processes_read_the_database_in_turn_and_all_show_the_same() {
+    let db = TestDatabase::new().await;
+    App::on(&db.pool).org_with_expired(3).await;
+    note_readings(&db).await;
     let services: Vec<_> = ["api", "scheduler", "worker", "api"]
         .map(|role| Service::start(&db.url, role, &[]))
         .into();
@@ -31,11 +53,61 @@ async fn processes_read_the_database_in_turn_and_all_show_the_same() {
         .await;
     }
     // However long all that took, and whichever of them read.
-    let readings: i64 = db.value("SELECT count(*) FROM readings").await;
-    assert!(readings > 0);
-    let in_turn = "SELECT coalesce(bool_and(gap > interval '20 seconds'), true)
-                   FROM (SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM readings) gaps";
-    assert!(db.value::<bool>(in_turn).await);
+    assert!(readings_in_turn(&db).await > 0);
+}
+
+#[tokio::test]
+async fn ten_processes_that_are_scraped_all_the_time_make_one_reading_per_interval() {
+    let db = TestDatabase::new().await;
+    App::on(&db.pool).org_with_expired(3).await;
+    note_readings(&db).await;
+    // They start at once, so that they also ask at once whose turn it is.
+    let services: Vec<_> = (0..10)
+        .map(|_| Service::start(&db.url, "api", &[]))
+        .collect();
+    join_all(services.iter().map(Service::ready)).await;
+    let until = Instant::now() + PAST_AN_INTERVAL;
+    let scrapes = join_all(services.iter().map(async |service| {
+        let mut scrapes = 0;
+        while Instant::now() < until {
+            let answer = service.get("/metrics").await.unwrap();
+            assert_eq!(answer.status(), 200);
+            scrapes += 1;
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(service.metric(OVERDUE).await, Some(1.0));
+        scrapes
+    }))
+    .await;
+    assert!(scrapes.iter().sum::<i64>() > 500, "{scrapes:?}");
+    let readings = readings_in_turn(&db).await;
+    assert!((2..=3).contains(&readings), "{readings}");
+}
+
+#[tokio::test]
+async fn own_server_that_is_away_changes_no_scrape() {
+    let mut server = OwnServer::start().await;
+    App::on(&server.pool).org_with_expired(3).await;
+    let service = Service::start(&server.url, "api", &[]);
+    service.ready().await;
+    eventually("the gauge is shown", async || {
+        service.metric(OVERDUE).await == Some(1.0)
+    })
+    .await;
+    server.stop(StopMode::Immediate).await;
+    eventually("it has noticed", async || {
+        service.get("/readyz").await.unwrap().status() == 503
+    })
+    .await;
+    for _ in 0..20 {
+        // A scrape that asked the database would wait for a connection, for five seconds.
+        let scraped = timeout(Duration::from_secs(2), service.get("/metrics")).await;
+        assert_eq!(
+            scraped.expect("it waits for nothing").unwrap().status(),
+            200
+        );
+        assert_eq!(service.metric(OVERDUE).await, Some(1.0), "as last read");
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 //! Behind a pooler in transaction mode, and several workers on one Postgres: everything works, each organization is
 //! purged once, and what is recorded is what went.
 
+use std::str::FromStr;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Row, postgres::PgConnectOptions};
 use uuid::Uuid;
 
 use crate::support::{
-    TestDatabase,
+    self, TestDatabase,
     app::App,
     client::{Client, SECRET},
     console::{Console, Who},
@@ -153,7 +156,32 @@ async fn api_and_every_page_of_the_console_work_through_the_pooler() {
     let purge = format!("/orgs/{org}/retention/purge");
     let (status, run) = client.post(&purge, &json!({"reason": "pooled"})).await;
     assert!(status.is_success(), "{status}: {run}");
+    let cancel = format!("/retention/runs/{}/cancel", run["run_id"].as_str().unwrap());
+    let (status, cancelled) = client.post(&cancel, &json!({"reason": "pooled"})).await;
+    assert!(status.is_success(), "{status}: {cancelled}");
+    assert_eq!(cancelled["status"], "cancelled");
     assert!(pooler.transactions().await > 50);
+}
+
+#[tokio::test]
+async fn main_app_asks_for_a_purge_by_sql_through_the_pooler() {
+    let pooled = Pooled::new().await;
+    let org = organizations(&pooled.db, 1, 5).await[0];
+    let through = PgConnectOptions::from_str(&pooled.pooler.url).unwrap();
+    let app = support::pool(through.extra_float_digits(None));
+    let ask = async || -> Uuid {
+        let sql = format!("SELECT run_id FROM retention.enqueue_purge('{org}', 'main app')");
+        // As one text, which leaves nothing behind in a session.
+        let asked = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&app).await;
+        asked.unwrap().get(0)
+    };
+    let before = pooled.pooler.transactions().await;
+    let run = ask().await;
+    assert_eq!(run, ask().await, "it coalesces");
+    assert!(pooled.pooler.transactions().await >= before + 2);
+    let worker = pooled.start("worker", &[]);
+    until_status(&pooled.db.pool, run, "succeeded").await;
+    drop(worker);
 }
 
 #[tokio::test]

@@ -44,3 +44,18 @@ macro_rules! assert_reads {
     }};
 }
 pub(crate) use assert_reads;
+
+/// As tokens have it: the URL-safe alphabet, without padding.
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = (0..3).fold(0, |word, n| {
+            word << 8 | usize::from(*chunk.get(n).unwrap_or(&0))
+        });
+        for n in 0..=chunk.len() {
+            text.push(char::from(ALPHABET[word >> (18 - 6 * n) & 63]));
+        }
+    }
+    text
+}
