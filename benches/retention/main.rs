@@ -21,6 +21,7 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     contestants::Contestant,
@@ -123,11 +124,14 @@ async fn main() -> Result<ExitCode> {
     let args = Arguments::parse();
     let began = Instant::now();
     let machine = Machine::look()?;
+    // Listened for before there is a server: no signal may end us and leave it behind.
+    let mut terminated = signal(SignalKind::terminate())?;
     let server = Server::start(args.data_dir.as_deref(), &machine).await?;
     let bench = Bench { args, server };
     let sections = tokio::select! {
         sections = measure(&bench) => sections,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminated.recv() => Err(anyhow::anyhow!("terminated")),
     };
     let written = match sections {
         Ok(sections) => write(&bench, &machine, &sections, began).await,

@@ -167,13 +167,7 @@ impl Circumstances<'_> {
                     gib(machine.memory_mib)
                 ),
             ]),
-            head(&[
-                "drift-retention",
-                concat!(
-                    env!("CARGO_PKG_VERSION"),
-                    ", release build, settings as they are by default"
-                ),
-            ]),
+            head(&["drift-retention", &product()]),
             head(&[
                 "PostgreSQL",
                 &format!(
@@ -199,6 +193,18 @@ impl Circumstances<'_> {
             self.rounds
         )
     }
+}
+
+fn product() -> String {
+    let build = if cfg!(debug_assertions) {
+        "**development build, whose figures mean nothing**"
+    } else {
+        "release build"
+    };
+    format!(
+        "{}, {build}, settings as they are by default",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 fn gib(mib: u64) -> f64 {

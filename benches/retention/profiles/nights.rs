@@ -22,11 +22,11 @@ use crate::{
 const ORGANIZATIONS: u64 = 200;
 const NIGHTS: u32 = 30;
 /// How many days a row is kept.
-const KEPT: u32 = 10;
+const KEPT: u32 = 5;
 /// A day, in seconds.
 const DAY: u32 = 12;
-/// Sizes are compared with those after this night: by then free space is there to be used again.
-const SETTLED: usize = 5;
+/// Sizes are compared with those after this night: by then every row that was seeded has gone once.
+const SETTLED: usize = KEPT as usize;
 const VACUUM_PATIENCE: Duration = Duration::from_secs(DAY as u64 / 2);
 
 /// Sizes after a night in MiB: of each table, and of its indexes.
