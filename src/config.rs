@@ -124,7 +124,7 @@ pub struct AuthConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
-    /// Runs at once; absent: the machine's cores.
+    /// Runs that purge at once; absent: the machine's cores. Twice as many are in hand: some begin or end meanwhile.
     pub concurrency: Option<usize>,
     /// How often a worker says that it lives; one silent for four of these is taken for dead.
     #[serde(with = "duration")]

@@ -3,6 +3,7 @@
 
 mod hours;
 mod idle;
+mod shift;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,7 +12,7 @@ use std::{
 
 use chrono_tz::Tz;
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, Semaphore},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -34,6 +35,8 @@ const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 /// How often it is asked whether a run that goes on and on should let others go first. As long as a few batches: a claim
 /// costs a small part of it.
 const SLICE: Duration = Duration::from_millis(250);
+/// Runs in hand for each that deletes: the others claim, commit, verify or end meanwhile, which is waiting for the disk.
+const IN_HAND: usize = 2;
 /// The pause before an ending that could not be recorded is recorded again.
 const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -69,12 +72,13 @@ impl Worker {
                 metrics: metrics.clone(),
                 batch_size: purge.batch_size,
                 pace: Arc::new(Pace::new(purge, metrics.clone())),
+                at_once: Arc::new(Semaphore::new(config.concurrency())),
             },
             database,
             metrics,
             identity: WorkerIdentity::unique(),
             consumer: ConsumerSettings {
-                concurrency: config.concurrency(),
+                concurrency: config.concurrency() * IN_HAND,
                 heartbeat: config.heartbeat,
             },
             backoff: Backoff {
@@ -102,13 +106,7 @@ impl Worker {
             let (worker, stop) = (self.clone(), stop.clone());
             move |delivery| {
                 let (worker, stop) = (worker.clone(), stop.clone());
-                async move {
-                    let verdict = worker.handle(delivery, &stop).await;
-                    if !stop.is_cancelled() {
-                        worker.close_idle().await;
-                    }
-                    verdict
-                }
+                async move { worker.shift(delivery, &stop).await }
             }
         };
         tokio::select! {

@@ -16,11 +16,13 @@ use sqlx::{
 /// How many connections the bench's own pool may hold.
 const CONNECTIONS: u32 = 4;
 
-/// A pool of the bench's own, which observes.
+/// A pool of the bench's own, which observes. By its name it is one of the product's processes: the purge makes way for
+/// the main app, not for who watches it.
 pub(crate) fn pool(url: &str) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url)?.application_name("drift-retention bench");
     Ok(PgPoolOptions::new()
         .max_connections(CONNECTIONS)
-        .connect_lazy(url)?)
+        .connect_lazy_with(options))
 }
 
 /// One connection, for a contestant.

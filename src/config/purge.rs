@@ -33,7 +33,7 @@ impl Default for PurgeConfig {
             between: None,
             throttle: true,
             max_replica_lag: Duration::from_secs(10),
-            max_wal_mb_per_second: 256,
+            max_wal_mb_per_second: 1_000,
         }
     }
 }

@@ -103,6 +103,18 @@ impl Database {
             .await
     }
 
+    /// Begins a transaction that verifies a purge: it only reads, may take minutes, and goes by index.
+    ///
+    /// # Errors
+    /// When no connection is to be had.
+    pub async fn begin_verifying(&self) -> sqlx::Result<Transaction<'static>> {
+        self.begin_with(
+            "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5min';
+             SET LOCAL plan_cache_mode = force_generic_plan",
+        )
+        .await
+    }
+
     /// Begins a transaction that gives way: it waits only briefly for a row that the main app holds, and holds what
     /// the main app may want only briefly.
     ///
@@ -112,14 +124,15 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin_yielding(&self, patience: Patience) -> sqlx::Result<Transaction<'static>> {
+        // Generic plans: the statements go by index whatever is asked for, and need not be planned a thousand times.
         let settings = match patience {
             Patience::Short => {
                 "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '100ms';
-                 SET LOCAL idle_in_transaction_session_timeout = '1s'"
+                 SET LOCAL idle_in_transaction_session_timeout = '1s'; SET LOCAL plan_cache_mode = force_generic_plan"
             }
             Patience::Long => {
                 "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s';
-                 SET LOCAL idle_in_transaction_session_timeout = '1s'"
+                 SET LOCAL idle_in_transaction_session_timeout = '1s'; SET LOCAL plan_cache_mode = force_generic_plan"
             }
         };
         let mut tx = self.begin_with(settings).await?;

@@ -11,6 +11,8 @@ const MAX: i64 = 10_000;
 pub(super) const SHORT: Duration = Duration::from_millis(50);
 /// … and one longer than this shrinks.
 const LONG: Duration = Duration::from_millis(100);
+/// Where it might be felt, batches are so many times shorter.
+const GENTLY: u32 = 4;
 
 /// The size of the next batch, in rows.
 #[derive(Debug, Clone)]
@@ -47,8 +49,9 @@ impl BatchSize {
         }
     }
 
-    /// Follows the time that a full batch took.
-    pub fn follow(&mut self, elapsed: Duration) {
+    /// Follows the time that a full batch took; gently, where it might be felt elsewhere.
+    pub fn follow(&mut self, elapsed: Duration, gently: bool) {
+        let elapsed = if gently { elapsed * GENTLY } else { elapsed };
         if elapsed < SHORT {
             self.rows = (self.rows * 2).min(self.max);
         } else if elapsed > LONG {
@@ -74,18 +77,20 @@ mod tests {
     #[test]
     fn quick_batches_grow_and_slow_ones_shrink() {
         let mut size = BatchSize::new(None);
-        size.follow(Duration::from_millis(10));
+        size.follow(Duration::from_millis(10), false);
         assert_eq!(size.rows(), 2 * START);
-        size.follow(Duration::from_millis(75));
+        size.follow(Duration::from_millis(75), false);
         assert_eq!(size.rows(), 2 * START);
-        size.follow(Duration::from_millis(300));
+        size.follow(Duration::from_millis(300), false);
         assert_eq!(size.rows(), START);
+        size.follow(Duration::from_millis(75), true);
+        assert_eq!(size.rows(), START / 2);
     }
 
     #[test]
     fn a_configured_size_is_never_exceeded() {
         let mut size = BatchSize::new(Some(7));
-        size.follow(Duration::ZERO);
+        size.follow(Duration::ZERO, false);
         assert_eq!(size.rows(), 7);
     }
 
@@ -97,7 +102,7 @@ mod tests {
         ) {
             let mut size = BatchSize::new(configured);
             for step in steps {
-                if step % 7 == 0 { size.shrink(); } else { size.follow(Duration::from_millis(step)); }
+                if step % 7 == 0 { size.shrink(); } else { size.follow(Duration::from_millis(step), step % 2 == 0); }
                 prop_assert!((1..=configured.map_or(MAX, |c| i64::from(c).max(1))).contains(&size.rows()));
             }
         }

@@ -8,6 +8,7 @@ mod error;
 mod ledger;
 mod overdue;
 mod pace;
+mod pass;
 mod preview;
 mod run;
 

@@ -42,7 +42,7 @@ pub enum Throttle {
     Foreground,
     /// More write-ahead log than there may be.
     WalRate,
-    /// Autovacuum is at work on a table that is purged.
+    /// Autovacuum is at work on a table that is purged: it is to come to its end, too.
     Autovacuum,
 }
 
@@ -67,13 +67,18 @@ impl Throttle {
         matches!(self, Self::ReplicaLag | Self::LockWaits)
     }
 
+    /// Whether only one batch at a time may go on.
+    fn is_one_at_a_time(self) -> bool {
+        self != Self::Autovacuum
+    }
+
     /// How long to pause after a batch that took `worked`.
     fn pause(self, worked: Duration) -> Duration {
         match self {
             Self::ReplicaLag => HOLD,
             Self::LockWaits => worked.max(Duration::from_millis(100)),
             Self::Foreground | Self::WalRate => worked * 3,
-            Self::Autovacuum => worked / 2,
+            Self::Autovacuum => worked / 10,
         }
     }
 }
@@ -155,7 +160,8 @@ impl Pace {
         };
         let began = Instant::now();
         let alone = tokio::select! {
-            alone = self.turnstile.lock() => alone,
+            alone = self.turnstile.lock(), if reason.is_one_at_a_time() => Some(alone),
+            () = async {}, if !reason.is_one_at_a_time() => None,
             () = over.cancelled() => return Go::default(),
         };
         let mut now = Some(reason);
@@ -177,7 +183,7 @@ impl Pace {
             .inc_by(waited.as_secs_f64());
         Go {
             throttled: Some((reason, waited)),
-            _alone: Some(alone),
+            _alone: alone,
         }
     }
 

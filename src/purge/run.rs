@@ -9,16 +9,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, field, instrument};
+use tracing::{Instrument, field, instrument};
 
 use super::{
     PurgeError,
     batch_size::{BatchSize, SHORT},
-    datasets::{Batch, DATASETS, Dataset, Progress, Remains, Scope},
+    datasets::{DATASETS, Dataset, Progress, Remains, Scope},
     ledger::{self, OwnedRun, Part, Terms},
     pace::{Pace, Throttle},
+    pass::{Done, Place},
 };
 use crate::{
     faults::{self, Point},
@@ -45,6 +49,8 @@ pub struct Purger {
     pub batch_size: Option<u32>,
     /// How fast batches may follow each other.
     pub pace: Arc<Pace>,
+    /// How many batches delete at once. While one waits for its commit to reach the disk another may.
+    pub at_once: Arc<Semaphore>,
 }
 
 /// An attempt's turn: when it is to end early, and what it has done meanwhile.
@@ -74,46 +80,6 @@ struct Attempt<'a> {
     size: BatchSize,
     /// What the batch at hand has waited for.
     throttled: Option<(Throttle, Duration)>,
-}
-
-/// How far a pass has come: in which dataset, and where in it.
-#[derive(Clone)]
-struct Place {
-    dataset: usize,
-    progress: Progress,
-    step: Span,
-    rows: u64,
-}
-
-impl Place {
-    fn in_dataset(dataset: usize, starts: &[Progress]) -> Self {
-        Self {
-            dataset,
-            progress: starts.get(dataset).cloned().unwrap_or_default(),
-            step: Span::none(),
-            rows: 0,
-        }
-    }
-
-    /// The step that a dataset is: its span begins with its first batch.
-    fn step(&mut self, dataset: &dyn Dataset) -> Span {
-        if self.step.is_none() {
-            self.step =
-                tracing::info_span!("step", table = dataset.tables()[0], rows = field::Empty);
-        }
-        self.step.clone()
-    }
-}
-
-/// What one transaction did to one dataset.
-struct Done {
-    dataset: &'static dyn Dataset,
-    batch: Batch,
-    progress: Progress,
-    elapsed: Duration,
-    step: Span,
-    /// Rows of the whole step so far, these included.
-    rows: u64,
 }
 
 /// How one transaction went.
@@ -220,7 +186,8 @@ impl Attempt<'_> {
                         self.count(done);
                     }
                     if more {
-                        self.size.follow(started.elapsed());
+                        self.size
+                            .follow(started.elapsed(), self.throttled.is_some());
                     }
                 }
                 Ok(BatchOutcome::PlanChanged(plan)) => {
@@ -257,6 +224,8 @@ impl Attempt<'_> {
         place: &mut Place,
         starts: &[Progress],
     ) -> Result<BatchOutcome, PurgeError> {
+        // Closed it never is.
+        let deleting = self.purger.at_once.acquire().await.ok();
         let mut tx = self
             .purger
             .database
@@ -282,7 +251,9 @@ impl Attempt<'_> {
                 break;
             }
         }
-        self.commit(tx, &done).await?;
+        self.record(&mut tx, &done).await?;
+        drop(deleting);
+        commit(tx, &done).await?;
         Ok(BatchOutcome::Committed(done, more))
     }
 
@@ -320,12 +291,8 @@ impl Attempt<'_> {
         }))
     }
 
-    /// A transaction that met no expired row has changed nothing. One that met some may have, though no row went: an
-    /// incident without a payload is stamped.
-    async fn commit(&self, mut tx: Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
-        if done.iter().all(|done| done.batch.seen == 0) {
-            return Ok(tx.rollback().await?);
-        }
+    /// Adds what went to the run's steps.
+    async fn record(&self, tx: &mut Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
         let parts: Vec<_> = done
             .iter()
             .filter(|done| done.batch.rows() > 0)
@@ -336,11 +303,8 @@ impl Attempt<'_> {
             })
             .collect();
         if !parts.is_empty() {
-            ledger::record_batch(&mut tx, self.run, &parts, self.throttled).await?;
+            ledger::record_batch(tx, self.run, &parts, self.throttled).await?;
         }
-        faults::pass(Point::BeforeCommit);
-        tx.commit().await?;
-        faults::pass(Point::AfterCommit);
         Ok(())
     }
 
@@ -363,10 +327,11 @@ impl Attempt<'_> {
         done.step.record("rows", done.rows);
     }
 
-    /// What is left, by dataset, found by other SQL than the deletion's.
+    /// What is left, by dataset, found by other SQL than the deletion's. It locks nothing, and may take its time: the
+    /// places of millions of rows that are gone are still walked over.
     #[instrument(name = "verify", skip_all)]
     async fn verify(&self) -> Result<Vec<Remains>, PurgeError> {
-        let mut tx = self.purger.database.begin().await?;
+        let mut tx = self.purger.database.begin_verifying().await?;
         let mut remains = Vec::with_capacity(DATASETS.len());
         for dataset in DATASETS {
             let scope = self.terms.cutoffs.get(dataset.name()).map(|cutoff| Scope {
@@ -390,4 +355,16 @@ impl Attempt<'_> {
             () = self.turn.over.cancelled() => Err(PurgeError::Stopped),
         }
     }
+}
+
+/// A transaction that met no expired row has changed nothing. One that met some may have, though no row went: an incident
+/// without a payload is stamped.
+async fn commit(tx: Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
+    if done.iter().all(|done| done.batch.seen == 0) {
+        return Ok(tx.rollback().await?);
+    }
+    faults::pass(Point::BeforeCommit);
+    tx.commit().await?;
+    faults::pass(Point::AfterCommit);
+    Ok(())
 }

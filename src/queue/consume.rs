@@ -213,12 +213,7 @@ where
     H: Fn(Delivery) -> F,
     F: Future<Output = Verdict>,
 {
-    let Some(run) = payload
-        .get("run_id")
-        .and_then(Value::as_str)
-        .and_then(|id| id.parse().ok())
-    else {
-        tracing::error!(job = %id, "a job in the queue is no delivery of a run; it is dropped");
+    let Some(run) = run_of(&payload, &id.to_string()) else {
         return Err(AbortError::new("not a delivery of a run").into());
     };
     let delivery = Delivery {
@@ -230,4 +225,17 @@ where
         Verdict::Done => Ok(()),
         Verdict::Killed => Err(AbortError::new("the run failed for good").into()),
     }
+}
+
+/// The run that a job delivers.
+pub(super) fn run_of(payload: &Value, job: &str) -> Option<RunId> {
+    let run = payload.get("run_id").and_then(Value::as_str);
+    let run = run.and_then(|id| id.parse().ok());
+    if run.is_none() {
+        tracing::error!(
+            job,
+            "a job in the queue is no delivery of a run; it is dropped"
+        );
+    }
+    run
 }

@@ -9,6 +9,7 @@ mod backoff;
 mod claim;
 mod consume;
 mod enqueue;
+mod hand;
 mod operate;
 mod reconcile;
 mod records;
@@ -23,6 +24,7 @@ pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, 
 pub use enqueue::{
     EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
 };
+pub use hand::{acknowledge, next_delivery};
 pub use operate::{
     MAX_REPLAYED, OperateError, Operator, Replayable, Replayed, cancel, replay, replay_matching,
     replayable,

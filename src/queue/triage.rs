@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::{
+    faults::{self, Point},
     ids::{OrgId, RunId},
     postgres::{Database, Patience, Transaction},
     purge::{self, AtRest},
@@ -80,7 +81,9 @@ pub async fn close_idle(
     } else {
         tx.keep_brief()?;
         close(&mut tx, &idle, worker, max_attempts).await?;
+        faults::pass(Point::BeforeBulkClose);
         tx.commit().await?;
+        faults::pass(Point::AfterBulkClose);
     }
     let closed = idle.into_iter().map(|(run, _)| ClosedRun {
         id: RunId(run.id),

@@ -80,7 +80,7 @@ impl Worker {
         match looked {
             Ok(look) => {
                 if look.last.is_some() {
-                    lap.looks.follow(elapsed);
+                    lap.looks.follow(elapsed, false);
                 }
                 lap.move_on(look.last);
                 drop(lap);

@@ -377,3 +377,39 @@ async fn lock(holder: &mut sqlx::PgConnection, call: &str) {
         .await
         .unwrap();
 }
+
+async fn bulk_is_closed_once(point: Point) {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..30 {
+        let org = app.org("pro").await;
+        let env = app.env(org).await;
+        app.check(org, env, "40 days", &["wf_1"]).await;
+    }
+    let due = app.org_with_expired(20).await;
+    let before = ledger::rows(&db.pool).await;
+    db.execute("SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations")
+        .await;
+    dies(doomed(&db, "worker", &format!("{point:?}"), &[])).await;
+    let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    let succeeded = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded' AND verified_at IS NOT NULL";
+    eventually("every run has succeeded", async || {
+        db.value::<i64>(succeeded).await == 31
+    })
+    .await;
+    all_acknowledged(&db).await;
+    ledger::assert_exact(&db.pool, &before).await;
+    let kept = "SELECT count(*) FROM retention.purge_run_steps WHERE table_name = 'drift_checks' AND rows_kept = 1";
+    assert_eq!(db.value::<i64>(kept).await, 31);
+    assert_eq!(runs::counts(&db, due).await[0], 1);
+}
+
+#[tokio::test]
+async fn worker_dies_before_a_bulk_of_idle_runs_is_closed() {
+    bulk_is_closed_once(Point::BeforeBulkClose).await;
+}
+
+#[tokio::test]
+async fn worker_dies_after_a_bulk_of_idle_runs_is_closed() {
+    bulk_is_closed_once(Point::AfterBulkClose).await;
+}

@@ -52,22 +52,33 @@ impl Dataset for Approvals {
     ) -> sqlx::Result<Batch> {
         let (after, after_key) = progress.after(SMALLEST_KEY);
         // The incident is locked against change: it cannot be reopened while its approvals go.
-        let seen = sqlx::query!(
-            r#"-- purge.approvals.lock_batch
+        let gone = sqlx::query!(
+            r#"-- purge.approvals.delete_batch
             WITH expired AS MATERIALIZED (
-                SELECT a.created_at, a.id FROM public.approvals a
+                SELECT a.ctid AS place, a.id, a.incident_id, a.created_at FROM public.approvals a
                 WHERE a.org_id = $1 AND a.created_at < $2
                   AND (a.created_at, a.id) > ($3::text::timestamptz, $4::text::uuid)
                 ORDER BY a.created_at, a.id LIMIT $5
-            ), held AS MATERIALIZED (
-                SELECT gone.id FROM expired e
+            ), closed AS MATERIALIZED (
+                SELECT i.id FROM (SELECT DISTINCT incident_id FROM expired) e
                 CROSS JOIN LATERAL (
-                    SELECT a.id FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
-                    WHERE a.id = e.id AND a.org_id = $1 AND a.created_at < $2
-                      AND a.status <> 'pending' AND i.status = 'closed'
-                    FOR UPDATE OF a SKIP LOCKED FOR SHARE OF i SKIP LOCKED) gone
+                    SELECT i.id FROM public.incidents i WHERE i.id = e.incident_id AND i.status = 'closed'
+                    FOR SHARE SKIP LOCKED) i
+            ), held AS MATERIALIZED (
+                SELECT a.place, a.incident_id FROM expired e
+                JOIN closed i ON i.id = e.incident_id
+                CROSS JOIN LATERAL (
+                    SELECT a.ctid AS place, a.incident_id FROM public.approvals a
+                    WHERE a.ctid = e.place AND a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending'
+                      AND a.incident_id = i.id
+                    FOR UPDATE SKIP LOCKED) a
+            ), gone AS (
+                DELETE FROM public.approvals a
+                WHERE a.ctid = ANY (ARRAY (SELECT place FROM held)) AND a.org_id = $1 AND a.created_at < $2
+                  AND a.status <> 'pending' AND EXISTS (SELECT FROM closed i WHERE i.id = a.incident_id)
+                RETURNING 1
             )
-            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT array_agg(id) FROM held) AS ids,
+            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "approvals!",
                    last.created_at::text AS at, last.id::text AS key
             FROM (SELECT) one
             LEFT JOIN (SELECT created_at, id FROM expired ORDER BY created_at DESC, id DESC LIMIT 1) last ON true"#,
@@ -79,17 +90,10 @@ impl Dataset for Approvals {
         )
         .fetch_one(&mut *tx)
         .await?;
-        progress.move_on(seen.at, seen.key);
-        let purged = match seen.ids {
-            Some(ids) => {
-                tx.keep_brief()?;
-                delete(tx, scope, &ids).await?
-            }
-            None => 0,
-        };
+        progress.move_on(gone.at, gone.key);
         Ok(Batch {
-            purged: vec![purged],
-            seen: seen.seen,
+            purged: vec![rows(gone.approvals)],
+            seen: gone.seen,
         })
     }
 
@@ -151,20 +155,4 @@ impl Dataset for Approvals {
         });
         Ok(remains.collect())
     }
-}
-
-async fn delete(tx: &mut Transaction<'_>, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
-        "-- purge.approvals.delete_batch
-         DELETE FROM public.approvals a
-         USING public.incidents i
-         WHERE a.id = ANY ($3) AND a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending'
-           AND i.id = a.incident_id AND i.status = 'closed'",
-        scope.org.0,
-        scope.cutoff.0,
-        ids
-    )
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected())
 }
