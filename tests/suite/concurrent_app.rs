@@ -11,6 +11,7 @@ use crate::support::{
     ledger,
     product::{self, Service, eventually, until_status},
     runs::{self, start_purge, succeeds, until_retried},
+    trouble,
 };
 
 async fn count(db: &TestDatabase, from: &str) -> i64 {
@@ -111,7 +112,8 @@ async fn when_the_app_deletes_several_of_the_newest_checks_the_newest_of_the_oth
 async fn the_app_cannot_delete_the_newest_check_while_a_batch_relies_on_it() {
     let db = TestDatabase::new().await;
     let (org, env, _) = two_environments(&db).await;
-    slow_deletes(&db, "drift_checks", "0.7").await;
+    // After the deletion, before its commit.
+    trouble::deletes_take(&db.pool, 0.7).await;
     let newest = *checks(&db, env).await.last().unwrap();
     // A batch of one may take its time: there is no smaller one.
     let purge = start_purge(&db, org, 1);
@@ -125,7 +127,7 @@ async fn the_app_cannot_delete_the_newest_check_while_a_batch_relies_on_it() {
     .unwrap_err();
 
     assert!(refused.to_string().contains("lock timeout"), "{refused}");
-    db.execute("DROP TRIGGER take_long ON drift_checks").await;
+    trouble::deletes_take(&db.pool, 0.0).await;
     assert!(succeeds(purge).await);
     assert_eq!(checks(&db, env).await, [newest]);
 }

@@ -126,7 +126,8 @@ pub trait Dataset: Sync + Send {
     /// Removes at most `limit` expired rows after `progress`, with what hangs on them. Rows that somebody else
     /// holds are passed over. Every protection is part of the deleting statement; nothing is decided before.
     ///
-    /// `progress` moves on before anything is deleted, so that the caller can pass over rows whose deletion failed.
+    /// With a limit of one `progress` moves on before anything is deleted: the caller can pass over a row whose deletion
+    /// failed.
     async fn delete_batch(
         &self,
         tx: &mut Transaction<'_>,
