@@ -31,9 +31,10 @@ CREATE FUNCTION retention.pressure(
     purged regclass[],
     OUT others_awake bigint,    -- sessions of others that were at work within the last second
     OUT waiting_for_us bigint,  -- sessions that wait for a lock of one of ours
-    OUT replica_lag float8,     -- how far the slowest replica is behind, in seconds
+    OUT replica_lag float8,     -- how long the slowest replica took for what it replayed last, in seconds
     OUT vacuuming boolean,      -- whether autovacuum is at work on one of the tables
-    OUT wal float8              -- write-ahead log written so far, in bytes
+    OUT wal float8,             -- write-ahead log written so far, in bytes
+    OUT replayed float8         -- how much of it the slowest replica has replayed; null: there is none
 )
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT (SELECT count(*) FROM pg_stat_activity a
@@ -49,6 +50,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
            EXISTS (SELECT FROM pg_stat_progress_vacuum v
                    WHERE v.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
                      AND v.relid = ANY (pressure.purged::oid[])),
-           CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END::float8;
+           CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END::float8,
+           (SELECT min(pg_wal_lsn_diff(r.replay_lsn, '0/0'))::float8 FROM pg_stat_replication r);
 $$;
 REVOKE ALL ON FUNCTION retention.pressure(regclass[]) FROM PUBLIC;

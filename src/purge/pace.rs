@@ -4,6 +4,7 @@
 //! The reason is told: in the log when it changes, in `throttled_seconds_total`, and on the run's steps.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -96,6 +97,8 @@ struct Pressure {
     vacuuming: bool,
     /// Write-ahead log written so far, in bytes.
     wal: f64,
+    /// How much of it the slowest replica has replayed.
+    replayed: Option<f64>,
 }
 
 /// The process's pace: one for all of its runs.
@@ -118,8 +121,8 @@ struct Limits {
 
 #[derive(Debug, Default)]
 struct Seen {
-    at: Option<Instant>,
-    wal: f64,
+    /// When, and how much log there was: the latest looks, back to one that is as old as a replica may be behind.
+    looks: VecDeque<(Instant, f64)>,
     reasons: Vec<Throttle>,
 }
 
@@ -197,16 +200,12 @@ impl Pace {
     async fn reason(&self, database: &Database, urgent: bool) -> Option<Throttle> {
         let limits = self.limits?;
         let mut seen = self.seen.lock().await;
-        if seen.at.is_none_or(|at| at.elapsed() >= FRESH) {
+        if seen.is_old(Instant::now()) {
             match look(database).await {
-                Ok(pressure) => {
-                    let since = seen.at.map(|at| at.elapsed());
-                    seen.take_in(&pressure, since, limits);
-                }
+                Ok(pressure) => seen.take_in(&pressure, Instant::now(), limits),
                 // A look that fails says nothing: batches have their own bounds.
                 Err(error) => tracing::debug!(%error, "cannot see how busy the database is"),
             }
-            seen.at = Some(Instant::now());
         }
         let counts = |reason: &&Throttle| !urgent || reason.holds_up_purge_now();
         seen.reasons.iter().find(counts).copied()
@@ -214,12 +213,36 @@ impl Pace {
 }
 
 impl Seen {
-    /// `since`: how long ago the last look was.
-    fn take_in(&mut self, pressure: &Pressure, since: Option<Duration>, limits: Limits) {
-        let wal_rate = since.map_or(0.0, |since| (pressure.wal - self.wal) / since.as_secs_f64());
-        self.wal = pressure.wal;
+    fn is_old(&self, now: Instant) -> bool {
+        self.looks
+            .back()
+            .is_none_or(|(at, _)| now.duration_since(*at) >= FRESH)
+    }
+
+    fn take_in(&mut self, pressure: &Pressure, now: Instant, limits: Limits) {
+        let wal_rate = self.looks.back().map_or(0.0, |(at, wal)| {
+            (pressure.wal - wal) / now.duration_since(*at).as_secs_f64()
+        });
+        self.looks.push_back((now, pressure.wal));
+        let is_old = |look: &(Instant, f64)| now.duration_since(look.0) >= limits.replica_lag;
+        // One that old is enough.
+        while self.looks.get(1).is_some_and(is_old) {
+            self.looks.pop_front();
+        }
+        // A replica that replays nothing at all never tells how long it takes: but it lacks what was written so long ago.
+        let lacks_old =
+            self.looks
+                .front()
+                .filter(|look| is_old(look))
+                .is_some_and(|(_, written)| {
+                    pressure
+                        .replayed
+                        .is_some_and(|replayed| replayed < *written)
+                });
         let holds = |reason: Throttle| match reason {
-            Throttle::ReplicaLag => pressure.replica_lag > limits.replica_lag.as_secs_f64(),
+            Throttle::ReplicaLag => {
+                lacks_old || pressure.replica_lag > limits.replica_lag.as_secs_f64()
+            }
             Throttle::LockWaits => pressure.waiting_for_us > 0,
             Throttle::Foreground => pressure.others_awake >= AWAKE,
             Throttle::WalRate => wal_rate > limits.wal_per_second,
@@ -248,7 +271,7 @@ async fn look(database: &Database) -> sqlx::Result<Pressure> {
         Pressure,
         r#"-- purge.look_around
         SELECT others_awake AS "others_awake!", waiting_for_us AS "waiting_for_us!", replica_lag AS "replica_lag!",
-               vacuuming AS "vacuuming!", wal AS "wal!"
+               vacuuming AS "vacuuming!", wal AS "wal!", replayed
         FROM retention.pressure($1::text[]::regclass[])"#,
         &tables
     )
@@ -267,7 +290,7 @@ mod tests {
 
     fn reasons(pressure: &Pressure) -> Vec<&'static str> {
         let mut seen = Seen::default();
-        seen.take_in(pressure, None, LIMITS);
+        seen.take_in(pressure, Instant::now(), LIMITS);
         seen.reasons.iter().map(|reason| reason.name()).collect()
     }
 
@@ -279,7 +302,7 @@ mod tests {
             waiting_for_us: 1,
             replica_lag: 10.1,
             vacuuming: true,
-            wal: 0.0,
+            ..Pressure::default()
         };
         let expected = ["replica_lag", "lock_waits", "foreground", "autovacuum"];
         assert_eq!(reasons(&everything), expected);
@@ -293,20 +316,46 @@ mod tests {
 
     #[test]
     fn log_is_measured_from_one_look_to_the_next() {
-        let mut seen = Seen::default();
+        let (mut seen, mut now) = (Seen::default(), Instant::now());
         let looks = [
-            (5e9, None, None),
-            (5e9 + 2e6, Some(1), Some(Throttle::WalRate)),
-            (5e9 + 4e6, Some(2), None),
+            (5e9, 0, None),
+            (5e9 + 2e6, 1, Some(Throttle::WalRate)),
+            (5e9 + 4e6, 2, None),
         ];
-        for (wal, since, expected) in looks {
+        for (wal, later, expected) in looks {
+            now += Duration::from_secs(later);
             let pressure = Pressure {
                 wal,
                 ..Pressure::default()
             };
-            seen.take_in(&pressure, since.map(Duration::from_secs), LIMITS);
+            seen.take_in(&pressure, now, LIMITS);
             assert_eq!(seen.reasons.first().copied(), expected);
         }
+    }
+
+    #[test]
+    fn replica_that_stands_still_is_behind_once_it_lacks_what_is_old() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let mut at = |second: u32, replayed: f64| {
+            let pressure = Pressure {
+                wal: 1e3 * (f64::from(second) + 1.0),
+                replayed: Some(replayed),
+                ..Pressure::default()
+            };
+            seen.take_in(
+                &pressure,
+                start + Duration::from_secs(second.into()),
+                LIMITS,
+            );
+            seen.reasons.contains(&Throttle::ReplicaLag)
+        };
+        for second in 0..10 {
+            assert!(!at(second, 500.0), "{second}");
+        }
+        assert!(at(10, 500.0));
+        assert!(at(20, 500.0));
+        assert!(!at(21, 22e3), "it has caught up");
+        assert!(!at(60, 22e3), "it lacks nothing that is old");
     }
 
     #[test]

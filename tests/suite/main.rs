@@ -55,6 +55,7 @@ mod odd_times;
 mod openapi_document;
 mod operators_api;
 mod own_server_outages;
+mod own_server_replica;
 mod pacing;
 mod payload_rules;
 mod plan_changes;

@@ -51,12 +51,12 @@ const READ_ALL: [(&str, &str); 1] = [(
 
 /// Statements that the product's work must have shown.
 const EXPECTED: &str = "
-    purge.prove_ownership purge.record_policy purge.record_cutoffs purge.record_batch purge.close_steps
-    purge.drift_checks.count_expired purge.drift_checks.lock_batch purge.drift_checks.delete_flags
+    purge.prove_ownership purge.record_terms purge.record_batch purge.close_steps queue.next_delivery
+    purge.drift_checks.count_expired purge.drift_checks.count_flags
     purge.drift_checks.delete_batch purge.drift_checks.remains purge.drift_checks.overdue
     purge.incident_payloads.count_expired purge.incident_payloads.lock_batch
     purge.incident_payloads.delete_batch purge.incident_payloads.remains purge.incident_payloads.overdue
-    purge.approvals.count_expired purge.approvals.lock_batch purge.approvals.delete_batch
+    purge.approvals.count_expired purge.approvals.delete_batch
     purge.approvals.remains purge.approvals.overdue
     queue.claim queue.succeed queue.reconcile queue.prune_jobs queue.prune_workers queue.prune_runs
     queue.select_runs queue.unfinished queue.totals queue.unsuccessful queue.count_by_status

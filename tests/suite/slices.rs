@@ -12,10 +12,12 @@ use crate::support::{
 async fn large_run_lets_those_that_wait_go_first_and_spends_no_attempt() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);
-    let (large, small) = (
-        app.org_with_expired(2_000).await,
-        app.org_with_expired(3).await,
-    );
+    let large = app.org_with_expired(2_000).await;
+    let mut small = Vec::new();
+    // More than the worker has in hand at once.
+    for _ in 0..4 {
+        small.push(app.org_with_expired(3).await);
+    }
     let before = ledger::rows(&db.pool).await;
     trouble::deletes_take(&db.pool, 0.5).await;
     trouble::journal(&db.pool).await;
@@ -26,8 +28,13 @@ async fn large_run_lets_those_that_wait_go_first_and_spends_no_attempt() {
     let _worker = Service::start(&db.url, "worker", &settings);
     let of_large = product::enqueue(&db.pool, large).await;
     until_status(&db.pool, of_large, "running").await;
-    let of_small = product::enqueue(&db.pool, small).await;
-    until_status(&db.pool, of_small, "succeeded").await;
+    let mut of_small = Vec::new();
+    for org in small {
+        of_small.push(product::enqueue(&db.pool, org).await);
+    }
+    for run in of_small {
+        until_status(&db.pool, run, "succeeded").await;
+    }
     assert_ne!(product::status(&db.pool, of_large).await, "succeeded");
 
     trouble::deletes_take(&db.pool, 0.0).await;

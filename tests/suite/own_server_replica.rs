@@ -1,0 +1,138 @@
+//! A replica that stands still: nothing more is deleted until it has caught up.
+
+use std::{path::PathBuf, process::Stdio, str::FromStr};
+
+use nix::unistd::{Uid, User};
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::support::{
+    app::App,
+    execute_on, ledger,
+    own_server::OwnServer,
+    product::{self, Service, eventually, until_status},
+    value,
+};
+
+/// A hot standby of a test's own server.
+struct Standby {
+    _server: Child,
+    _dir: TempDir,
+    pool: PgPool,
+}
+
+impl Standby {
+    async fn of(primary: &OwnServer) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = User::from_name("postgres")
+            .unwrap()
+            .filter(|_| Uid::effective().is_root());
+        if let Some(owner) = &owner {
+            let (uid, gid) = (owner.uid.as_raw(), owner.gid.as_raw());
+            std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)).unwrap();
+        }
+        let program = |name: &str| {
+            let mut command = Command::new(programs().join(name));
+            if let Some(owner) = &owner {
+                command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
+            }
+            command
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .kill_on_drop(true);
+            command
+        };
+        let data = dir.path().join("data");
+        let copied = program("pg_basebackup")
+            .args([
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--dbname",
+                &primary.url,
+                "--pgdata",
+            ])
+            .arg(&data)
+            .output()
+            .await
+            .unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let server = program("postgres")
+            .arg("-D")
+            .arg(&data)
+            .args([
+                "-p",
+                &port.to_string(),
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "unix_socket_directories=",
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let options = PgConnectOptions::from_str(&primary.url).unwrap().port(port);
+        let pool = crate::support::pool(options);
+        eventually("the standby answers", async || pool.acquire().await.is_ok()).await;
+        Self {
+            _server: server,
+            _dir: dir,
+            pool,
+        }
+    }
+}
+
+/// Where the server's programs are: beside the newest one that is installed.
+fn programs() -> PathBuf {
+    let found = std::process::Command::new("bash")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/find-postgres.sh"))
+        .output()
+        .unwrap();
+    String::from_utf8(found.stdout).unwrap().trim().into()
+}
+
+#[tokio::test]
+async fn nothing_more_goes_until_a_replica_that_stands_still_has_caught_up() {
+    let primary = OwnServer::start().await;
+    let standby = Standby::of(&primary).await;
+    let org = App::on(&primary.pool).org_with_expired(3_000).await;
+    let before = ledger::rows(&primary.pool).await;
+    eventually("the standby has the rows", async || {
+        value::<i64>(&standby.pool, "SELECT count(*) FROM drift_checks").await == 3_000
+    })
+    .await;
+    execute_on(&standby.pool, "SELECT pg_wal_replay_pause()").await;
+    let settings = [
+        ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "1"),
+        ("DRIFT_RETENTION_PURGE__MAX_REPLICA_LAG", "1s"),
+    ];
+    let worker = Service::start(&primary.url, "worker", &settings);
+    let run = product::enqueue(&primary.pool, org).await;
+    let held = r#"drift_retention_throttled_seconds_total{reason="replica_lag"}"#;
+    // Counted when a wait is over: the log tells of one that has begun. What matters is that rows stay.
+    eventually("the purge stands still, unfinished", async || {
+        let first = ledger::progress(&primary.pool, run).await;
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        first > 0 && ledger::progress(&primary.pool, run).await == first
+    })
+    .await;
+    assert_eq!(product::status(&primary.pool, run).await, "running");
+
+    execute_on(&standby.pool, "SELECT pg_wal_replay_resume()").await;
+    until_status(&primary.pool, run, "succeeded").await;
+    assert!(worker.metric(held).await.unwrap() > 0.0);
+    let step: String = value(
+        &primary.pool,
+        &format!(
+            "SELECT sum(throttled_ms)::text FROM retention.purge_run_steps WHERE run_id = '{run}'"
+        ),
+    )
+    .await;
+    assert_ne!(step, "0");
+    ledger::assert_exact(&primary.pool, &before).await;
+}
