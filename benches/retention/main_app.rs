@@ -40,7 +40,13 @@ impl MainApp {
             .max_connections(CONNECTIONS)
             .connect(url)
             .await?;
-        let environments = sqlx::query_as("SELECT org_id, id FROM public.environments ORDER BY id")
+        // Those that are checked every few days: a new check in a dormant one would make its old one due again.
+        let environments = sqlx::query_as(
+            "SELECT e.org_id, e.id FROM public.environments e
+             WHERE EXISTS (SELECT FROM public.drift_checks c
+                           WHERE c.env_id = e.id AND c.checked_at > now() - interval '6 days' AND c.checked_at <= now())
+             ORDER BY e.id",
+        )
             .fetch_all(&pool)
             .await?;
         let open = sqlx::query_scalar(
