@@ -68,8 +68,8 @@ impl Throttle {
         matches!(self, Self::ReplicaLag | Self::LockWaits)
     }
 
-    /// Whether only one batch at a time may go on.
-    fn is_one_at_a_time(self) -> bool {
+    /// Whether it is to be gentle: small batches, one at a time.
+    pub(super) fn is_gentle(self) -> bool {
         self != Self::Autovacuum
     }
 
@@ -163,8 +163,8 @@ impl Pace {
         };
         let began = Instant::now();
         let alone = tokio::select! {
-            alone = self.turnstile.lock(), if reason.is_one_at_a_time() => Some(alone),
-            () = async {}, if !reason.is_one_at_a_time() => None,
+            alone = self.turnstile.lock(), if reason.is_gentle() => Some(alone),
+            () = async {}, if !reason.is_gentle() => None,
             () = over.cancelled() => return Go::default(),
         };
         let mut now = Some(reason);

@@ -174,7 +174,11 @@ impl Attempt<'_> {
                 .pace
                 .ready(&purger.database, urgent, &self.turn.over)
                 .await;
+            let was_gentle = self.is_gentle();
             self.throttled = go.throttled;
+            if self.is_gentle() && !was_gentle {
+                self.size.begin_gently();
+            }
             let started = Instant::now();
             let outcome = self.batch(&mut place, starts).await;
             purger.pace.worked(started.elapsed());
@@ -186,8 +190,7 @@ impl Attempt<'_> {
                         self.count(done);
                     }
                     if more {
-                        self.size
-                            .follow(started.elapsed(), self.throttled.is_some());
+                        self.size.follow(started.elapsed(), self.is_gentle());
                     }
                 }
                 Ok(BatchOutcome::PlanChanged(plan)) => {
@@ -215,6 +218,10 @@ impl Attempt<'_> {
             }
         }
         Ok(())
+    }
+
+    fn is_gentle(&self) -> bool {
+        self.throttled.is_some_and(|(reason, _)| reason.is_gentle())
     }
 
     /// Proof, deletion and counts: they commit together or not at all. What is soon done with one dataset goes on with
