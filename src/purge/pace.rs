@@ -124,6 +124,8 @@ struct Seen {
     /// When, and how much log there was: the latest looks, back to one that is as old as a replica may be behind.
     looks: VecDeque<(Instant, f64)>,
     reasons: Vec<Throttle>,
+    /// Whether the latest look failed: that is said once.
+    is_blind: bool,
 }
 
 /// The right to go on with one batch.
@@ -202,9 +204,17 @@ impl Pace {
         let mut seen = self.seen.lock().await;
         if seen.is_old(Instant::now()) {
             match look(database).await {
-                Ok(pressure) => seen.take_in(&pressure, Instant::now(), limits),
-                // A look that fails says nothing: batches have their own bounds.
-                Err(error) => tracing::debug!(%error, "cannot see how busy the database is"),
+                Ok(pressure) => {
+                    seen.is_blind = false;
+                    seen.take_in(&pressure, Instant::now(), limits);
+                }
+                // Batches have their own bounds.
+                Err(error) if !seen.is_blind => {
+                    seen.is_blind = true;
+                    tracing::warn!(%error, "cannot see how busy the database is; the pace stays as it was \
+                        (after an upgrade, apply deploy/postgres/roles.sql again)");
+                }
+                Err(error) => tracing::debug!(%error, "still cannot see how busy the database is"),
             }
         }
         let counts = |reason: &&Throttle| !urgent || reason.holds_up_purge_now();
