@@ -3,9 +3,10 @@
 // docs/dashboards-*.png of what it saw.
 //
 // Needs DATABASE_URL (an empty database), a built binary, and prometheus and alertmanager on the PATH.
+import { writeFileSync } from "node:fs";
 import { preview } from "./preview.mjs";
 import { dashboards, empty, evaluated } from "./panels.mjs";
-import { Stage, product, sleep, sql, until } from "./stage.mjs";
+import { Stage, product, psql, sleep, sql, until } from "./stage.mjs";
 
 const drawing = process.argv.includes("--preview");
 const stage = new Stage("target/check-dashboards");
@@ -46,6 +47,19 @@ const age = () =>
     UPDATE incidents SET closed_at = closed_at - interval '7 days';
     UPDATE approvals SET created_at = created_at - interval '7 days';`,
     );
+
+/** The main app at work on organizations that are being purged: it waits for our locks, which slows the purge down. */
+function wakeTheMainApp() {
+    const script = `${stage.directory}/main-app.sql`;
+    writeFileSync(
+        script,
+        `
+    UPDATE organizations SET plan = plan WHERE id = (
+        SELECT org_id FROM retention.purge_runs WHERE status = 'running' ORDER BY random() LIMIT 1)
+    \\watch 0.02`,
+    );
+    stage.start("main-app", psql, ["-XqAt", "-f", script, process.env.DATABASE_URL]);
+}
 
 /** A worker that is silent for longer than its lease loses its runs, and says so when it comes back. */
 async function freezeUntilItsRunsAreTaken(name) {
@@ -129,6 +143,10 @@ async function live() {
     cancelOne();
     await stage.startAll();
     say("two workers are scraped every second");
+    wakeTheMainApp();
+    await until("the main app is noticed", async () => (await stage.query("sum(drift_retention_throttled_seconds_total)")) > 0);
+    await stage.stop("main-app");
+    say("the purge has slowed down for the main app");
     await freezeUntilItsRunsAreTaken("second");
     say("a frozen worker has lost its runs");
     await until("the night's purge is over", nothingLive, 90);

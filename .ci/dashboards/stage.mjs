@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 export { sleep };
 export const alerts = "dashboards/alerts";
 const binary = `${process.env.CARGO_TARGET_DIR ?? "target"}/debug/drift-retention`;
-const psql = `${execFileSync(".ci/find-postgres.sh").toString().trim()}/psql`;
+export const psql = `${execFileSync(".ci/find-postgres.sh").toString().trim()}/psql`;
 
 export async function until(what, holds, seconds = 60) {
     const deadline = Date.now() + seconds * 1000;
