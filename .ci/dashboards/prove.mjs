@@ -144,7 +144,8 @@ async function live() {
     await stage.startAll();
     say("two workers are scraped every second");
     wakeTheMainApp();
-    await until("the main app is noticed", async () => (await stage.query("sum(drift_retention_throttled_seconds_total)")) > 0);
+    const throttled = "sum(drift_retention_throttled_seconds_total)";
+    await until("the main app is noticed", async () => (await stage.query(throttled)) > 0);
     await stage.stop("main-app");
     say("the purge has slowed down for the main app");
     await freezeUntilItsRunsAreTaken("second");
