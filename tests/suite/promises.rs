@@ -28,8 +28,8 @@ fn every_promise_names_tests_that_there_are() {
         let tests: Vec<&str> = quoted(row[1]).collect();
         assert!(!tests.is_empty(), "no test holds: {}", row[0]);
         for test in tests {
-            let (module, name) = test.split_once("::").expect(test);
-            let source = read(&format!("tests/suite/{module}.rs"));
+            let (module, name) = test.rsplit_once("::").expect(test);
+            let source = read(&format!("tests/suite/{}.rs", module.replace("::", "/")));
             // Written out, or one of a macro's list.
             let is_there = [format!("fn {name}()"), format!("    {name}: ")];
             assert!(

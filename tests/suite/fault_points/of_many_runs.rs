@@ -1,0 +1,94 @@
+//! The boundaries of transactions that speak of many runs: a slot that is enqueued, and idle runs that are closed.
+
+use drift_retention::faults::Point;
+
+use super::{SMALL_BATCHES, all_acknowledged, dies, doomed};
+use crate::support::{
+    TestDatabase,
+    app::App,
+    ledger,
+    product::{Service, eventually},
+    runs,
+};
+
+async fn slot_is_enqueued_once(point: Point) {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..20 {
+        app.org("pro").await;
+    }
+    // The baseline, then a slot a second; the first one that is enqueued is the one that is died over.
+    let every_second = [("DRIFT_RETENTION_SCHEDULE__CRON", "* * * * * *")];
+    dies(doomed(
+        &db,
+        "scheduler",
+        &format!("{point:?}"),
+        &every_second,
+    ))
+    .await;
+    let heir = Service::start(&db.url, "scheduler", &every_second);
+    let complete = "SELECT count(*) FROM retention.schedule_slots WHERE enqueued + coalesced = 20 AND completed_at IS NOT NULL";
+    eventually("a slot is complete", async || {
+        db.value::<i64>(complete).await > 0
+    })
+    .await;
+    heir.kill().await;
+    let live = "SELECT count(*) FROM retention.purge_runs WHERE status = 'queued'";
+    assert_eq!(
+        db.value::<i64>(live).await,
+        20,
+        "each organization has its run"
+    );
+    let delivered = "SELECT count(*) FROM apalis.jobs";
+    assert_eq!(
+        db.value::<i64>(delivered).await,
+        20,
+        "and each run its delivery"
+    );
+}
+
+#[tokio::test]
+async fn scheduler_dies_before_a_slot_is_committed() {
+    slot_is_enqueued_once(Point::BeforeSlotCommit).await;
+}
+
+#[tokio::test]
+async fn scheduler_dies_after_a_part_of_a_slot_is_committed() {
+    slot_is_enqueued_once(Point::AfterSlotCommit).await;
+}
+
+async fn bulk_is_closed_once(point: Point) {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..30 {
+        let org = app.org("pro").await;
+        let env = app.env(org).await;
+        app.check(org, env, "40 days", &["wf_1"]).await;
+    }
+    let due = app.org_with_expired(20).await;
+    let before = ledger::rows(&db.pool).await;
+    db.execute("SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations")
+        .await;
+    dies(doomed(&db, "worker", &format!("{point:?}"), &[])).await;
+    let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
+    let succeeded = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded' AND verified_at IS NOT NULL";
+    eventually("every run has succeeded", async || {
+        db.value::<i64>(succeeded).await == 31
+    })
+    .await;
+    all_acknowledged(&db).await;
+    ledger::assert_exact(&db.pool, &before).await;
+    let kept = "SELECT count(*) FROM retention.purge_run_steps WHERE table_name = 'drift_checks' AND rows_kept = 1";
+    assert_eq!(db.value::<i64>(kept).await, 31);
+    assert_eq!(runs::counts(&db, due).await[0], 1);
+}
+
+#[tokio::test]
+async fn worker_dies_before_a_bulk_of_idle_runs_is_closed() {
+    bulk_is_closed_once(Point::BeforeBulkClose).await;
+}
+
+#[tokio::test]
+async fn worker_dies_after_a_bulk_of_idle_runs_is_closed() {
+    bulk_is_closed_once(Point::AfterBulkClose).await;
+}
