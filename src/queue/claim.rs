@@ -137,7 +137,8 @@ pub async fn claim(
     Ok(claim)
 }
 
-/// Whoever cancels a waiting run may be a process without metrics: its own delivery reports it, once.
+/// Whoever cancels a waiting run may be a process without metrics: its own delivery reports it. The report acknowledges
+/// the delivery, so that one which apalis and [`super::next_delivery`] both hand out reports once.
 async fn was_cancelled_while_waiting(
     database: &Database,
     run: RunId,
@@ -145,7 +146,11 @@ async fn was_cancelled_while_waiting(
 ) -> sqlx::Result<Claim> {
     let trigger = sqlx::query_scalar!(
         "-- queue.claim_cancelled
-         SELECT trigger FROM retention.purge_runs WHERE id = $1 AND status = 'cancelled' AND delivery_id = $2",
+         UPDATE apalis.jobs j SET status = 'Done', done_at = now()
+         FROM retention.purge_runs r
+         WHERE j.id = $2 AND j.status NOT IN ('Done', 'Killed')
+           AND r.id = $1 AND r.status = 'cancelled' AND r.delivery_id = j.id
+         RETURNING r.trigger",
         run.0,
         delivery.id
     )

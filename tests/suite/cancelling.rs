@@ -1,5 +1,14 @@
 //! `runs cancel`: a running run stops at its next batch, a waiting one never begins.
 
+use std::time::Duration;
+
+use drift_retention::{
+    ids::RunId,
+    postgres::Database,
+    queue::{Claim, Delivery, Lease, claim},
+};
+use futures::future::join_all;
+
 use crate::support::{
     TestDatabase,
     app::App,
@@ -84,6 +93,30 @@ async fn queued_run_that_was_cancelled_never_begins() {
     assert_eq!(worker.outcomes("cancelled").await, 1.0);
     let again = product::run(&db.url, &["runs", "cancel", &run.to_string()]).await;
     assert_eq!(again.status.code(), Some(1), "it is final");
+}
+
+/// A worker's own hand and apalis can both come to a delivery that apalis had fetched.
+#[tokio::test]
+async fn delivery_of_a_cancelled_run_that_comes_twice_reports_it_once() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(11).await;
+    let run = product::enqueue(&db.pool, org).await;
+    let cancelled = product::run(&db.url, &["runs", "cancel", &run.to_string()]).await;
+    assert!(cancelled.status.success(), "{cancelled:?}");
+    let delivery = Delivery {
+        id: ledger::run_column(&db.pool, run, "delivery_id").await,
+        worker: "worker".to_owned(),
+        run: RunId(run),
+    };
+
+    let database = Database::new(&db.url, 2).expect("the test's own database");
+    let lease = Lease::of(Duration::from_secs(5));
+    let both = join_all([0; 2].map(|_| claim(&database, delivery.run, &delivery, 3, lease))).await;
+    let reports = both
+        .into_iter()
+        .filter(|came_to| matches!(came_to, Ok(Claim::Cancelled { .. })));
+    assert_eq!(reports.count(), 1);
 }
 
 #[tokio::test]
