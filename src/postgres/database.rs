@@ -19,7 +19,7 @@ use sqlx::{
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 
-use super::{IDLE_IN_TRANSACTION_TIMEOUT, STATEMENT_TIMEOUT, direct_pool, pooler_pool};
+use super::{SESSION, direct_pool, pooler_pool};
 
 /// What one statement gives: rows, and the counts that end it.
 type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
@@ -145,15 +145,12 @@ impl Database {
     /// # Errors
     /// When no connection is to be had, or a setting is refused.
     pub async fn begin_with(&self, settings: &'static str) -> sqlx::Result<Transaction<'static>> {
-        let bounds = if self.is_pooled() {
-            format!(
-                "SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}';
-                 SET LOCAL idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_TIMEOUT}';"
-            )
+        let session = if self.is_pooled() {
+            SESSION.map(|(name, value)| format!("SET LOCAL {name} = '{value}';"))
         } else {
-            String::new() // its sessions have them from the start
+            Default::default() // its sessions have it from the start
         };
-        let begin = AssertSqlSafe(format!("BEGIN; {bounds} {settings}"));
+        let begin = AssertSqlSafe(format!("BEGIN; {} {settings}", session.concat()));
         Ok(Transaction {
             inner: self.pool.begin_with(begin).await?,
             is_pooled: self.is_pooled(),
