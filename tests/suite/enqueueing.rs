@@ -276,30 +276,31 @@ async fn request_without_an_organization_or_an_asker_is_refused_and_changes_noth
 async fn what_a_person_asked_for_comes_before_the_slot() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);
-    for _ in 0..3 {
-        app.org("pro").await;
+    for _ in 0..6 {
+        app.org_with_expired(2).await;
     }
     db.execute("SELECT retention.enqueue_slot(now(), (SELECT array_agg(id) FROM organizations))")
         .await;
-    let asked_for = app.org("pro").await;
+    let asked_for = app.org_with_expired(2).await;
     let (run, ..) = enqueue(&db.pool, asked_for).await;
     let priorities: Vec<i32> = db
         .value("SELECT array_agg(priority ORDER BY priority) FROM apalis.jobs")
         .await;
-    assert_eq!(priorities, [0, 0, 0, 10]);
+    assert_eq!(priorities, [0, 0, 0, 0, 0, 0, 10]);
 
     let one = [("DRIFT_RETENTION_WORKER__CONCURRENCY", "1")];
     let service = Service::start(&db.url, "worker", &one);
-    product::eventually("all four are purged", async || {
+    product::eventually("all are purged", async || {
         let left = "SELECT count(*) FROM retention.purge_runs WHERE status <> 'succeeded'";
         db.value::<i64>(left).await == 0
     })
     .await;
 
-    let first: Uuid = db
-        .value("SELECT id FROM retention.purge_runs ORDER BY started_at LIMIT 1")
+    // Two are in hand at once, and begin in either order.
+    let first: Vec<Uuid> = db
+        .value("SELECT array_agg(id ORDER BY started_at) FROM retention.purge_runs")
         .await;
-    assert_eq!(first, run);
+    assert!(first[..2].contains(&run), "{run} in {first:?}");
     service.kill().await;
 }
 

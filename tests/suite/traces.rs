@@ -137,7 +137,7 @@ async fn log_lines_of_a_run_carry_its_trace() {
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     let (reader, writer) = std::io::pipe().unwrap();
-    let service = Service::start_logging(&db.url, "worker", &env, writer);
+    let mut service = Service::start_logging(&db.url, "worker", &env, writer);
     db.execute(&format!(
         "BEGIN;
          SELECT set_config('retention.traceparent', '00-{TRACE}-{CALLER}-01', true);
@@ -147,7 +147,9 @@ async fn log_lines_of_a_run_carry_its_trace() {
     .await;
     let run: Uuid = db.value("SELECT id FROM retention.purge_runs").await;
     until_status(&db.pool, run, "succeeded").await;
-    service.kill().await;
+    // Told once it is recorded: the worker drains before it ends.
+    service.signal(Signal::SIGTERM);
+    service.child.wait().await.unwrap();
 
     let lines: Vec<Value> = BufReader::new(reader)
         .lines()
