@@ -13,7 +13,7 @@ use sqlx::{
 
 pub use self::database::{Database, Patience, Transaction};
 
-/// What every session of ours begins with.
+/// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.
 const SESSION: [(&str, &str); 3] = [
     // How long any of our statements may take: a bound, not a goal (a batch aims at a fraction of a second).
     ("statement_timeout", "30s"),

@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use drift_retention::postgres::Database;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, postgres::PgConnectOptions};
@@ -56,6 +57,28 @@ impl Pooled {
             String::from_utf8_lossy(&output.stderr)
         );
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn transactions_have_the_same_settings_on_either_way() {
+    let pooled = Pooled::new().await;
+    let ways = [
+        Database::behind_pooler(&pooled.pooler.url, 1, &pooled.db.url, 1).unwrap(),
+        Database::new(&pooled.db.url, 1).unwrap(),
+    ];
+    for database in ways {
+        let mut tx = database.begin().await.unwrap();
+        let settings: Vec<String> = sqlx::query_scalar(
+            "SELECT current_setting(name) FROM unnest(ARRAY['statement_timeout',
+                 'idle_in_transaction_session_timeout', 'jit']) name",
+        )
+        .fetch_all(&mut tx)
+        .await
+        .unwrap();
+        assert_eq!(settings, ["30s", "5s", "off"]);
+        tx.rollback().await.unwrap();
+        database.close().await;
     }
 }
 
