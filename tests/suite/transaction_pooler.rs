@@ -61,6 +61,10 @@ impl Pooled {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test asks the product's own sessions"
+)]
 async fn transactions_have_the_same_settings_on_either_way() {
     let pooled = Pooled::new().await;
     let ways = [
