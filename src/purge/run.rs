@@ -310,6 +310,8 @@ impl Attempt<'_> {
             })
             .collect();
         if !parts.is_empty() {
+            // The last statement: nobody waits for these rows longer than it may take, and the commit.
+            tx.keep_brief()?;
             ledger::record_batch(tx, self.run, &parts, self.throttled).await?;
         }
         Ok(())

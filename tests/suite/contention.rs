@@ -215,3 +215,43 @@ async fn batch_that_takes_too_long_gets_smaller_and_spends_no_attempt() {
         "no batch took longer than its statement may: {batches}"
     );
 }
+
+#[tokio::test]
+async fn batch_of_several_tables_gets_smaller_when_they_take_too_long_together() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(4).await;
+    let env = app.env(org).await;
+    for _ in 0..3 {
+        let incident = app.incident(org, env, "closed", Some("200 days")).await;
+        app.payload(incident).await;
+    }
+    let before = ledger::rows(&db.pool).await;
+    // 45 ms for the checks (the newest stays) and 90 ms for the payloads: each in its time, both together not.
+    db.execute(
+        "CREATE TABLE went (table_name text, xid xid8);
+         GRANT INSERT ON went TO PUBLIC;
+         CREATE FUNCTION take_time_for_each() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN
+                  PERFORM pg_sleep(TG_ARGV[0]::float8);
+                  INSERT INTO went VALUES (TG_TABLE_NAME, pg_current_xact_id());
+                  RETURN NULL;
+              END';
+         CREATE TRIGGER take_time_for_each AFTER DELETE ON drift_checks
+             FOR EACH ROW EXECUTE FUNCTION take_time_for_each('0.015');
+         CREATE TRIGGER take_time_for_each AFTER DELETE ON incident_payloads
+             FOR EACH ROW EXECUTE FUNCTION take_time_for_each('0.03')",
+    )
+    .await;
+    let _worker = Service::start(&db.url, "worker", &[]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, 1);
+    ledger::assert_exact(&db.pool, &before).await;
+    let together: i64 = db
+        .value(
+            "SELECT count(*) FROM (SELECT FROM went GROUP BY xid HAVING count(DISTINCT table_name) > 1) t",
+        )
+        .await;
+    assert_eq!(together, 0, "checks waited until the payloads were gone");
+}
