@@ -9,25 +9,15 @@
     reason = "a bench says what it measured, or stops"
 )]
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+mod support;
 
-use drift_retention::{
-    demo::sample_data,
-    postgres::{
-        self,
-        local::{LocalServer, ServerBinaries, StopMode},
-        migrations,
-    },
-};
+use std::time::{Duration, Instant};
+
 use reqwest::RequestBuilder;
 use sqlx::PgPool;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_drift-retention");
-const SECRET: &str = "a secret of this bench alone, 32 bytes";
+use support::{SampleData, percentile};
+
 /// How often each route is asked, and for how long: 600 latencies per route and phase.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 const MEASURE: Duration = Duration::from_mins(1);
@@ -36,68 +26,26 @@ const EXPIRED: i64 = 6_000_000;
 
 #[tokio::main]
 async fn main() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let server = LocalServer::start(&ServerBinaries::find(None).unwrap(), dir.path(), &[])
-        .await
-        .unwrap();
-    server.create_database("bench").await.unwrap();
-    let url = server.url("bench");
-    let pool = postgres::pool_for_migrations(&url).unwrap();
-    migrations::up(&pool).await.unwrap();
-    sample_data::load(&pool).await.unwrap();
-    // As the demo does it: the first purge is over when it serves. (One run fails: that plan is unknown.)
-    let purged = Command::new(BINARY)
-        .args(["purge", "--all", "--work"])
-        .env("DATABASE_URL", &url)
-        .output()
-        .unwrap();
-    assert!(purged.status.code() <= Some(1), "{purged:?}");
-    let large = organization(&pool, "Large", EXPIRED).await;
-    let behind = organization(&pool, "Behind", 5_000).await;
+    let data = SampleData::purged().await;
+    let large = organization(&data.pool, "Large", EXPIRED).await;
+    let behind = organization(&data.pool, "Behind", 5_000).await;
+    let served = data.serve().await;
+    let pool = &served.data.pool;
 
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let environment = [
-        ("DATABASE_URL", url.as_str()),
-        ("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET),
-        ("DRIFT_RETENTION_HTTP__LISTEN", &address.to_string()),
-        ("RUST_LOG", "error"),
-    ];
-    let mut service = Command::new(BINARY)
-        .arg("serve")
-        .envs(environment)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let token = Command::new(BINARY)
-        .args(["token", "--sub", "bench", "--role", "operator"])
-        .envs(environment)
-        .output()
-        .unwrap();
-    let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
-    let base = format!("http://{address}");
-    while reqwest::get(format!("{base}/readyz")).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-
-    let mut routes = routes(&pool).await;
+    let mut routes = routes(pool).await;
     routes.push((
         "GET retention/preview, 5,000 rows behind",
         format!("/orgs/{behind}/retention/preview"),
     ));
-    let quiet = measure(&base, &token, &routes).await;
-    let client = reqwest::Client::new();
-    client
-        .post(format!("{base}/orgs/{large}/retention/purge"))
-        .bearer_auth(&token)
+    let quiet = measure(&served.base, &served.token, &routes).await;
+    reqwest::Client::new()
+        .post(format!("{}/orgs/{large}/retention/purge", served.base))
+        .bearer_auth(&served.token)
         .send()
         .await
         .unwrap();
-    let purging = measure(&base, &token, &routes).await;
-    let left: i64 = count(&pool, &large).await;
+    let purging = measure(&served.base, &served.token, &routes).await;
+    let left: i64 = count(pool, &large).await;
     assert!(
         left > 0,
         "the purge ended before the measurement: raise EXPIRED"
@@ -115,10 +63,7 @@ async fn main() {
         );
     }
     println!("purged meanwhile: {} checks", EXPIRED - left);
-    service.kill().unwrap();
-    service.wait().unwrap();
-    pool.close().await;
-    server.stop(StopMode::Immediate).await.unwrap();
+    served.stop().await;
 }
 
 /// An organization with so many expired checks.
@@ -227,8 +172,9 @@ async fn ask_on_time(request: RequestBuilder, first: Instant) -> Vec<Duration> {
 }
 
 fn figures(sorted: &[Duration]) -> String {
-    let at = |share: usize| {
-        sorted[(sorted.len() * share / 100).min(sorted.len() - 1)].as_secs_f64() * 1000.0
-    };
-    format!("{:.1} / {:.1}", at(50), at(99))
+    format!(
+        "{:.1} / {:.1}",
+        percentile(sorted, 50),
+        percentile(sorted, 99)
+    )
 }

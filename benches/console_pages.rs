@@ -9,89 +9,31 @@
     reason = "a bench says what it measured, or stops"
 )]
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+mod support;
 
-use drift_retention::{
-    demo::sample_data,
-    postgres::{
-        self,
-        local::{LocalServer, ServerBinaries, StopMode},
-        migrations,
-    },
-};
+use std::time::Instant;
+
 use reqwest::{Client, header, redirect::Policy};
 use sqlx::PgPool;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_drift-retention");
-const SECRET: &str = "a secret of this bench alone, 32 bytes";
+use support::{SampleData, percentile};
+
 const RUNS: i32 = 100_000;
 /// How often each page is opened.
 const ROUNDS: usize = 200;
-/// What a page may take.
-const LIMIT: Duration = Duration::from_millis(100);
+/// What a page may take, in milliseconds.
+const LIMIT: f64 = 100.0;
 
 #[tokio::main]
 async fn main() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let server = LocalServer::start(&ServerBinaries::find(None).unwrap(), dir.path(), &[])
-        .await
-        .unwrap();
-    server.create_database("bench").await.unwrap();
-    let url = server.url("bench");
-    let pool = postgres::pool_for_migrations(&url).unwrap();
-    migrations::up(&pool).await.unwrap();
-    sample_data::load(&pool).await.unwrap();
-    // One run fails, and the command says so: that plan is unknown.
-    let purged = Command::new(BINARY)
-        .args(["purge", "--all", "--work"])
-        .env("DATABASE_URL", &url)
-        .output()
-        .unwrap();
-    assert!(purged.status.code() <= Some(1), "{purged:?}");
-    history(&pool).await;
-
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let environment = [
-        ("DATABASE_URL", url.as_str()),
-        ("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET),
-        ("DRIFT_RETENTION_HTTP__LISTEN", &address.to_string()),
-        ("RUST_LOG", "error"),
-    ];
-    // Ends with the bench, also when that stops halfway.
-    let mut service = tokio::process::Command::new(BINARY)
-        .kill_on_drop(true)
-        .arg("serve")
-        .envs(environment)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let token = Command::new(BINARY)
-        .args(["token", "--sub", "bench", "--role", "operator"])
-        .envs(environment)
-        .output()
-        .unwrap();
-    let token = String::from_utf8(token.stdout).unwrap();
-    let base = format!("http://{address}");
+    let data = SampleData::purged().await;
+    history(&data.pool).await;
+    let served = data.serve().await;
     let client = Client::builder().redirect(Policy::none()).build().unwrap();
-    while client.get(format!("{base}/readyz")).send().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-
-    let cookie = sign_in(&client, &base, token.trim()).await;
-    let pages = pages(&pool).await;
-    measure(&client, &base, &cookie, &pages).await;
-
-    service.kill().await.unwrap();
-    pool.close().await;
-    server.stop(StopMode::Immediate).await.unwrap();
+    let cookie = sign_in(&client, &served.base, &served.token).await;
+    let pages = pages(&served.data.pool).await;
+    measure(&client, &served.base, &cookie, &pages).await;
+    served.stop().await;
 }
 
 /// Past runs of all organizations, one every minute, each with its steps; one in ten failed.
@@ -213,22 +155,19 @@ async fn measure(client: &Client, base: &str, cookie: &str, pages: &[String]) {
     let mut slow = Vec::new();
     for ((page, latencies), size) in pages.iter().zip(&mut latencies).zip(sizes) {
         latencies.sort_unstable();
-        let at = |share: usize| latencies[(latencies.len() * share / 100).min(latencies.len() - 1)];
-        let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
+        let (median, p99) = (percentile(latencies, 50), percentile(latencies, 99));
         println!(
-            "{:<44} {:>12} {:>12} {:>10}",
+            "{:<44} {median:>12.1} {p99:>12.1} {:>10}",
             named(page),
-            ms(at(50)),
-            ms(at(99)),
             size / 1024
         );
-        if at(99) >= LIMIT {
+        if p99 >= LIMIT {
             slow.push(named(page));
         }
     }
     match slow.as_slice() {
-        [] => println!("every page is below {} ms at p99", LIMIT.as_millis()),
-        _ => println!("above {} ms at p99: {}", LIMIT.as_millis(), slow.join(", ")),
+        [] => println!("every page is below {LIMIT} ms at p99"),
+        _ => println!("above {LIMIT} ms at p99: {}", slow.join(", ")),
     }
 }
 

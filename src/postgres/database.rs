@@ -219,11 +219,12 @@ impl Transaction<'_> {
         })
     }
 
-    /// Whether a yielding transaction has time for another piece of work.
-    #[must_use]
-    pub fn has_time(&self) -> bool {
-        self.deadline
-            .is_none_or(|deadline| Instant::now() < deadline)
+    /// To be said before the first statement that takes rows which the main app may want: what went before counts for
+    /// nothing.
+    pub fn begin_holding(&mut self) {
+        if let Some(deadline) = &mut self.deadline {
+            *deadline = Instant::now() + BRIEF;
+        }
     }
 
     /// To be asked before each further statement of a piece of work that holds rows already.
@@ -232,7 +233,10 @@ impl Transaction<'_> {
     /// As a statement that timed out, when a yielding transaction has no time left: it is to be rolled back, and done
     /// again in smaller pieces.
     pub fn keep_brief(&self) -> sqlx::Result<()> {
-        if self.has_time() {
+        if self
+            .deadline
+            .is_none_or(|deadline| Instant::now() < deadline)
+        {
             Ok(())
         } else {
             Err(sqlx::Error::AnyDriverError(Box::new(TookTooLong)))

@@ -242,6 +242,7 @@ impl Attempt<'_> {
         if plan != self.terms.plan {
             return Ok(BatchOutcome::PlanChanged(plan));
         }
+        tx.begin_holding();
         let started = Instant::now();
         let (mut done, mut left, mut more) = (Vec::new(), self.size.rows(), false);
         while let Some(dataset) = DATASETS.get(place.dataset) {

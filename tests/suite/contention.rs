@@ -160,7 +160,11 @@ async fn updates_in_the_opposite_order_meet_no_deadlock_and_all_goes() {
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     let deadlocks: i64 = db.value(deadlocks).await;
     let transactions: u64 = writings.iter().map(|writing| writing.transactions).sum();
-    let longest = writings.iter().map(|writing| writing.longest).max();
+    let longest = writings
+        .iter()
+        .map(|writing| writing.longest)
+        .max()
+        .unwrap_or_default();
     let waited_too_long: u64 = writings.iter().map(|writing| writing.waited_too_long).sum();
     println!(
         "{:.0?}: {purges} purges, {transactions} transactions of the app, {deadlocks} deadlocks; an update of the app took \
