@@ -15,12 +15,18 @@ use crate::{
 
 /// How long after a lap over the waiting runs the next one may begin.
 const REST: Duration = Duration::from_secs(1);
+/// The longest such rest. Runs with nothing to purge that come meanwhile are closed by their own deliveries.
+const LONG_REST: Duration = Duration::from_secs(16);
 
 /// Where this process's lap over the waiting runs is.
 #[derive(Debug)]
 pub(super) struct Lap {
     after: Uuid,
     looks: BatchSize,
+    /// Whether anything waited on this lap, and how many runs of it were closed.
+    has_met_some: bool,
+    closed: usize,
+    rest: Duration,
     resting_until: Option<Instant>,
 }
 
@@ -30,6 +36,9 @@ impl Default for Lap {
         Self {
             after: Uuid::new_v4(),
             looks: BatchSize::new(None),
+            has_met_some: false,
+            closed: 0,
+            rest: REST,
             resting_until: None,
         }
     }
@@ -41,14 +50,33 @@ impl Lap {
             .is_some_and(|until| Instant::now() < until)
     }
 
-    /// Goes on after `last`; with none the lap is over. Another look may have come further meanwhile.
-    fn move_on(&mut self, last: Option<Uuid>) {
+    /// A look that began after `from` has come to `last`; with none the lap is over. Another look may have come further
+    /// meanwhile, or to the end.
+    fn move_on(&mut self, from: Uuid, last: Option<Uuid>, closed: usize) {
+        self.closed += closed;
+        if from > self.after {
+            return;
+        }
         match last {
-            Some(last) => self.after = self.after.max(last),
-            None if self.after.is_nil() => self.resting_until = Some(Instant::now() + REST),
+            Some(last) => {
+                self.has_met_some = true;
+                self.after = self.after.max(last);
+            }
+            None if self.after.is_nil() => self.rest(),
             // It had begun somewhere: what is before that is left.
             None => self.after = Uuid::nil(),
         }
+    }
+
+    /// The lap is over. If all that waits has something to purge, it has so on the next lap: that comes later and later.
+    fn rest(&mut self) {
+        self.rest = if self.has_met_some && self.closed == 0 {
+            (self.rest * 2).min(LONG_REST)
+        } else {
+            REST
+        };
+        self.resting_until = Some(Instant::now() + self.rest);
+        (self.has_met_some, self.closed) = (false, 0);
     }
 }
 
@@ -82,7 +110,7 @@ impl Worker {
                 if look.last.is_some() {
                     lap.looks.follow(elapsed, false);
                 }
-                lap.move_on(look.last);
+                lap.move_on(after, look.last, look.closed.len());
                 drop(lap);
                 self.report(&look.closed, elapsed);
             }
@@ -114,5 +142,43 @@ impl Worker {
         if runs > 0 {
             tracing::info!(runs, "closed {runs} runs with nothing to purge");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn laps_come_later_and_later_while_everything_has_something_to_purge() {
+        let mut lap = Lap::default();
+        let mut seconds_after = |waited: bool, closed: usize| {
+            lap.after = Uuid::nil();
+            if waited {
+                lap.move_on(Uuid::nil(), Some(Uuid::nil()), closed);
+            }
+            lap.move_on(Uuid::nil(), None, 0);
+            assert!(lap.is_resting());
+            lap.rest.as_secs()
+        };
+        let rests = [2, 4, 8, 16, 16];
+        assert!(rests.iter().all(|rest| seconds_after(true, 0) == *rest));
+        assert_eq!(seconds_after(true, 3), 1);
+        assert_eq!(seconds_after(true, 0), 2);
+        assert_eq!(seconds_after(false, 0), 1, "nobody waits");
+    }
+
+    #[test]
+    fn look_that_ends_after_a_new_lap_has_begun_moves_it_nowhere() {
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut lap = Lap {
+            after: second,
+            ..Lap::default()
+        };
+        lap.move_on(second, None, 0);
+        assert!(lap.after.is_nil() && !lap.is_resting());
+        lap.move_on(second, None, 0);
+        lap.move_on(first, Some(second), 0);
+        assert!(lap.after.is_nil() && !lap.is_resting());
     }
 }
