@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 
-use super::{Backoff, Delivery, priority};
+use super::{Backoff, Delivery, Lease, priority};
 use crate::{
     faults::{self, Point},
     ids::RunId,
@@ -181,7 +181,8 @@ pub async fn is_scheduled(database: &Database, delivery: &Delivery) -> sqlx::Res
     .await
 }
 
-/// Puts a waiting run off until `due`, attempts untouched. A delivery that is not the run's own any more puts off nothing.
+/// Puts a waiting run off until `due`, attempts untouched. One whose owner has been silent for longer than `lease` waits
+/// from now on, too: nobody is at work on it. A delivery that is not the run's own any more puts off nothing.
 ///
 /// # Errors
 /// When the database fails; then the run is found stranded and delivered by the reconciler.
@@ -189,15 +190,29 @@ pub async fn postpone(
     database: &Database,
     delivery: &Delivery,
     due: DateTime<Utc>,
+    lease: Lease,
 ) -> sqlx::Result<()> {
     let mut tx = database.begin().await?;
+    // The token: an owner that is only paused commits nothing more.
     let postponed = sqlx::query_scalar!(
         "-- queue.postpone
-         UPDATE retention.purge_runs SET next_attempt_at = greatest(next_attempt_at, $3)
-         WHERE id = $1 AND delivery_id = $2 AND status IN ('queued', 'retrying') RETURNING trigger",
+         UPDATE retention.purge_runs r
+         SET next_attempt_at = greatest(r.next_attempt_at, $3),
+             token = r.token + CASE r.status WHEN 'running' THEN 1 ELSE 0 END,
+             status = CASE r.status WHEN 'running' THEN 'retrying' ELSE r.status END
+         WHERE r.id = $1 AND r.delivery_id = $2
+           AND CASE r.status
+                 WHEN 'queued' THEN true
+                 WHEN 'retrying' THEN true
+                 WHEN 'running' THEN NOT EXISTS (SELECT FROM apalis.workers w
+                                                 WHERE w.id = r.worker AND w.last_seen > now() - $4::interval)
+                 ELSE false
+               END
+         RETURNING r.trigger",
         delivery.run.0,
         delivery.id,
-        due
+        due,
+        lease.interval()
     )
     .fetch_optional(&mut tx)
     .await?;

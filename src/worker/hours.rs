@@ -45,7 +45,7 @@ impl Worker {
             return Ok(Admission::AnyTime);
         }
         if let Some(opens_at) = self.closed_until().await? {
-            queue::postpone(&self.database, delivery, opens_at).await?;
+            queue::postpone(&self.database, delivery, opens_at, self.lease()).await?;
             return Ok(Admission::Postponed);
         }
         let within = stop.child_token();

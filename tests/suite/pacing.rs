@@ -13,7 +13,7 @@ use crate::support::{
     app::App,
     execute_on, ledger,
     product::{self, Service, eventually, until_status},
-    runs,
+    runs, trouble,
 };
 
 const SMALL_BATCHES: (&str, &str) = ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "5");
@@ -199,6 +199,43 @@ async fn within_its_hours_a_scheduled_run_goes_on() {
     );
     let run = scheduled(&db, org).await;
     until_status(&db.pool, run, "succeeded").await;
+}
+
+#[tokio::test]
+async fn outside_its_hours_the_run_of_a_dead_worker_waits_like_any_other() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(60).await;
+    let before = ledger::rows(&db.pool).await;
+    trouble::deletes_take(&db.pool, 0.05).await;
+    let heartbeat = ("DRIFT_RETENTION_WORKER__HEARTBEAT", "500ms");
+    let settings = [("DRIFT_RETENTION_PURGE__BATCH_SIZE", "1"), heartbeat];
+    let dies = Service::start(&db.url, "worker", &settings);
+    let nightly = scheduled(&db, org).await;
+    eventually("it is at work", async || {
+        ledger::progress(&db.pool, nightly).await > 0
+    })
+    .await;
+    dies.kill().await;
+
+    let hours = an_hour_in(&db, 3).await;
+    let between = ("DRIFT_RETENTION_PURGE__BETWEEN", hours.as_str());
+    let _worker = Service::start(&db.url, "worker", &[heartbeat, between]);
+    until_status(&db.pool, nightly, "retrying").await;
+    let due = ledger::run_column(
+        &db.pool,
+        nightly,
+        "(next_attempt_at > now() + interval '2 hours')",
+    );
+    assert_eq!(due.await, "true");
+    let token = ledger::run_column(&db.pool, nightly, "token").await;
+    assert_eq!(token, "2", "what the dead one held is not its own any more");
+    assert_eq!(ledger::attempts(&db.pool, nightly).await, 1);
+
+    // Who asks for it does not wait for the night.
+    trouble::deletes_take(&db.pool, 0.0).await;
+    assert_eq!(product::enqueue(&db.pool, org).await, nightly);
+    until_status(&db.pool, nightly, "succeeded").await;
+    ledger::assert_exact(&db.pool, &before).await;
 }
 
 #[tokio::test]
