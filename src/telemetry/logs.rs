@@ -11,13 +11,14 @@ use tracing_subscriber::{
 /// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
 /// says nothing; it does not choose what is traced.
 pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
-    // apalis and sqlx tell of every wake-up and notice at `info`: that is noise at our default. Notices are none of ours
-    // at any level: sqlx rolls a transaction back once more that was dropped while it ended, and Postgres warns of that.
+    // apalis and sqlx tell of every wake-up and notice at `info`: that is noise at our default. A service passes on what
+    // Postgres warns of; a command ends in the middle of it all, and a warning of a ROLLBACK too many would stand among
+    // its output.
     let default = match default_level {
         "info" => "info,apalis_core=warn,apalis_postgres=warn,sqlx=warn",
+        "warn" => "warn,sqlx::postgres::notice=off",
         quieter => quieter,
     };
-    let default = format!("{default},sqlx::postgres::notice=off");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let spans = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

@@ -193,6 +193,15 @@ async fn long_transaction_of_the_app_holds_nothing_up_and_sees_what_it_saw() {
     assert_eq!(runs::counts(&db, org).await, [1, 2, 0, 0]);
 }
 
+/// Purges, and compares what went since `before` with what was recorded.
+async fn purge_in_one_attempt(db: &TestDatabase, org: Uuid, before: &[i64]) {
+    let _worker = Service::start(&db.url, "worker", &[]);
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, 1);
+    ledger::assert_exact(&db.pool, before).await;
+}
+
 #[tokio::test]
 async fn batch_that_takes_too_long_gets_smaller_and_spends_no_attempt() {
     let db = TestDatabase::new().await;
@@ -206,11 +215,7 @@ async fn batch_that_takes_too_long_gets_smaller_and_spends_no_attempt() {
              FOR EACH ROW EXECUTE FUNCTION take_time_for_each()",
     )
     .await;
-    let _worker = Service::start(&db.url, "worker", &[]);
-    let run = product::enqueue(&db.pool, org).await;
-    until_status(&db.pool, run, "succeeded").await;
-    assert_eq!(ledger::attempts(&db.pool, run).await, 1);
-    ledger::assert_exact(&db.pool, &before).await;
+    purge_in_one_attempt(&db, org, &before).await;
     let batches: i32 = db
         .value("SELECT batches FROM retention.purge_run_steps WHERE table_name = 'drift_checks'")
         .await;
@@ -247,11 +252,7 @@ async fn batch_of_several_tables_gets_smaller_when_they_take_too_long_together()
              FOR EACH ROW EXECUTE FUNCTION take_time_for_each('0.03')",
     )
     .await;
-    let _worker = Service::start(&db.url, "worker", &[]);
-    let run = product::enqueue(&db.pool, org).await;
-    until_status(&db.pool, run, "succeeded").await;
-    assert_eq!(ledger::attempts(&db.pool, run).await, 1);
-    ledger::assert_exact(&db.pool, &before).await;
+    purge_in_one_attempt(&db, org, &before).await;
     let together: i64 = db
         .value(
             "SELECT count(*) FROM (SELECT FROM went GROUP BY xid HAVING count(DISTINCT table_name) > 1) t",
