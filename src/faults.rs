@@ -29,9 +29,9 @@ pub enum Point {
     BeforeGiveBack,
     /// A stopping worker's run is given back, and its delivery is not acknowledged.
     AfterGiveBack,
-    /// Runs with nothing to purge are closed in bulk, and that is not committed.
+    /// Several runs are closed together, and that is not committed.
     BeforeBulkClose,
-    /// Runs with nothing to purge are closed in bulk.
+    /// Several runs are closed together.
     AfterBulkClose,
     /// A part of a slot is enqueued, and not committed.
     BeforeSlotCommit,

@@ -4,6 +4,7 @@
 mod hours;
 mod idle;
 mod shift;
+mod together;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -22,11 +23,13 @@ use self::hours::Admission;
 use crate::{
     config::{Config, Hours},
     faults::{self, Point},
+    ids::{OrgId, RunId},
     postgres::Database,
-    purge::{OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
+    purge::{ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
     },
+    retention::Plan,
     telemetry::{logs::chain, metrics::Metrics, traces},
 };
 
@@ -57,6 +60,7 @@ pub struct Worker {
     shutdown_grace: Duration,
     keep_runs: Duration,
     lap: Arc<Mutex<idle::Lap>>,
+    group: Arc<Mutex<together::Group>>,
     hours: Option<(Hours, Tz)>,
 }
 
@@ -89,6 +93,7 @@ impl Worker {
             shutdown_grace: config.shutdown_grace,
             keep_runs: config.keep_runs,
             lap: Arc::default(),
+            group: Arc::new(Mutex::new(together::Group::new(purge.batch_size))),
             hours: purge.between.map(|hours| (hours, timezone)),
         }
     }
@@ -156,6 +161,9 @@ impl Worker {
             Admission::Within(within, closing) => (within, Some(closing)),
             Admission::Postponed => return Verdict::Done,
         };
+        if self.purge_together(&delivery, &within).await {
+            return Verdict::Done;
+        }
         let claim = || {
             queue::claim(
                 &self.database,
@@ -262,12 +270,7 @@ impl Worker {
             return self.superseded(run).await;
         };
         self.count("succeeded", &run.trigger);
-        for step in steps {
-            tracing::info!(run_id = %run.id, org_id = %run.org, plan = %report.plan, table = step.table_name,
-                rows_purged = step.rows_purged, rows_kept = step.rows_kept,
-                cutoff = step.cutoff.map(|cutoff| cutoff.to_rfc3339()),
-                "purged {} rows from {}", step.rows_purged, step.table_name);
-        }
+        report_steps(run.id, run.org, report.plan, &steps);
         Verdict::Done
     }
 
@@ -334,6 +337,16 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+/// Tells what a run did to each table.
+fn report_steps(run: RunId, org: OrgId, plan: Plan, steps: &[ClosedStep]) {
+    for step in steps {
+        tracing::info!(run_id = %run, org_id = %org, plan = %plan, table = step.table_name,
+            rows_purged = step.rows_purged, rows_kept = step.rows_kept,
+            cutoff = step.cutoff.map(|cutoff| cutoff.to_rfc3339()),
+            "purged {} rows from {}", step.rows_purged, step.table_name);
     }
 }
 

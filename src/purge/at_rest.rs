@@ -1,12 +1,17 @@
-//! Which of many organizations have nothing to purge, asked with the same SQL that verifies a purge.
+//! Which of many organizations have nothing to purge, or nothing any more, asked with the same SQL that verifies a purge.
 
 use chrono::{DateTime, Utc};
 
-use super::datasets::{DATASETS, Remains, Scope};
+use super::{
+    ClosedStep,
+    datasets::{DATASETS, Remains, Scope},
+    pass::Done,
+};
 use crate::{
     ids::OrgId,
     postgres::Transaction,
     retention::{Cutoff, Cutoffs, Plan},
+    telemetry::metrics::Metrics,
 };
 
 /// An organization with nothing to purge.
@@ -16,19 +21,72 @@ pub struct AtRest {
     pub plan: Plan,
     cutoffs: Cutoffs,
     remains: Vec<Remains>,
+    /// What the same transaction purged before.
+    done: Vec<Done>,
+}
+
+/// What the record says of one of its tables.
+#[derive(Debug, Clone, Copy)]
+pub struct RestingTable<'a> {
+    /// The table.
+    pub table: &'static str,
+    /// Rows strictly older are gone; none: no rule.
+    pub cutoff: Option<Cutoff>,
+    /// How many of them went just now.
+    pub purged: u64,
+    /// How many are there still, protected by a rule.
+    pub kept: u64,
+    /// Whether the table was gone over just now.
+    pub is_swept: bool,
+    /// The last row that was looked at then, of a dataset's own table: its timestamp and key.
+    pub last: Option<(&'a str, &'a str)>,
+}
+
+impl From<RestingTable<'_>> for ClosedStep {
+    fn from(table: RestingTable<'_>) -> Self {
+        Self {
+            table_name: table.table.to_owned(),
+            cutoff: table.cutoff.map(|cutoff| cutoff.0),
+            rows_purged: i64::try_from(table.purged).unwrap_or(i64::MAX),
+            rows_kept: i64::try_from(table.kept).unwrap_or(i64::MAX),
+        }
+    }
 }
 
 impl AtRest {
-    /// For every table its cutoff, none where there is no rule, and how many expired rows a rule protects.
-    pub fn by_table(&self) -> impl Iterator<Item = (&'static str, Option<Cutoff>, u64)> {
+    /// The same after what was `done`.
+    pub(super) fn after(self, done: Vec<Done>) -> Self {
+        Self { done, ..self }
+    }
+
+    /// What the record says of every table.
+    pub fn by_table(&self) -> impl Iterator<Item = RestingTable<'_>> {
         DATASETS
             .iter()
             .zip(&self.remains)
-            .flat_map(|(dataset, remains)| {
-                let cutoff = self.cutoffs.get(dataset.name());
-                let tables = dataset.tables().iter().zip(&remains.kept);
-                tables.map(move |(table, kept)| (*table, cutoff, *kept))
+            .flat_map(move |(dataset, remains)| {
+                let name = dataset.name();
+                let done = self.done.iter().find(|done| done.dataset.name() == name);
+                let done = done.filter(|done| done.batch.rows() > 0);
+                let tables = dataset.tables().iter().zip(&remains.kept).enumerate();
+                tables.map(move |(n, (table, kept))| RestingTable {
+                    table,
+                    cutoff: self.cutoffs.get(name),
+                    purged: done.map_or(0, |done| done.batch.purged[n]),
+                    kept: *kept,
+                    is_swept: done.is_some(),
+                    last: done
+                        .filter(|_| n == 0)
+                        .and_then(|done| done.progress.last()),
+                })
             })
+    }
+
+    /// Counts what was purged, once it is committed.
+    pub fn count(&self, metrics: &Metrics) {
+        for done in &self.done {
+            done.count(metrics, self.plan);
+        }
     }
 }
 
@@ -50,6 +108,7 @@ pub async fn at_rest(
                 plan,
                 cutoffs: plan.policy().cutoffs(now),
                 remains: Vec::with_capacity(DATASETS.len()),
+                done: Vec::new(),
             })
         })
         .collect();

@@ -11,8 +11,9 @@ mod pace;
 mod pass;
 mod preview;
 mod run;
+mod together;
 
-pub use at_rest::{AtRest, at_rest};
+pub use at_rest::{AtRest, RestingTable, at_rest};
 pub use batch_size::BatchSize;
 pub use error::PurgeError;
 pub use ledger::{ClosedStep, OwnedRun, Terms, close_steps, settle_terms};
@@ -20,3 +21,4 @@ pub use overdue::{Overdue, OverdueOrganization, overdue};
 pub use pace::{Go, Pace, Throttle};
 pub use preview::{Preview, RowsByTable, preview};
 pub use run::{Purger, Report, Turn};
+pub use together::purge_together;

@@ -192,6 +192,12 @@ impl Pace {
         }
     }
 
+    /// Whether nothing asks for small batches, one at a time.
+    pub async fn is_free(&self, database: &Database) -> bool {
+        let reason = self.reason(database, false).await;
+        reason.is_none_or(|reason| !reason.is_gentle())
+    }
+
     /// How long a batch took: pauses are counted by it.
     pub fn worked(&self, elapsed: Duration) {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);

@@ -2,47 +2,97 @@
 
 use std::time::Duration;
 
-use tracing::{Span, field};
+use tokio::time::Instant;
+use tracing::{Instrument, Span, field};
 
-use super::datasets::{Batch, Dataset, Progress};
+use super::datasets::{Batch, Dataset, Progress, Scope};
+use crate::{postgres::Transaction, retention::Plan, telemetry::metrics::Metrics};
 
 /// How far a pass has come: in which dataset, and where in it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) dataset: usize,
     pub(super) progress: Progress,
+    /// The span of the run.
+    run: Span,
     step: Span,
     /// Rows of the step so far.
-    pub(super) rows: u64,
+    rows: u64,
 }
 
 impl Place {
-    pub(super) fn in_dataset(dataset: usize, starts: &[Progress]) -> Self {
+    pub(super) fn in_dataset(dataset: usize, starts: &[Progress], run: Span) -> Self {
         Self {
             dataset,
             progress: starts.get(dataset).cloned().unwrap_or_default(),
+            run,
             step: Span::none(),
             rows: 0,
         }
     }
 
     /// The step that a dataset is: its span begins with its first batch.
-    pub(super) fn step(&mut self, dataset: &dyn Dataset) -> Span {
+    fn step(&mut self, dataset: &dyn Dataset) -> Span {
         if self.step.is_none() {
-            self.step =
-                tracing::info_span!("step", table = dataset.tables()[0], rows = field::Empty);
+            self.step = tracing::info_span!(parent: &self.run, "step", table = dataset.tables()[0], rows = field::Empty);
         }
         self.step.clone()
+    }
+
+    /// Deletes up to `limit` rows from here on.
+    pub(super) async fn delete(
+        &mut self,
+        tx: &mut Transaction<'_>,
+        dataset: &'static dyn Dataset,
+        scope: Scope,
+        limit: i64,
+    ) -> sqlx::Result<Done> {
+        let step = self.step(dataset);
+        let span = tracing::info_span!(parent: &step, "batch", table = dataset.tables()[0], rows = field::Empty);
+        let started = Instant::now();
+        let batch = dataset
+            .delete_batch(tx, scope, &mut self.progress, limit)
+            .instrument(span.clone())
+            .await?;
+        span.record("rows", batch.rows());
+        self.rows += batch.rows();
+        Ok(Done {
+            dataset,
+            progress: self.progress.clone(),
+            elapsed: started.elapsed(),
+            step,
+            rows: self.rows,
+            batch,
+        })
     }
 }
 
 /// What one transaction did to one dataset.
+#[derive(Debug, Clone)]
 pub(super) struct Done {
     pub(super) dataset: &'static dyn Dataset,
     pub(super) batch: Batch,
     pub(super) progress: Progress,
     pub(super) elapsed: Duration,
-    pub(super) step: Span,
+    step: Span,
     /// Rows of the whole step so far, these included.
-    pub(super) rows: u64,
+    rows: u64,
+}
+
+impl Done {
+    /// Counts it, once it is committed.
+    pub(super) fn count(&self, metrics: &Metrics, plan: Plan) {
+        let tables = self.dataset.tables();
+        metrics
+            .batch_duration
+            .with_label_values(&[tables[0]])
+            .observe(self.elapsed.as_secs_f64());
+        for (table, rows) in tables.iter().zip(&self.batch.purged) {
+            metrics
+                .purged_rows
+                .with_label_values(&[table, plan.name()])
+                .inc_by(*rows);
+        }
+        self.step.record("rows", self.rows);
+    }
 }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, field, instrument};
+use tracing::{Span, instrument};
 
 use super::{
     PurgeError,
@@ -161,7 +161,7 @@ impl Attempt<'_> {
     /// One pass over all datasets, from where `starts` says: batch, batch, batch, until every expired row has been
     /// looked at.
     async fn sweep(&mut self, starts: &[Progress]) -> Result<(), PurgeError> {
-        let mut place = Place::in_dataset(0, starts);
+        let mut place = self.place(0, starts);
         let mut contended = 0;
         while place.dataset < DATASETS.len() {
             if self.turn.over.is_cancelled() {
@@ -209,7 +209,7 @@ impl Attempt<'_> {
                     contended += 1;
                     if contended == MAX_CONTENTION {
                         tracing::debug!(run_id = %self.run.id, %error, "too much is held: later datasets first");
-                        (place, contended) = (Place::in_dataset(place.dataset + 1, starts), 0);
+                        (place, contended) = (self.place(place.dataset + 1, starts), 0);
                         self.size = BatchSize::new(self.purger.batch_size);
                     }
                     self.wait(PAUSE).await?;
@@ -218,6 +218,11 @@ impl Attempt<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where a pass begins with a dataset.
+    fn place(&self, dataset: usize, starts: &[Progress]) -> Place {
+        Place::in_dataset(dataset, starts, Span::current())
     }
 
     fn is_gentle(&self) -> bool {
@@ -254,7 +259,7 @@ impl Attempt<'_> {
             if more {
                 break;
             }
-            *place = Place::in_dataset(place.dataset + 1, starts);
+            *place = self.place(place.dataset + 1, starts);
             if started.elapsed() > SHORT {
                 break;
             }
@@ -280,23 +285,7 @@ impl Attempt<'_> {
             org: self.run.org,
             cutoff,
         };
-        let step = place.step(dataset);
-        let span = tracing::info_span!(parent: &step, "batch", table = dataset.tables()[0], rows = field::Empty);
-        let started = Instant::now();
-        let batch = dataset
-            .delete_batch(tx, scope, &mut place.progress, limit)
-            .instrument(span.clone())
-            .await?;
-        span.record("rows", batch.rows());
-        place.rows += batch.rows();
-        Ok(Some(Done {
-            dataset,
-            progress: place.progress.clone(),
-            elapsed: started.elapsed(),
-            step,
-            rows: place.rows,
-            batch,
-        }))
+        Ok(Some(place.delete(tx, dataset, scope, limit).await?))
     }
 
     /// Adds what went to the run's steps.
@@ -320,21 +309,10 @@ impl Attempt<'_> {
 
     /// Counts what is committed.
     fn count(&self, done: &Done) {
-        let (metrics, tables) = (&self.purger.metrics, done.dataset.tables());
-        metrics
-            .batch_duration
-            .with_label_values(&[tables[0]])
-            .observe(done.elapsed.as_secs_f64());
-        for (table, rows) in tables.iter().zip(&done.batch.purged) {
-            metrics
-                .purged_rows
-                .with_label_values(&[table, self.terms.plan.name()])
-                .inc_by(*rows);
-        }
+        done.count(&self.purger.metrics, self.terms.plan);
         self.turn
             .rows
             .fetch_add(done.batch.rows(), Ordering::Relaxed);
-        done.step.record("rows", done.rows);
     }
 
     /// What is left, by dataset, found by other SQL than the deletion's. It locks nothing, and may take its time: the

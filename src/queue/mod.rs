@@ -6,6 +6,7 @@
 //! so apalis's own failure paths are never on our road.
 
 mod backoff;
+mod bulk;
 mod claim;
 mod consume;
 mod enqueue;
@@ -15,10 +16,12 @@ mod reconcile;
 mod records;
 mod reports;
 mod settle;
+mod together;
 mod triage;
 mod wakeups;
 
 pub use backoff::Backoff;
+pub use bulk::{ClosedRun, Closer};
 pub use claim::{Claim, Lease, claim, others_wait};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use enqueue::{
@@ -41,7 +44,8 @@ pub use reports::{
 pub use settle::{
     Settled, fail_or_retry, give_back, is_scheduled, postpone, redeliver, succeed, was_cancelled,
 };
-pub use triage::{ClosedRun, Look, close_idle};
+pub use together::{Limits, purge_together};
+pub use triage::{Look, close_idle};
 
 /// The queue's name: `apalis.jobs.job_type` and `apalis.workers.worker_type`, as the migrations write it.
 pub const QUEUE: &str = "drift-retention.purge";

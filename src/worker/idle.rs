@@ -10,7 +10,7 @@ use crate::{
     postgres,
     purge::BatchSize,
     queue::{self, ClosedRun},
-    telemetry::{logs::chain, traces},
+    telemetry::logs::chain,
 };
 
 /// How long after a lap over the waiting runs the next one may begin.
@@ -95,14 +95,7 @@ impl Worker {
             (lap.after, lap.looks.rows())
         };
         let started = Instant::now();
-        let looked = queue::close_idle(
-            &self.database,
-            self.identity.prefix(),
-            self.max_attempts,
-            after,
-            limit,
-        )
-        .await;
+        let looked = queue::close_idle(&self.database, after, limit, self.closer(None)).await;
         let elapsed = started.elapsed();
         let mut lap = self.lap.lock().await;
         match looked {
@@ -124,22 +117,14 @@ impl Worker {
     }
 
     fn report(&self, closed: &[ClosedRun], elapsed: Duration) {
-        let Ok(runs) = u32::try_from(closed.len()) else {
-            return;
-        };
+        self.count_closed(closed, elapsed);
         for run in closed {
-            let span = tracing::info_span!("purge run", otel.kind = "consumer", run_id = %run.id, org_id = %run.org,
-                attempt = 1, trigger = run.trigger, trace_id = tracing::field::Empty);
-            traces::set_parent(&span, run.traceparent.as_deref());
-            span.in_scope(|| {
-                tracing::debug!(run_id = %run.id, org_id = %run.org, "nothing to purge");
-            });
-            self.count("succeeded", &run.trigger);
-            self.metrics
-                .run_duration
-                .observe(elapsed.as_secs_f64() / f64::from(runs));
+            run.span.in_scope(
+                || tracing::debug!(run_id = %run.id, org_id = %run.org, "nothing to purge"),
+            );
         }
-        if runs > 0 {
+        if !closed.is_empty() {
+            let runs = closed.len();
             tracing::info!(runs, "closed {runs} runs with nothing to purge");
         }
     }

@@ -1,7 +1,5 @@
 //! Runs with nothing to purge are closed many at once, and their records cannot be told from those of others.
 
-use drift_retention::purge::datasets;
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::{
@@ -9,22 +7,8 @@ use crate::support::{
     app::App,
     ledger,
     product::{self, Service, eventually},
-    runs,
+    runs::{self, all_are_final, enqueue_slot, record},
 };
-
-/// Asks for everybody's run of a slot, as the scheduler does.
-async fn enqueue_slot(db: &TestDatabase) {
-    db.execute("SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations")
-        .await;
-}
-
-async fn all_are_final(db: &TestDatabase) {
-    eventually("every run is final", async || {
-        let live = "SELECT count(*) FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying')";
-        db.value::<i64>(live).await == 0
-    })
-    .await;
-}
 
 /// An organization with rows of every kind, none of which goes: young ones, and old ones that a rule protects.
 async fn idle_organization(app: &App, plan: &str) -> Uuid {
@@ -39,37 +23,6 @@ async fn idle_organization(app: &App, plan: &str) -> Uuid {
     app.payload(closed).await;
     app.approval(org, closed, "pending", "3000 days").await;
     org
-}
-
-/// A run's record but for ids and times, and which of its times are there.
-async fn record(db: &TestDatabase, run: Uuid) -> Value {
-    let mut record = runs::run(db, run).await;
-    let fields = record.as_object_mut().unwrap();
-    for field in [
-        "id",
-        "org_id",
-        "worker",
-        "delivery_id",
-        "trigger",
-        "requested_by",
-        "scheduled_for",
-    ] {
-        fields.remove(field);
-    }
-    for field in ["created_at", "started_at", "finished_at", "verified_at"] {
-        assert!(!fields.remove(field).unwrap().is_null(), "{field}");
-    }
-    let mut steps = Vec::new();
-    for table in datasets::tables() {
-        let mut step = runs::step(db, run, table).await;
-        let fields = step.as_object_mut().unwrap();
-        assert!(!fields["started_at"].is_null() && !fields["finished_at"].is_null());
-        for field in ["run_id", "started_at", "finished_at", "cutoff"] {
-            fields.remove(field);
-        }
-        steps.push(step);
-    }
-    serde_json::json!({ "run": record, "steps": steps })
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ mod read_replica;
 mod resilience;
 mod retries;
 mod roles;
+mod runs_together;
 mod sample_data;
 mod scheduling;
 mod scheduling_at_scale;

@@ -5,6 +5,8 @@ mod approvals;
 mod drift_checks;
 mod incident_payloads;
 
+use std::fmt;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -69,7 +71,7 @@ impl Progress {
 }
 
 /// What one batch did.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Rows deleted, by table, in the order of [`Dataset::tables`].
     pub purged: Vec<u64>,
@@ -112,7 +114,7 @@ impl Remains {
 
 /// One kind of retained data.
 #[async_trait]
-pub trait Dataset: Sync + Send {
+pub trait Dataset: fmt::Debug + Sync + Send {
     /// Which window of the policy applies.
     fn name(&self) -> DatasetName;
 
@@ -144,6 +146,15 @@ pub trait Dataset: Sync + Send {
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>>;
+
+    /// How many expired rows of its own table each of the scopes has, in their order: protected ones too, and counted up
+    /// to `up_to`.
+    async fn expired(
+        &self,
+        tx: &mut Transaction<'_>,
+        scopes: &[Scope],
+        up_to: i64,
+    ) -> sqlx::Result<Vec<i64>>;
 
     /// What is left, for each of the scopes in their order, found by other SQL than the delete's.
     ///

@@ -1,4 +1,5 @@
-//! The boundaries of transactions that speak of many runs: a slot that is enqueued, and idle runs that are closed.
+//! The boundaries of transactions that speak of many runs: a slot that is enqueued, idle runs that are closed, and small
+//! ones that are purged together.
 
 use drift_retention::faults::Point;
 
@@ -67,8 +68,7 @@ async fn bulk_is_closed_once(point: Point) {
     }
     let due = app.org_with_expired(20).await;
     let before = ledger::rows(&db.pool).await;
-    db.execute("SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations")
-        .await;
+    runs::enqueue_slot(&db).await;
     dies(doomed(&db, "worker", &format!("{point:?}"), &[])).await;
     let _heir = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
     let succeeded = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded' AND verified_at IS NOT NULL";
@@ -91,4 +91,47 @@ async fn worker_dies_before_a_bulk_of_idle_runs_is_closed() {
 #[tokio::test]
 async fn worker_dies_after_a_bulk_of_idle_runs_is_closed() {
     bulk_is_closed_once(Point::AfterBulkClose).await;
+}
+
+async fn small_runs_are_purged_once(point: Point) {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..10 {
+        app.org_with_expired(20).await;
+    }
+    let before = ledger::rows(&db.pool).await;
+    runs::enqueue_slot(&db).await;
+    let fault = format!("{point:?}");
+    let unthrottled = ("DRIFT_RETENTION_PURGE__THROTTLE", "false");
+    dies(Service::start(
+        &db.url,
+        "worker",
+        &[unthrottled, ("FAULT_POINT", &fault)],
+    ))
+    .await;
+    let gone = before[1] - ledger::rows(&db.pool).await[1];
+    assert_eq!(gone % 19, 0, "all of an organization's, or none");
+    let closed = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
+    let several = point == Point::AfterBulkClose;
+    assert_eq!(db.value::<i64>(closed).await > 1, several);
+    ledger::assert_exact(&db.pool, &before).await;
+
+    let _heir = Service::start(&db.url, "worker", &[]);
+    runs::all_are_final(&db).await;
+    all_acknowledged(&db).await;
+    ledger::assert_exact(&db.pool, &before).await;
+    assert_eq!(ledger::rows(&db.pool).await[1], 10, "the newest stay");
+    let attempts =
+        "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded' AND attempts = 1";
+    assert_eq!(db.value::<i64>(attempts).await, 10);
+}
+
+#[tokio::test]
+async fn worker_dies_before_small_runs_are_closed_together() {
+    small_runs_are_purged_once(Point::BeforeBulkClose).await;
+}
+
+#[tokio::test]
+async fn worker_dies_after_small_runs_are_closed_together() {
+    small_runs_are_purged_once(Point::AfterBulkClose).await;
 }
