@@ -198,7 +198,10 @@ impl Worker {
     ) -> Verdict {
         faults::pass(Point::AfterClaim);
         let span = tracing::info_span!("purge run", otel.kind = "consumer", run_id = %run.id, org_id = %run.org,
-            attempt = run.attempt, trigger = run.trigger, trace_id = field::Empty);
+            attempt = run.attempt, trigger = run.trigger, replay_of = field::Empty, trace_id = field::Empty);
+        if let Some(repeated) = run.replay_of {
+            span.record("replay_of", field::display(repeated));
+        }
         traces::set_parent(&span, run.traceparent.as_deref());
         traces::link(&span, run.repeated.as_deref());
         self.attempt_in_span(run, terms, stop)

@@ -27,7 +27,7 @@ use crate::{
     contestants::Contestant,
     machine::Machine,
     measures::float,
-    profiles::{foreground, growth, huge, idle, loaded, nights},
+    profiles::{foreground, growth, huge, idle, loaded, nights, processes},
     report::{Circumstances, Section},
     server::Server,
 };
@@ -78,12 +78,16 @@ enum Profile {
     Foreground,
     /// Sizes of tables and indexes over thirty nights
     Nights,
+    /// Several worker processes on one Postgres
+    Processes,
 }
 
 /// What every profile needs.
 pub(crate) struct Bench {
     pub(crate) args: Arguments,
     pub(crate) server: Server,
+    /// The machine's.
+    pub(crate) cores: usize,
 }
 
 impl Bench {
@@ -105,6 +109,7 @@ impl Bench {
             Profile::Growth => growth::measure(self).await,
             Profile::Foreground => foreground::measure(self).await,
             Profile::Nights => nights::measure(self).await,
+            Profile::Processes => processes::measure(self).await,
         }
     }
 }
@@ -127,7 +132,11 @@ async fn main() -> Result<ExitCode> {
     // Listened for before there is a server: no signal may end us and leave it behind.
     let mut terminated = signal(SignalKind::terminate())?;
     let server = Server::start(args.data_dir.as_deref(), &machine).await?;
-    let bench = Bench { args, server };
+    let bench = Bench {
+        args,
+        server,
+        cores: machine.cores,
+    };
     let sections = tokio::select! {
         sections = measure(&bench) => sections,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),

@@ -38,7 +38,9 @@ pub struct OwnedRun {
     pub policy: Option<RetentionPolicy>,
     /// The span that asked for it, as W3C Trace Context.
     pub traceparent: Option<String>,
-    /// The span that asked for the run that this one repeats.
+    /// The run that this one repeats.
+    pub replay_of: Option<RunId>,
+    /// The span that asked for it.
     pub repeated: Option<String>,
 }
 

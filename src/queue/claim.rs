@@ -91,7 +91,7 @@ pub async fn claim(
                 ELSE false
               END
         RETURNING r.org_id, r.trigger, r.token, r.status, r.attempts,
-                  r.traceparent,
+                  r.traceparent, r.replay_of,
                   (SELECT o.plan FROM public.organizations o WHERE o.id = r.org_id) AS plan,
                   (SELECT first.traceparent FROM retention.purge_runs first WHERE first.id = r.replay_of) AS repeated,
                   r.started_at AS "started_at!: DateTime<Utc>",
@@ -126,6 +126,7 @@ pub async fn claim(
         started_at: claimed.started_at,
         policy: claimed.policy.map(|policy| policy.0),
         traceparent: claimed.traceparent,
+        replay_of: claimed.replay_of.map(RunId),
         repeated: claimed.repeated,
     };
     let claim = match purge::settle_terms(&mut tx, &owned, claimed.plan.as_deref()).await {

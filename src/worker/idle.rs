@@ -22,6 +22,8 @@ const LONG_REST: Duration = Duration::from_secs(16);
 #[derive(Debug)]
 pub(super) struct Lap {
     after: Uuid,
+    /// Whether it goes from the first run to the last: this process's first lap begins somewhere between them.
+    is_whole: bool,
     looks: BatchSize,
     /// Whether anything waited on this lap, and how many runs of it were closed.
     has_met_some: bool,
@@ -35,6 +37,7 @@ impl Default for Lap {
     fn default() -> Self {
         Self {
             after: Uuid::new_v4(),
+            is_whole: false,
             looks: BatchSize::new(None),
             has_met_some: false,
             closed: 0,
@@ -62,9 +65,13 @@ impl Lap {
                 self.has_met_some = true;
                 self.after = self.after.max(last);
             }
-            None if self.after.is_nil() => self.rest(),
-            // It had begun somewhere: what is before that is left.
-            None => self.after = Uuid::nil(),
+            None => {
+                self.after = Uuid::nil();
+                if self.is_whole {
+                    self.rest();
+                }
+                self.is_whole = true;
+            }
         }
     }
 
@@ -134,23 +141,35 @@ impl Worker {
 mod tests {
     use super::*;
 
+    /// A lap over runs that wait, in looks at two of them: how many looks it took, and how long the rest after it is.
+    fn go_over(lap: &mut Lap, waiting: &[u128], closed: usize) -> (usize, u64) {
+        lap.resting_until = None;
+        for looks in 1..100 {
+            let after = lap.after;
+            let seen = waiting.iter().map(|id| Uuid::from_u128(*id));
+            let last = seen.filter(|id| *id > after).take(2).last();
+            lap.move_on(after, last, last.map_or(0, |_| closed));
+            if lap.is_resting() {
+                return (looks, lap.rest.as_secs());
+            }
+        }
+        panic!("it never rests")
+    }
+
     #[test]
     fn laps_come_later_and_later_while_everything_has_something_to_purge() {
-        let mut lap = Lap::default();
-        let mut seconds_after = |waited: bool, closed: usize| {
-            lap.after = Uuid::nil();
-            if waited {
-                lap.move_on(Uuid::nil(), Some(Uuid::nil()), closed);
-            }
-            lap.move_on(Uuid::nil(), None, 0);
-            assert!(lap.is_resting());
-            lap.rest.as_secs()
+        let mut lap = Lap {
+            after: Uuid::from_u128(3),
+            ..Lap::default()
         };
-        let rests = [2, 4, 8, 16, 16];
-        assert!(rests.iter().all(|rest| seconds_after(true, 0) == *rest));
-        assert_eq!(seconds_after(true, 3), 1);
-        assert_eq!(seconds_after(true, 0), 2);
-        assert_eq!(seconds_after(false, 0), 1, "nobody waits");
+        // The first goes from the middle to the end, and then over all.
+        assert_eq!(go_over(&mut lap, &[1, 2, 3, 4, 5], 0), (6, 2));
+        for rest in [4, 8, 16, 16] {
+            assert_eq!(go_over(&mut lap, &[1, 2, 3, 4, 5], 0), (4, rest));
+        }
+        assert_eq!(go_over(&mut lap, &[1, 2, 3], 1), (3, 1));
+        assert_eq!(go_over(&mut lap, &[1], 0), (2, 2));
+        assert_eq!(go_over(&mut lap, &[], 0), (1, 1), "nobody waits");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::{
     telemetry::logs::chain,
 };
 
-/// The fewest and the most runs that are looked at beside a delivery's own.
-const OTHERS: (usize, usize) = (8, 64);
+/// The most runs that are looked at beside a delivery's own.
+const OTHERS: usize = 64;
 /// As many rows may always go together: an organization with more is not small.
 const ROWS: i64 = 1_000;
 
@@ -38,7 +38,8 @@ impl Group {
     fn limits(&self) -> Limits {
         Limits {
             rows: self.rows.rows(),
-            others: i64::try_from((self.runs * 2).clamp(OTHERS.0, OTHERS.1)).unwrap_or(0),
+            // Half as many again as last time: what is looked at and does not fit was looked at for nothing.
+            others: i64::try_from((self.runs + self.runs.div_ceil(2)).min(OTHERS)).unwrap_or(0),
         }
     }
 
@@ -145,10 +146,9 @@ mod tests {
             group.follow(0, Duration::ZERO);
         }
         assert_eq!(group.limits().rows, 1_024);
-        assert_eq!(group.limits().others, 8);
         group.follow(20, Duration::from_millis(20));
         assert_eq!(group.limits().rows, 2_048);
-        assert_eq!(group.limits().others, 40);
+        assert_eq!(group.limits().others, 30);
         group.follow(3_000, Duration::from_millis(200));
         assert_eq!(group.limits().rows, 1_024);
         assert_eq!(group.limits().others, 64);

@@ -105,7 +105,9 @@ async fn replay_is_a_trace_of_its_own_with_a_link_to_the_one_it_repeats() {
     assert_eq!(hex(&first.trace_id), TRACE);
     assert_ne!(second.trace_id, first.trace_id);
     assert_eq!(hex(&second.links[0].trace_id), TRACE);
+    assert_eq!(attribute(second, "replay_of"), Some(failed.to_string()));
     assert!(first.links.is_empty());
+    assert_eq!(attribute(first, "replay_of"), None);
 }
 
 #[tokio::test]

@@ -47,14 +47,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts it on this copy.
-    pub(crate) fn spawn(binary: &Path, url: &str) -> Result<Self> {
+    /// Starts it on this copy, with these settings beside the defaults.
+    pub(crate) fn spawn(binary: &Path, url: &str, settings: &[(&str, &str)]) -> Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = Command::new(binary)
             .args(["serve", "--roles", "worker"])
             .env("DATABASE_URL", url)
             .env("DRIFT_RETENTION_HTTP__LISTEN", address.to_string())
             .env("RUST_LOG", "warn")
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -116,7 +117,7 @@ impl Worker {
 
 pub(super) async fn purge(copy: &Copy, binary: &Path) -> Result<Outcome> {
     let began = Instant::now();
-    let mut worker = Worker::spawn(binary, &copy.url)?;
+    let mut worker = Worker::spawn(binary, &copy.url, &[])?;
     worker.finish(&copy.pool).await?;
     let wall = began.elapsed();
     let (memory, cpu) = worker.usage()?;

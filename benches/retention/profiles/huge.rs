@@ -77,7 +77,7 @@ async fn purge(bench: &Bench, seed: &Seed, expected: Option<&Expected>) -> Resul
         sql::run(&copy.pool, FORGET_HUGE).await?;
     }
     let began: f64 = sql::value(&copy.pool, NOW).await?;
-    let mut worker = Worker::spawn(&bench.args.binary, &copy.url)?;
+    let mut worker = Worker::spawn(&bench.args.binary, &copy.url, &[])?;
     let watcher = AbortOnDropHandle::new(tokio::spawn(sample(copy.pool.clone(), began)));
     worker.finish(&copy.pool).await?;
     let samples = watcher.await??;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// At full scale.
-const ORGANIZATIONS: u64 = 1_000;
+pub(super) const ORGANIZATIONS: u64 = 1_000;
 
 /// The seeded database, at the bench's scale.
 pub(crate) fn seed(bench: &Bench) -> Seed {

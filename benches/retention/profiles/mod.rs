@@ -6,6 +6,7 @@ pub(crate) mod huge;
 pub(crate) mod idle;
 pub(crate) mod loaded;
 pub(crate) mod nights;
+pub(crate) mod processes;
 
 use crate::{
     measures::Series,
