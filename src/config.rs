@@ -35,6 +35,9 @@ pub struct Config {
     /// A read replica of `database.url`, for what counts a lot and changes nothing: previews, gauges, the overview.
     #[serde(serialize_with = "secret::hide_password")]
     pub replica_url: Option<String>,
+    /// A file that holds it, in place of `replica_url`.
+    #[schema(value_type = Option<String>)]
+    pub replica_url_file: Option<PathBuf>,
     /// `database.*`
     pub database: DatabaseConfig,
     /// `http.*`
@@ -247,28 +250,31 @@ impl Config {
             .prefix_separator("_")
             .separator("__");
         let mut config: Self = sources.add_source(environment).build()?.try_deserialize()?;
-        let url = secret::from_file("database.url", config.database.url_file.as_deref())?;
-        let direct_url = secret::from_file(
-            "database.direct_url",
-            config.database.direct_url_file.as_deref(),
-        )?;
-        let secret = secret::from_file(
-            "auth.hs256_secret",
-            config.auth.hs256_secret_file.as_deref(),
-        )?;
-        secret::take_one("database.url", &mut config.database.url, url)?;
-        secret::take_one(
-            "database.direct_url",
-            &mut config.database.direct_url,
-            direct_url,
-        )?;
-        secret::take_one(
-            "auth.hs256_secret",
-            &mut config.auth.hs256_secret,
-            secret.map(Secret::new),
-        )?;
+        config.read_secrets()?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// Reads what is not set itself from the file that is set in its place.
+    fn read_secrets(&mut self) -> Result<(), ConfigError> {
+        let Self { database, auth, .. } = self;
+        for (key, url, file) in [
+            ("replica_url", &mut self.replica_url, &self.replica_url_file),
+            ("database.url", &mut database.url, &database.url_file),
+            (
+                "database.direct_url",
+                &mut database.direct_url,
+                &database.direct_url_file,
+            ),
+        ] {
+            secret::read_in_place_of(key, url, file.as_deref(), |url| url)?;
+        }
+        secret::read_in_place_of(
+            "auth.hs256_secret",
+            &mut auth.hs256_secret,
+            auth.hs256_secret_file.as_deref(),
+            Secret::new,
+        )
     }
 
     /// The database's URL.

@@ -73,34 +73,23 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// The value that a file holds, without the line's end.
-pub(super) fn from_file(
-    key: &'static str,
-    path: Option<&Path>,
-) -> Result<Option<String>, ConfigError> {
-    let Some(path) = path else { return Ok(None) };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned())),
-        Err(source) => Err(ConfigError::File {
-            key,
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-/// A value that is set directly, or by its file, but not by both.
-pub(super) fn take_one<T>(
+/// Takes the value from its file, without the line's end: it is set directly, or by its file, but not by both.
+pub(super) fn read_in_place_of<T>(
     key: &'static str,
     value: &mut Option<T>,
-    of_file: Option<T>,
+    file: Option<&Path>,
+    of_text: impl FnOnce(String) -> T,
 ) -> Result<(), ConfigError> {
-    if value.is_some() && of_file.is_some() {
+    let Some(path) = file else { return Ok(()) };
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+        key,
+        path: path.to_owned(),
+        source,
+    })?;
+    if value.is_some() {
         return Err(ConfigError::Twice(key));
     }
-    if of_file.is_some() {
-        *value = of_file;
-    }
+    *value = Some(of_text(text.trim_end_matches(['\n', '\r']).to_owned()));
     Ok(())
 }
 

@@ -40,6 +40,10 @@ async fn settings_in_force_are_shown_and_secrets_are_not() {
             "DRIFT_RETENTION_REPLICA_URL",
             "postgres://reader:hunter2@replica.internal/workflowops",
         ),
+        (
+            "DRIFT_RETENTION_DATABASE__DIRECT_URL",
+            "postgres://queue:hunter2@db.internal/workflowops",
+        ),
         ("DRIFT_RETENTION_AUTH__HS256_SECRET", SECRET),
         ("DRIFT_RETENTION_WORKER__HEARTBEAT", "1500ms"),
     ];
@@ -51,11 +55,33 @@ async fn settings_in_force_are_shown_and_secrets_are_not() {
     for line in [
         r#"url = "postgres://purger:(hidden)@db.internal/workflowops""#,
         r#"replica_url = "postgres://reader:(hidden)@replica.internal/workflowops""#,
+        r#"direct_url = "postgres://queue:(hidden)@db.internal/workflowops""#,
         r#"hs256_secret = "(hidden)""#,
         r#"heartbeat = "1500ms""#,
         "# concurrency is not set",
     ] {
         assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn every_url_can_come_from_a_file_of_its_own_and_is_shown_without_its_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["url", "direct_url", "replica_url"].map(|name| {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("postgres://me:hunter2@{name}.internal/x\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let env = [
+        ("DRIFT_RETENTION_DATABASE__URL_FILE", files[0].as_str()),
+        ("DRIFT_RETENTION_DATABASE__DIRECT_URL_FILE", &files[1]),
+        ("DRIFT_RETENTION_REPLICA_URL_FILE", &files[2]),
+    ];
+    let text = stdout(&config(&["show"], &env).await);
+    assert!(!text.contains("hunter2"), "{text}");
+    for name in ["url", "direct_url", "replica_url"] {
+        let line = format!(r#"{name} = "postgres://me:(hidden)@{name}.internal/x""#);
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
 }
 
@@ -116,6 +142,13 @@ async fn bad_settings_are_wrong_usage() {
                 ("DRIFT_RETENTION_DATABASE__URL_FILE", "/dev/null"),
             ],
             "database.url and database.url_file are both set: leave one out",
+        ),
+        (
+            vec![
+                ("DRIFT_RETENTION_REPLICA_URL", "postgres://db/a"),
+                ("DRIFT_RETENTION_REPLICA_URL_FILE", "/dev/null"),
+            ],
+            "replica_url and replica_url_file are both set: leave one out",
         ),
     ] {
         let output = config(&["check"], &env).await;
