@@ -34,12 +34,12 @@ pub use operate::{
 };
 pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
-    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, count_by_status,
-    get, list, live_since, totals, unfinished, unsuccessful,
+    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, get, list,
+    live_since, totals, unfinished, unsuccessful,
 };
 pub use reports::{
-    Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, failures, last_slot,
-    purged_per_day, replays_of, window_applied,
+    Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, count_by_status,
+    failures, last_slot, purged_per_day, replays_of, window_applied,
 };
 pub use settle::{
     Settled, fail_or_retry, give_back, is_scheduled, postpone, redeliver, succeed, was_cancelled,

@@ -1,13 +1,48 @@
-//! What the console tells of runs beside the runs themselves: failures by kind, who did what, what went when.
+//! What the gauges and the console tell of runs beside the runs themselves: how many there are, failures by kind, who
+//! did what, what went when.
+
+use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::RunStatus;
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
 };
+
+/// How many runs there are in each status; of those that succeeded no more than
+/// [`RunStatus::MOST_SUCCEEDED`] are counted. Statuses without runs may be left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count_by_status(database: &Database) -> sqlx::Result<HashMap<String, i64>> {
+    // Whatever did not succeed is counted by an index of its status. What succeeded needs none, which every run would
+    // have to be written into: it is the rest of all runs. The oldest first, because the index alone tells of those.
+    let counts = sqlx::query!(
+        r#"-- queue.count_by_status
+        WITH others AS (
+            SELECT status, count(*) AS runs FROM retention.purge_runs
+            WHERE status IN ('queued', 'running', 'retrying') GROUP BY status
+            UNION ALL SELECT 'failed', count(*) FROM retention.purge_runs WHERE status = 'failed'
+            UNION ALL SELECT 'cancelled', count(*) FROM retention.purge_runs WHERE status = 'cancelled'),
+        together AS (SELECT sum(runs)::bigint AS runs FROM others)
+        SELECT status AS "status!", runs AS "runs!" FROM others
+        UNION ALL
+        SELECT 'succeeded', (SELECT count(*) FROM (SELECT FROM retention.purge_runs ORDER BY created_at, id
+                                                   LIMIT $1 + together.runs) counted) - together.runs
+        FROM together"#,
+        RunStatus::MOST_SUCCEEDED
+    )
+    .fetch_all(database)
+    .await?;
+    Ok(counts
+        .into_iter()
+        .map(|row| (row.status, row.runs))
+        .collect())
+}
 
 /// Failed runs of one error kind.
 #[derive(Debug, Clone)]

@@ -111,7 +111,13 @@ impl Metrics {
                 "lease_losses_total",
                 "Attempts that found their run taken over by another worker",
             )?,
-            queue_runs: IntGaugeVec::new(Opts::new("queue_runs", "Runs by status"), &["status"])?,
+            queue_runs: IntGaugeVec::new(
+                Opts::new(
+                    "queue_runs",
+                    "Runs by status; of the succeeded at most a million are counted",
+                ),
+                &["status"],
+            )?,
             overdue: GaugeVec::new(
                 Opts::new(
                     "overdue_seconds",

@@ -113,10 +113,11 @@ async fn down_takes_one_step_and_status_tells_where_it_stands() {
      9        console             yes      
      10       traces              yes      
      11       standing            yes      
-     12       speed               no
+     12       speed               yes      
+     13       cancelled runs      no
     ");
     migrate(&db, &["down"]).await;
-    assert_eq!(applied(&db).await, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(applied(&db).await, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
     for _ in every_version() {
         migrate(&db, &["down"]).await;
     }

@@ -1,0 +1,1 @@
+DROP INDEX IF EXISTS retention.purge_runs_cancelled_idx;
