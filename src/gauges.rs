@@ -1,5 +1,6 @@
 //! How the whole database stands: read in the background at a fixed interval, by one process for all of them, never by a
-//! scrape or a page. The metrics' gauges and the console's overview show the same reading. A failure keeps the last one.
+//! scrape or a page. The metrics' gauges and the console's overview show the same reading. What cannot be read stays as it
+//! was, and holds up nothing else.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ const FRESH: Duration = Duration::from_secs(25);
 const DAYS: i32 = 14;
 
 /// How the database stood at one moment.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// When it was read, by Postgres's clock.
     pub taken_at: DateTime<Utc>,
@@ -39,6 +40,9 @@ pub struct Standing {
     pub purged_per_day: Vec<PurgedOnDay>,
     /// The latest slot.
     pub last_slot: Option<Slot>,
+    /// The parts that could not be read, in words: they are as they were before.
+    #[serde(default)]
+    pub not_read: Vec<String>,
     runs: HashMap<String, i64>,
 }
 
@@ -102,7 +106,7 @@ impl Gauges {
         let standing = match self.fetch().await? {
             Some(standing) => standing,
             // The very first one is being made elsewhere.
-            None => read(&self.replica).await?,
+            None => read(&self.replica, None).await?,
         };
         let standing = Arc::new(standing);
         *latest = Some((Instant::now(), standing.clone()));
@@ -125,7 +129,9 @@ impl Gauges {
         if !claim(&self.database).await? {
             return shared(&self.database).await;
         }
-        let standing = read(&self.replica).await?;
+        // A reading that an older version left, in another form, is as good as none.
+        let before = shared(&self.database).await.unwrap_or_default();
+        let standing = read(&self.replica, before).await?;
         share(&self.database, &standing).await?;
         Ok(Some(standing))
     }
@@ -151,14 +157,48 @@ impl Gauges {
     }
 }
 
-async fn read(database: &Database) -> sqlx::Result<Standing> {
-    Ok(Standing {
-        taken_at: postgres::now(database).await?,
-        runs: queue::count_by_status(database).await?,
-        overdue: purge::overdue(database).await?,
-        purged_per_day: queue::purged_per_day(database, DAYS).await?,
-        last_slot: queue::last_slot(database).await?,
-    })
+/// Reads part after part. One that fails, or takes longer than a statement may, is what it was `before`.
+async fn read(database: &Database, before: Option<Standing>) -> sqlx::Result<Standing> {
+    let mut standing = before.unwrap_or_default();
+    // Where not even this is answered, nothing is.
+    standing.taken_at = postgres::now(database).await?;
+    let runs = queue::count_by_status(database).await;
+    let overdue = purge::overdue(database).await;
+    let purged_per_day = queue::purged_per_day(database, DAYS).await;
+    let last_slot = queue::last_slot(database).await;
+    standing.not_read = [
+        renew("runs by status", &mut standing.runs, runs),
+        renew("overdue rows", &mut standing.overdue, overdue),
+        renew(
+            "rows purged per day",
+            &mut standing.purged_per_day,
+            purged_per_day,
+        ),
+        renew("the last slot", &mut standing.last_slot, last_slot),
+    ]
+    .into_iter()
+    .flatten()
+    .map(str::to_owned)
+    .collect();
+    Ok(standing)
+}
+
+/// Puts what was read in its place; returns the part's name where it was not.
+fn renew<T>(part: &'static str, place: &mut T, read: sqlx::Result<T>) -> Option<&'static str> {
+    match read {
+        Ok(read) => {
+            *place = read;
+            None
+        }
+        Err(error) => {
+            tracing::warn!(
+                part,
+                error = chain(&error),
+                "cannot read a part of the gauges; it keeps its last value"
+            );
+            Some(part)
+        }
+    }
 }
 
 /// Whether it is this process's turn to read.

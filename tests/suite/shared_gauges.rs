@@ -9,13 +9,32 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::{
     TestDatabase,
     app::App,
+    console::{Console, Who},
     own_server::OwnServer,
-    product::{Service, eventually},
+    product::{Service, enqueue, eventually},
+    visitor::Visitor,
 };
 
 /// A process looks for a new reading every 30 seconds.
 const PAST_AN_INTERVAL: Duration = Duration::from_secs(33);
 const OVERDUE: &str = "drift_retention_organizations_overdue";
+
+fn runs(status: &str) -> String {
+    format!(r#"drift_retention_queue_runs{{status="{status}"}}"#)
+}
+
+/// Starts a process whose turn it is to read, and waits until it shows this.
+async fn reader_that_shows(db: &TestDatabase, series: &str, value: f64) -> Service {
+    db.execute("UPDATE retention.standing SET claimed_at = '-infinity'")
+        .await;
+    let service = Service::start(&db.url, "api", &[]);
+    service.ready().await;
+    eventually("the gauge is shown", async || {
+        service.metric(series).await == Some(value)
+    })
+    .await;
+    service
+}
 
 /// From now on every reading is noted.
 async fn note_readings(db: &TestDatabase) {
@@ -123,4 +142,74 @@ async fn process_that_died_over_a_reading_holds_the_others_up_for_one_turn() {
         service.metric(OVERDUE).await == Some(1.0)
     })
     .await;
+}
+
+#[tokio::test]
+async fn runs_are_counted_in_every_status() {
+    let db = TestDatabase::new().await;
+    let statuses = [
+        "queued",
+        "running",
+        "retrying",
+        "succeeded",
+        "failed",
+        "cancelled",
+    ];
+    for (n, status) in statuses.iter().enumerate() {
+        db.execute(&format!(
+            "INSERT INTO retention.purge_runs (org_id, trigger, requested_by, status)
+             SELECT gen_random_uuid(), 'purge_now', 'x', '{status}' FROM generate_series(0, {n})"
+        ))
+        .await;
+    }
+    let service = reader_that_shows(&db, &runs("queued"), 1.0).await;
+    for (n, status) in (1_u8..).zip(statuses) {
+        assert_eq!(
+            service.metric(&runs(status)).await,
+            Some(f64::from(n)),
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn part_that_cannot_be_read_keeps_its_value_and_holds_up_no_other() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    // Not even the first reading needs all of them.
+    db.execute("ALTER TABLE retention.purge_run_steps RENAME COLUMN started_at TO hidden")
+        .await;
+    let org = app.org_with_expired(3).await;
+    reader_that_shows(&db, OVERDUE, 1.0).await.kill().await;
+    db.execute("ALTER TABLE retention.purge_run_steps RENAME COLUMN hidden TO started_at")
+        .await;
+
+    db.execute("ALTER TABLE approvals RENAME TO hidden").await;
+    app.org_with_expired(3).await;
+    enqueue(&db.pool, org).await;
+    let service = reader_that_shows(&db, &runs("queued"), 1.0).await;
+    assert_eq!(service.metric(OVERDUE).await, Some(1.0), "as it was");
+    let not_read = "SELECT array_agg(part) FROM retention.standing,
+                           jsonb_array_elements_text(reading -> 'not_read') part";
+    assert_eq!(db.value::<Vec<String>>(not_read).await, ["overdue rows"]);
+    service.kill().await;
+
+    db.execute("ALTER TABLE hidden RENAME TO approvals").await;
+    reader_that_shows(&db, OVERDUE, 2.0).await;
+    let all_read = "SELECT reading -> 'not_read' = '[]' FROM retention.standing";
+    assert!(db.value::<bool>(all_read).await);
+}
+
+#[tokio::test]
+async fn overview_names_the_part_that_could_not_be_read() {
+    let db = TestDatabase::new().await;
+    db.execute("ALTER TABLE approvals RENAME TO hidden").await;
+    let console = Console::on(db, "api", &[]).await;
+    let mut operator = Visitor::signed_in(&console, Who::Operator).await;
+
+    let page = operator.get("/console/overview").await;
+
+    assert_eq!(page.status, 200);
+    let says = "Older, because it could not be read: overdue rows.";
+    assert!(page.text().contains(says), "{}", page.text());
 }

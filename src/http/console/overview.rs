@@ -41,9 +41,19 @@ pub(super) async fn show(State(state): State<ApiState>, visitor: Visitor) -> Ans
             (headline(&visitor, &standing))
             section { h2 { "Rows purged per day" } (per_day(&standing)) }
             section { h2 { "Runs by status" } (queue(&standing)) }
-            p.hint { "As of " (page::ago(visitor.now, standing.taken_at)) "." }
+            (as_of(&visitor, &standing))
         },
     ))
+}
+
+/// When it was read, and what was not.
+fn as_of(visitor: &Visitor, standing: &Standing) -> Markup {
+    html! {
+        p.hint {
+            "As of " (page::ago(visitor.now, standing.taken_at)) "."
+            @if !standing.not_read.is_empty() { " Older, because it could not be read: " (standing.not_read.join(", ")) "." }
+        }
+    }
 }
 
 fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
@@ -100,7 +110,12 @@ fn queue(standing: &Standing) -> Markup {
             (link, standing.runs(status.name()))
         })
         .collect();
-    charts::rows("Runs by status", "Status", &rows)
+    html! {
+        (charts::rows("Runs by status", "Status", &rows))
+        @if standing.runs("succeeded") >= RunStatus::MOST_SUCCEEDED {
+            p.hint { "Of those that succeeded no more are counted." }
+        }
+    }
 }
 
 /// The organizations that hold expired rows, the worst first.
@@ -129,7 +144,7 @@ pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> 
                     p.hint { "The worst " (shown.len()) " of " (figures::number(overdue.organizations)) "." }
                 }
             }
-            p.hint { "As of " (page::ago(visitor.now, standing.taken_at)) "." }
+            (as_of(&visitor, &standing))
         },
     ))
 }
