@@ -40,12 +40,14 @@ pub enum EnqueueError {
 ///
 /// # Errors
 /// When the organization does not exist or the database fails.
+#[tracing::instrument(name = "enqueue", skip_all, fields(org_id = %org))]
 pub async fn enqueue_purge(
     tx: &mut Transaction<'_>,
     org: OrgId,
     requested_by: &str,
     reason: Option<&str>,
 ) -> Result<Enqueued, EnqueueError> {
+    carry_trace(tx).await?;
     let made = sqlx::query!(
         r#"-- queue.enqueue_purge
         SELECT run_id AS "run_id!", status AS "status!", coalesced AS "coalesced!"
@@ -84,7 +86,6 @@ pub(super) async fn carry_trace(tx: &mut Transaction<'_>) -> sqlx::Result<()> {
 ///
 /// # Errors
 /// When the organization does not exist or the database fails.
-#[tracing::instrument(name = "enqueue", skip_all, fields(org_id = %org))]
 pub async fn request_purge(
     tx: &mut Transaction<'_>,
     org: OrgId,
@@ -97,7 +98,6 @@ pub async fn request_purge(
     {
         return Ok(first);
     }
-    carry_trace(tx).await?;
     let made = enqueue_purge(tx, org, requested_by, reason).await?;
     sqlx::query!(
         "-- queue.record_request

@@ -38,19 +38,12 @@ pub enum TraceError {
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Starts sending where the environment names a collector; needs a tokio runtime.
+    /// Starts sending where the environment asks for it; needs a tokio runtime.
     ///
     /// # Errors
-    /// When the environment names one in a way that cannot be used.
+    /// When the environment names a collector in a way that cannot be used.
     pub fn from_environment() -> Result<Option<Self>, TraceError> {
-        let endpoint = [
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            "OTEL_EXPORTER_OTLP_ENDPOINT",
-        ];
-        let is_on = endpoint.iter().any(|name| variable(name).is_some())
-            && variable("OTEL_TRACES_EXPORTER").is_none_or(|exporter| exporter == "otlp")
-            && variable("OTEL_SDK_DISABLED").as_deref() != Some("true");
-        if !is_on {
+        if !is_asked_for(variable) {
             return Ok(None);
         }
         let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
@@ -89,6 +82,25 @@ impl Drop for Traces {
             tracing::debug!(%error, "the last spans were not sent");
         }
     }
+}
+
+/// Whether the environment names a collector, or the exporter `otlp`, whose collector is on this machine unless one is
+/// named. The standard compares these values in any case.
+fn is_asked_for(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let is_asked_for = match variable("OTEL_TRACES_EXPORTER") {
+        Some(exporters) => exporters
+            .split(',')
+            .any(|exporter| exporter.trim().eq_ignore_ascii_case("otlp")),
+        None => [
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ]
+        .iter()
+        .any(|name| variable(name).is_some()),
+    };
+    let is_disabled = variable("OTEL_SDK_DISABLED")
+        .is_some_and(|disabled| disabled.trim().eq_ignore_ascii_case("true"));
+    is_asked_for && !is_disabled
 }
 
 #[expect(
@@ -185,6 +197,40 @@ mod tests {
             prop_assert_eq!(parent.trace_id(), TraceId::from_bytes(trace.to_be_bytes()));
             prop_assert_eq!(parent.span_id(), SpanId::from_bytes(span.to_be_bytes()));
             prop_assert_eq!(parent.trace_flags().to_u8(), flags);
+        }
+    }
+
+    #[test]
+    fn traces_are_sent_where_a_collector_or_its_exporter_is_named_and_nobody_says_no() {
+        let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let its_own = (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://collector/traces",
+        );
+        let exporter = |value| ("OTEL_TRACES_EXPORTER", value);
+        let disabled = |value| ("OTEL_SDK_DISABLED", value);
+        for (environment, expected) in [
+            (vec![], false),
+            (vec![collector], true),
+            (vec![its_own], true),
+            (vec![exporter("otlp")], true),
+            (vec![exporter("console, OTLP")], true),
+            (vec![exporter("otlp"), collector], true),
+            (vec![exporter("none"), collector], false),
+            (vec![exporter("zipkin"), collector], false),
+            (vec![collector, disabled("true")], false),
+            (vec![exporter("otlp"), disabled("TRUE")], false),
+            (vec![collector, disabled("True")], false),
+            (vec![collector, disabled("false")], true),
+            (vec![collector, disabled("1")], true),
+        ] {
+            let variable = |name: &str| {
+                let mut pairs = environment.iter();
+                pairs
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(is_asked_for(variable), expected, "{environment:?}");
         }
     }
 

@@ -14,8 +14,10 @@ use crate::support::{
     TestDatabase,
     app::App,
     client::{Client, id, serve},
-    collector::{Collector, Protocol, attribute, environment, hex},
+    collector::{self, Collector, Protocol, attribute, environment, hex},
+    console::{Console, Who},
     product::{self, Service, until_status},
+    visitor::Visitor,
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -77,6 +79,7 @@ async fn request_enqueue_run_steps_and_batches_are_one_trace() {
         assert_eq!(step.parent_span_id, job.span_id);
         assert_eq!(attribute(step, "rows").as_deref(), Some("30"));
         assert_eq!(attribute(batch, "rows").as_deref(), Some("30"));
+        assert_eq!(attribute(batch, "table").as_deref(), Some("drift_checks"));
         assert_eq!(verify.parent_span_id, job.span_id);
     }
 }
@@ -166,22 +169,147 @@ async fn log_lines_of_a_run_carry_its_trace() {
     assert_eq!(purged["run_id"], run.to_string());
 }
 
+/// A service that sends to such a collector purges, and ends in time.
+async fn purges_and_ends(env: &[(&'static str, String)]) {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(30).await;
+    let mut service = traced(&db, "api,worker", env).await;
+
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.ends_within(Duration::from_secs(20)).await, Some(0));
+}
+
 #[tokio::test]
 async fn collector_that_never_answers_holds_up_neither_a_purge_nor_the_end() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
-        let db = TestDatabase::new().await;
-        let org = App::on(&db.pool).org_with_expired(30).await;
         // It accepts connections, and that is all it does.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let env = environment(protocol, listener.local_addr().unwrap());
-        let mut service = traced(&db, "api,worker", &env).await;
-
-        let run = product::enqueue(&db.pool, org).await;
-        until_status(&db.pool, run, "succeeded").await;
-
-        service.signal(Signal::SIGTERM);
-        assert_eq!(service.ends_within(Duration::from_secs(20)).await, Some(0));
+        purges_and_ends(&environment(protocol, listener.local_addr().unwrap())).await;
     }
+}
+
+#[tokio::test]
+async fn collector_that_is_not_there_holds_up_neither_a_purge_nor_the_end() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        // Nothing listens there: every connection is refused.
+        purges_and_ends(&environment(protocol, ([127, 0, 0, 1], 1).into())).await;
+    }
+}
+
+#[tokio::test]
+async fn collector_that_answers_with_errors_holds_up_neither_a_purge_nor_the_end() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        purges_and_ends(&collector::refusing(protocol).await).await;
+    }
+}
+
+/// Whether a run that is asked for in this environment belongs to a trace.
+async fn is_traced(db: &TestDatabase, env: &[(&str, &str)]) -> bool {
+    let org = App::on(&db.pool).org("pro").await.to_string();
+    let asked = product::command(&db.url)
+        .args(["purge", "--org", &org])
+        .envs(env.iter().copied())
+        .output()
+        .await
+        .unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    let traceparent = "SELECT traceparent IS NOT NULL FROM retention.purge_runs WHERE org_id = ";
+    db.value(&format!("{traceparent}'{org}'")).await
+}
+
+#[tokio::test]
+async fn standard_variables_switch_traces_on_and_off() {
+    let db = TestDatabase::new().await;
+    let exporter = |value| ("OTEL_TRACES_EXPORTER", value);
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    assert!(!is_traced(&db, &[]).await);
+    assert!(is_traced(&db, &[exporter("otlp")]).await);
+    assert!(is_traced(&db, &[endpoint]).await);
+    assert!(!is_traced(&db, &[endpoint, exporter("none")]).await);
+    assert!(!is_traced(&db, &[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).await);
+}
+
+#[tokio::test]
+async fn collector_on_this_machine_is_meant_where_none_is_named() {
+    // The standard's port of OTLP over HTTP. Where a collector of somebody's has it, there is nothing to look at.
+    let Ok(listener) = tokio::net::TcpListener::bind("127.0.0.1:4318").await else {
+        return;
+    };
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(3).await;
+    let collector = Collector::at(listener);
+    let env = [("OTEL_TRACES_EXPORTER", "otlp".to_owned())];
+    let service = traced(&db, "worker", &env).await;
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    service.signal(Signal::SIGTERM);
+    let job = collector.one("purge run").await;
+    assert_eq!(attribute(&job, "run_id"), Some(run.to_string()));
+}
+
+#[tokio::test]
+async fn scheduled_run_belongs_to_the_trace_of_its_slot() {
+    let db = TestDatabase::new().await;
+    App::on(&db.pool).org_with_expired(3).await;
+    let (collector, mut env) = Collector::start(Protocol::Http).await;
+    env.push(("DRIFT_RETENTION_SCHEDULE__CRON", "* * * * * *".to_owned()));
+    let _service = traced(&db, "scheduler,worker", &env).await;
+
+    let job = collector.one("purge run").await;
+
+    assert_eq!(attribute(&job, "trigger").as_deref(), Some("schedule"));
+    let enqueue = collector.parent_of(&job).await;
+    assert_eq!(enqueue.name, "enqueue");
+    assert!(attribute(&enqueue, "slot").is_some());
+}
+
+#[tokio::test]
+async fn commands_run_belongs_to_the_commands_trace() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(3).await.to_string();
+    let (collector, env) = Collector::start(Protocol::Http).await;
+    let purged = product::command(&db.url)
+        .args(["purge", "--org", &org, "--work"])
+        .envs(env)
+        .output()
+        .await
+        .unwrap();
+    assert!(purged.status.success(), "{purged:?}");
+
+    let job = collector.one("purge run").await;
+    let enqueue = collector.parent_of(&job).await;
+
+    assert_eq!(enqueue.name, "enqueue");
+    assert_eq!(attribute(&enqueue, "org_id"), Some(org));
+}
+
+#[tokio::test]
+async fn run_asked_for_in_the_console_belongs_to_the_requests_trace() {
+    let (collector, env) = Collector::start(Protocol::Http).await;
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, &**value)).collect();
+    let console = Console::on(TestDatabase::new().await, "api,worker", &env).await;
+    let org = console.app.org_with_expired(3).await;
+    let mut admin = Visitor::signed_in(&console, Who::Admin(org)).await;
+    let page = format!("/console/orgs/{org}/retention/purge");
+    let csrf = admin.csrf(&page).await;
+    let asked = admin
+        .post(&page, &[("csrf", &csrf), ("reason", "audit")])
+        .await;
+    assert_eq!(asked.status, 303, "{}", asked.text());
+
+    let job = collector.one("purge run").await;
+    let enqueue = collector.parent_of(&job).await;
+    let request = collector.parent_of(&enqueue).await;
+
+    assert!(
+        request.name.starts_with("POST /console/orgs/"),
+        "{}",
+        request.name
+    );
+    assert_eq!(job.trace_id, request.trace_id);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::{Router, body::Bytes, extract::State, routing::post};
+use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -45,14 +45,37 @@ impl Collector {
                 let server = tonic::transport::Server::builder().add_routes(routes);
                 tokio::spawn(server.serve(address));
             }
-            Protocol::Http => {
-                let routes = Router::new()
-                    .route("/v1/traces", post(receive))
-                    .with_state(collector.clone());
-                tokio::spawn(async move { axum::serve(listener, routes).await });
-            }
+            Protocol::Http => collector.listen(listener),
         }
         (collector, environment(protocol, address))
+    }
+
+    /// One over HTTP, there.
+    pub fn at(listener: TcpListener) -> Self {
+        let collector = Self::default();
+        collector.listen(listener);
+        collector
+    }
+
+    fn listen(&self, listener: TcpListener) {
+        let routes = Router::new()
+            .route("/v1/traces", post(receive))
+            .with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+    }
+
+    /// Waits for the span that this one is a child of.
+    pub async fn parent_of(&self, child: &Span) -> Span {
+        let find = || {
+            let spans = self.0.lock().unwrap();
+            let mut spans = spans.iter();
+            spans
+                .find(|span| span.span_id == child.parent_span_id)
+                .cloned()
+        };
+        let what = format!("the parent of {:?} comes in", child.name);
+        eventually(&what, async || find().is_some()).await;
+        find().unwrap()
     }
 
     /// All spans of this name.
@@ -82,6 +105,16 @@ impl Collector {
         let spans = scopes.flat_map(|scope| scope.spans);
         self.0.lock().unwrap().extend(spans);
     }
+}
+
+/// A collector that answers whatever comes, over either protocol, with an error; returns the environment of a service
+/// that sends to it.
+pub async fn refusing(protocol: Protocol) -> Vec<(&'static str, String)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes = Router::new().fallback(async || StatusCode::INTERNAL_SERVER_ERROR);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    environment(protocol, address)
 }
 
 /// What makes a service send its spans there, at once.
