@@ -66,6 +66,7 @@ mod purge_rules;
 mod query_plans;
 mod read_replica;
 mod resilience;
+mod retention_map;
 mod retries;
 mod roles;
 mod runs_together;
