@@ -1,23 +1,24 @@
 //! Behind a pooler in transaction mode, and several workers on one Postgres: everything works, each organization is
 //! purged once, and what is recorded is what went.
 
-use std::str::FromStr;
+use std::{process::Output, str::FromStr};
 
 use drift_retention::postgres::Database;
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row, postgres::PgConnectOptions};
 use uuid::Uuid;
 
 use crate::support::{
     self, TestDatabase,
     app::App,
-    client::{Client, SECRET},
+    client::{Client, SECRET, id},
     console::{Console, Who},
     ledger,
     pooler::Pooler,
     product::{self, Service, eventually, until_status},
     scene::Scene,
+    text::{stderr, stdout},
     visitor::Visitor,
 };
 
@@ -43,14 +44,16 @@ impl Pooled {
         Service::start(&self.pooler.url, roles, &env)
     }
 
-    /// Runs a command that knows both ways, and reads its JSON.
-    async fn json(&self, args: &[&str]) -> serde_json::Value {
-        let output = product::command(&self.pooler.url)
-            .args(args)
-            .env(DIRECT_URL, &self.db.url)
-            .output()
-            .await
-            .unwrap();
+    /// Runs a command that knows both ways.
+    async fn run(&self, args: &[&str]) -> Output {
+        let mut command = product::command(&self.pooler.url);
+        command.args(args).env(DIRECT_URL, &self.db.url);
+        command.output().await.unwrap()
+    }
+
+    /// Runs one that must succeed, and reads its JSON.
+    async fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(args).await;
         assert!(
             output.status.success(),
             "{args:?}: {}",
@@ -242,6 +245,80 @@ async fn scheduler_and_commands_work_through_the_pooler() {
     ] {
         pooled.json(command).await;
     }
+}
+
+#[tokio::test]
+async fn run_is_cancelled_waited_for_replayed_and_followed_through_the_pooler() {
+    let pooled = Pooled::new().await;
+    let org = organizations(&pooled.db, 1, 5).await[0];
+    let org_arg = org.to_string();
+    let api = pooled.start("api", &[]);
+    api.ready().await;
+    eventually("the gauges are shown", async || {
+        api.metric("drift_retention_organizations_overdue").await == Some(1.0)
+    })
+    .await;
+
+    let asked = pooled.json(&["purge", "--org", &org_arg, "--json"]).await;
+    let run = asked["runs"][0]["run_id"].as_str().unwrap();
+    let cancelled = pooled.run(&["runs", "cancel", run]).await;
+    assert!(cancelled.status.success(), "{}", stderr(&cancelled));
+    let run = id(&asked["runs"][0]["run_id"]);
+    assert_eq!(product::status(&pooled.db.pool, run).await, "cancelled");
+
+    let _worker = pooled.start("worker", &[]);
+    pooled
+        .db
+        .execute("UPDATE organizations SET plan = 'legacy'")
+        .await;
+    let wait = ["purge", "--org", &org_arg, "--wait", "--json"];
+    let failed = pooled.run(&wait).await;
+    assert_eq!(failed.status.code(), Some(1), "{}", stdout(&failed));
+    let failed: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    let failed = failed["runs"][0]["run_id"].as_str().unwrap();
+    pooled
+        .db
+        .execute("UPDATE organizations SET plan = 'pro'")
+        .await;
+
+    let replayed = pooled.run(&["runs", "replay", failed]).await;
+    assert!(replayed.status.success(), "{}", stderr(&replayed));
+    all_succeeded(&pooled.db, 1).await;
+    let client = Client::operator(&api).await;
+    let replay = format!("/retention/runs/{failed}/replay");
+    let (status, replayed) = client.post(&replay, &json!({"reason": "again"})).await;
+    assert!(status.is_success(), "{status}: {replayed}");
+    let mut events = client.follow(id(&replayed["run_id"])).await;
+    let mut last = Value::Null;
+    while let Some(event) = events.next().await {
+        last = event;
+    }
+    assert_eq!(last["status"], "succeeded", "{last}");
+    let waited = pooled.json(&wait).await;
+    assert_eq!(waited["runs"][0]["status"], "succeeded");
+}
+
+#[tokio::test]
+async fn purge_now_in_the_console_works_through_the_pooler() {
+    let db = TestDatabase::new().await;
+    let pooler = Pooler::before(&db).await;
+    let direct = db.url.clone();
+    let env = [("DATABASE_URL", pooler.url.as_str()), (DIRECT_URL, &direct)];
+    let console = Console::on(db, "api,worker", &env).await;
+    let org = console.app.org_with_expired(5).await;
+    let mut admin = Visitor::signed_in(&console, Who::Admin(org)).await;
+    let page = format!("/console/orgs/{org}/retention/purge");
+    let csrf = admin.csrf(&page).await;
+    let form = [("csrf", csrf.as_str()), ("reason", "pooled")];
+
+    let asked = admin.post(&page, &form).await;
+
+    assert_eq!(asked.status, 303, "{}", asked.text());
+    let leads_to = asked.header("location").unwrap();
+    let run = leads_to.strip_prefix("/console/runs/").unwrap();
+    until_status(&console.db.pool, run.parse().unwrap(), "succeeded").await;
+    let page = admin.get(&format!("/console/runs/{run}")).await;
+    assert!(page.text().contains("succeeded"), "{}", page.text());
 }
 
 #[tokio::test]
