@@ -305,6 +305,34 @@ async fn app_role_asks_for_a_purge_follows_it_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn users_of_compose_purge_and_read_and_get_new_passwords() {
+    let owner = TestDatabase::new().await;
+    roles::apply(&owner).await;
+    let org = org_with_all_kinds(&owner).await;
+    for passwords in [("first", "second"), ("third", "fourth")] {
+        roles::make_users(&owner, passwords).await;
+        let [worker, grafana] = [("drift_retention", passwords.0), ("grafana", passwords.1)]
+            .map(|(name, password)| roles::url_of(&owner, name, password));
+        product::purge(&worker, org).await;
+        let grafana = pool_of(&grafana);
+        assert_eq!(
+            refusal(&grafana, "SELECT FROM retention.purge_runs").await,
+            None
+        );
+        assert_refused(
+            &grafana,
+            &[
+                "SELECT FROM incidents",
+                "DELETE FROM retention.purge_runs",
+                "SELECT * FROM retention.enqueue_purge(gen_random_uuid(), 'x')",
+            ],
+        )
+        .await;
+        assert_refused(&pool_of(&worker), &["DELETE FROM organizations"]).await;
+    }
+}
+
+#[tokio::test]
 async fn user_in_neither_role_can_do_nothing() {
     let owner = TestDatabase::new().await;
     roles::apply(&owner).await;

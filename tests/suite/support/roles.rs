@@ -29,9 +29,27 @@ pub async fn user_in(db: &TestDatabase, role: &str) -> String {
         "CREATE ROLE {name} LOGIN PASSWORD 'secret'{member}"
     ))
     .await;
+    url_of(db, &name, "secret")
+}
+
+/// The URL with which a user logs in.
+pub fn url_of(db: &TestDatabase, name: &str, password: &str) -> String {
     let (scheme, rest) = db.url.split_once("://").unwrap();
     let address = rest.split_once('@').map_or(rest, |(_, address)| address);
-    format!("{scheme}://{name}:secret@{address}")
+    format!("{scheme}://{name}:{password}@{address}")
+}
+
+/// Makes the users of `compose.yaml` as it does, with the worker's and Grafana's password.
+pub async fn make_users(db: &TestDatabase, (worker, grafana): (&str, &str)) {
+    let users = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/postgres/users.sql");
+    let done = tokio::process::Command::new("psql")
+        .args(["--no-psqlrc", "--quiet", "--file", users, &db.url])
+        .env("WORKER_PASSWORD", worker)
+        .env("GRAFANA_DB_PASSWORD", grafana)
+        .output()
+        .await
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
 }
 
 /// A pool of a user.
