@@ -21,4 +21,4 @@ pub use overdue::{Overdue, OverdueOrganization, overdue};
 pub use pace::{Go, Pace, Throttle};
 pub use preview::{Preview, RowsByTable, preview};
 pub use run::{Purger, Report, Turn};
-pub use together::purge_together;
+pub use together::{Limits, purge_together};

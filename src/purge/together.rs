@@ -1,7 +1,9 @@
 //! Several small organizations purged in one transaction: on most nights most of them have a handful of rows to lose,
 //! and a transaction each would cost more than the rows.
 //!
-//! All or nothing: what is not undisturbed (a row that is held, one that came meanwhile) is purged alone, batch by batch.
+//! Each is purged whole or not at all: one that is large, or has something in its way, is purged alone, batch by batch.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
@@ -9,7 +11,6 @@ use tracing::Span;
 
 use super::{
     AtRest, at_rest,
-    batch_size::SHORT,
     datasets::{DATASETS, Scope},
     pass::{Done, Place},
 };
@@ -19,9 +20,29 @@ use crate::{
     retention::{Cutoffs, Plan},
 };
 
-/// Purges the first of `organizations`, each with its plan as it is written, and of the others those that, with it, come to
-/// no more than `limit` expired rows and a moment's work: each within the span that `span_of` makes for its place. Each that
-/// was purged is verified, and comes back with its span; one that was not is `None`.
+/// How much may be purged together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Expired rows of one organization: one with more is not small.
+    pub each: i64,
+    /// Expired rows in all.
+    pub all: i64,
+    /// Runs beside the delivery's own.
+    pub others: i64,
+}
+
+/// What deletions aim at, with time to verify and close before the transaction must end.
+const AIM: Duration = Duration::from_millis(75);
+
+/// Whether there is time for one like the `done` ones before it, which took so long together.
+fn has_time(done: usize, elapsed: Duration) -> bool {
+    let done = u32::try_from(done).unwrap_or(u32::MAX);
+    done == 0 || elapsed + elapsed / done < AIM
+}
+
+/// Purges the first of `organizations`, each with its plan as it is written, and of the others as many as are small and there
+/// is time for: each within the span that `span_of` makes for its place. Each that was purged is verified, and comes back with
+/// its span; one that was not is `None`.
 ///
 /// Nothing at all comes back where the first is too large or something is left behind: then the transaction is to be
 /// rolled back, as after an error.
@@ -32,102 +53,74 @@ pub async fn purge_together(
     tx: &mut Transaction<'_>,
     organizations: &[(OrgId, Option<&str>)],
     now: DateTime<Utc>,
-    limit: i64,
+    limits: Limits,
     span_of: impl Fn(usize) -> Span,
 ) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
-    let sized = size_up(tx, organizations, now, limit).await?;
     tx.begin_holding();
     let began = Instant::now();
-    let mut left = limit;
-    let mut purged = Vec::with_capacity(organizations.len());
-    for (n, sized) in sized.iter().enumerate() {
-        let fits = |sized: &&Sized| sized.rows() <= left && began.elapsed() < SHORT;
-        let Some(sized) = sized.as_ref().filter(fits) else {
+    let mut left = limits.all;
+    let mut purged: Vec<_> = organizations.iter().map(|_| None).collect();
+    for (n, (org, plan)) in organizations.iter().enumerate() {
+        if left == 0 || !has_time(n, began.elapsed()) {
+            break;
+        }
+        let Some(plan) = plan.and_then(|plan| plan.parse::<Plan>().ok()) else {
             if n == 0 {
                 return Ok(None);
             }
-            purged.push(None);
             continue;
         };
-        left -= sized.rows();
+        let cutoffs = plan.policy().cutoffs(now);
         let span = span_of(n);
-        let done = purge(tx, organizations[n].0, sized, &span).await?;
-        purged.push(Some((span, done)));
+        // One that does not fit takes back what went of it, and nothing else.
+        let mut part = tx.savepoint().await?;
+        let done = purge(&mut part, *org, &cutoffs, limits.each.min(left), &span).await;
+        match done {
+            Ok(Some(done)) => {
+                part.commit().await?;
+                left -= done.iter().map(|done| done.batch.seen).sum::<i64>();
+                purged[n] = Some((span, done));
+                continue;
+            }
+            Err(error) if n == 0 => return Err(error),
+            Err(error) => tracing::debug!(%org, %error, "not together with others"),
+            Ok(None) if n == 0 => return Ok(None),
+            Ok(None) => {}
+        }
+        part.rollback().await?;
+        break;
     }
     tx.keep_brief()?;
     verify(tx, organizations, purged, now).await
 }
 
-/// What an organization has to lose.
-struct Sized {
-    cutoffs: Cutoffs,
-    /// Expired rows, protected ones too, in the datasets' order.
-    expired: Vec<i64>,
-}
-
-impl Sized {
-    fn rows(&self) -> i64 {
-        self.expired.iter().sum()
-    }
-}
-
-/// Counts up to a little over `limit` in each dataset; nothing of an organization whose plan is unknown.
-async fn size_up(
-    tx: &mut Transaction<'_>,
-    organizations: &[(OrgId, Option<&str>)],
-    now: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<Vec<Option<Sized>>> {
-    let mut sized: Vec<_> = organizations
-        .iter()
-        .map(|(_, plan)| {
-            let plan: Plan = plan.as_ref()?.parse().ok()?;
-            Some(Sized {
-                cutoffs: plan.policy().cutoffs(now),
-                expired: vec![0; DATASETS.len()],
-            })
-        })
-        .collect();
-    for (n, dataset) in DATASETS.iter().enumerate() {
-        let (scopes, counts): (Vec<_>, Vec<_>) = organizations
-            .iter()
-            .zip(&mut sized)
-            .filter_map(|((org, _), sized)| {
-                let sized = sized.as_mut()?;
-                let cutoff = sized.cutoffs.get(dataset.name())?;
-                Some((Scope { org: *org, cutoff }, &mut sized.expired[n]))
-            })
-            .unzip();
-        let found = dataset.expired(tx, &scopes, limit + 1).await?;
-        for (count, found) in counts.into_iter().zip(found) {
-            *count = found;
-        }
-    }
-    Ok(sized)
-}
-
-/// Deletes what one organization has to lose, with the statements that every purge deletes with.
+/// Deletes what one organization has to lose, with the statements that every purge deletes with; nothing comes back where
+/// that is more than `limit` rows.
 async fn purge(
     tx: &mut Transaction<'_>,
     org: OrgId,
-    sized: &Sized,
+    cutoffs: &Cutoffs,
+    limit: i64,
     span: &Span,
-) -> sqlx::Result<Vec<Done>> {
-    let mut done = Vec::new();
+) -> sqlx::Result<Option<Vec<Done>>> {
+    let (mut all, mut left) = (Vec::new(), limit);
     for (n, dataset) in DATASETS.iter().enumerate() {
-        let Some(cutoff) = sized.cutoffs.get(dataset.name()) else {
+        let Some(cutoff) = cutoffs.get(dataset.name()) else {
             continue;
         };
-        if sized.expired[n] == 0 {
-            continue;
-        }
         tx.keep_brief()?;
-        let scope = Scope { org, cutoff };
         let mut place = Place::in_dataset(n, &[], span.clone());
-        let limit = sized.expired[n] + 1;
-        done.push(place.delete(tx, *dataset, scope, limit).await?);
+        let scope = Scope { org, cutoff };
+        let done = place.delete(tx, *dataset, scope, left + 1).await?;
+        if done.batch.seen > left {
+            return Ok(None);
+        }
+        left -= done.batch.seen;
+        if done.batch.seen > 0 {
+            all.push(done);
+        }
     }
-    Ok(done)
+    Ok(Some(all))
 }
 
 /// Asks whether those that were purged have nothing left, by other SQL than the deletes'.
@@ -153,4 +146,17 @@ async fn verify(
         all.push(Some((span, rest.after(done))));
     }
     Ok(Some(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_one_is_begun_only_when_it_will_likely_be_done_in_time() {
+        let after = |done, millis| has_time(done, Duration::from_millis(millis));
+        assert!(after(0, 0) && after(0, 200), "the first always is");
+        assert!(after(1, 37) && !after(1, 38));
+        assert!(after(20, 70) && !after(20, 72));
+    }
 }

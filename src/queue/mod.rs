@@ -44,7 +44,7 @@ pub use reports::{
 pub use settle::{
     Settled, fail_or_retry, give_back, is_scheduled, postpone, redeliver, succeed, was_cancelled,
 };
-pub use together::{Limits, purge_together};
+pub use together::purge_together;
 pub use triage::{Look, close_idle};
 
 /// The queue's name: `apalis.jobs.job_type` and `apalis.workers.worker_type`, as the migrations write it.

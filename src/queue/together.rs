@@ -14,20 +14,12 @@ use super::{
 use crate::{
     ids::OrgId,
     postgres::{Database, Patience, Transaction},
-    purge,
+    purge::{self, Limits},
 };
 
-/// How much may be purged together.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Expired rows in all.
-    pub rows: i64,
-    /// Runs beside the delivery's own.
-    pub others: i64,
-}
-
-/// Purges the run of `delivery` and up to `limits.others` more. Nothing is closed where that run has begun before, is
-/// too large, or has anything in its way: it is to be purged alone.
+/// Purges the run of `delivery` and up to `limits.others` more. Nothing is closed where that run is too large, or has anything in
+/// its way: it is to be purged alone. So is one that has begun before, or that somebody asked for: then nothing is tried, and
+/// nothing comes back.
 ///
 /// Only what was never tried is taken: a run over which its worker died is claimed, and its attempts are counted.
 ///
@@ -38,12 +30,12 @@ pub async fn purge_together(
     delivery: &Delivery,
     limits: Limits,
     closer: Closer<'_>,
-) -> sqlx::Result<Vec<ClosedRun>> {
+) -> sqlx::Result<Option<Vec<ClosedRun>>> {
     let mut tx = database.begin_yielding(Patience::Short).await?;
     let waiting = lock(&mut tx, delivery, limits.others).await?;
     let Some(first) = waiting.first().filter(|first| first.id == delivery.run.0) else {
         tx.rollback().await?;
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let now = first.now;
     let organizations: Vec<_> = waiting
@@ -51,16 +43,16 @@ pub async fn purge_together(
         .map(|run| (OrgId(run.org_id), run.plan.as_deref()))
         .collect();
     let span_of = |n: usize| waiting[n].span();
-    let purged = purge::purge_together(&mut tx, &organizations, now, limits.rows, span_of).await?;
+    let purged = purge::purge_together(&mut tx, &organizations, now, limits, span_of).await?;
     let Some(purged) = purged else {
         tx.rollback().await?;
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     };
     let closing = waiting.into_iter().zip(purged).filter_map(|(run, purged)| {
         let (span, rest) = purged?;
         Some(Closing { run, span, rest })
     });
-    bulk::close(tx, closing.collect(), closer).await
+    bulk::close(tx, closing.collect(), closer).await.map(Some)
 }
 
 /// Locks the run of `delivery` and those of up to `others` deliveries that are due next, with their organizations' plans,

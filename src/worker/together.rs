@@ -7,51 +7,62 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Worker, contained, report_steps};
 use crate::{
-    postgres,
-    purge::{BatchSize, ClosedStep, PurgeError, Throttle},
-    queue::{self, ClosedRun, Closer, Delivery, Limits},
+    purge::{ClosedStep, Limits, Throttle},
+    queue::{self, ClosedRun, Closer, Delivery},
     telemetry::logs::chain,
 };
 
 /// The most runs that are looked at beside a delivery's own.
 const OTHERS: usize = 64;
-/// As many rows may always go together: an organization with more is not small.
-const ROWS: i64 = 1_000;
+/// The most rows of an organization that is small.
+const SMALL: i64 = 1_000;
+/// How many deliveries at most go alone before it is tried again.
+const MOST_ALONE: u32 = 64;
 
 /// How much this process purges together.
 #[derive(Debug)]
 pub(super) struct Group {
-    rows: BatchSize,
-    /// How many runs went together last.
-    runs: usize,
+    limits: Limits,
+    /// How many deliveries are to go alone now, and how many were when it last came to nothing: what was purged then was
+    /// taken back, so it is tried less and less often.
+    alone: u32,
+    latest_alone: u32,
 }
 
 impl Group {
     /// At most as many rows as a batch may have.
     pub(super) fn new(batch_size: Option<u32>) -> Self {
+        let all = batch_size.map_or(i64::MAX, i64::from);
         Self {
-            rows: BatchSize::new(batch_size),
-            runs: 0,
+            limits: Limits {
+                each: SMALL.min(all),
+                all,
+                others: 1,
+            },
+            alone: 0,
+            latest_alone: 0,
         }
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
-            rows: self.rows.rows(),
-            // Half as many again as last time: what is looked at and does not fit was looked at for nothing.
-            others: i64::try_from((self.runs + self.runs.div_ceil(2)).min(OTHERS)).unwrap_or(0),
-        }
+    /// How much the next delivery may take with it; none: it goes alone.
+    fn next(&mut self) -> Option<Limits> {
+        let tries = self.alone == 0;
+        self.alone = self.alone.saturating_sub(1);
+        tries.then_some(self.limits)
     }
 
-    /// So many runs were purged together, in this time.
-    fn follow(&mut self, runs: usize, elapsed: Duration) {
-        if runs > 0 {
-            self.runs = runs;
-            self.rows.follow(elapsed, false);
-        } else if self.rows.rows() < ROWS {
-            // It has become small when something was in the way, and tries again.
-            self.rows.follow(Duration::ZERO, false);
+    /// So many runs were purged together.
+    fn follow(&mut self, runs: usize) {
+        if runs == 0 {
+            self.latest_alone = (self.latest_alone * 2).clamp(1, MOST_ALONE);
+            self.alone = self.latest_alone;
+            return;
         }
+        self.latest_alone = 0;
+        // Hardly more than go together: what is looked at beyond them is locked for nothing.
+        let others = usize::try_from(self.limits.others).unwrap_or(OTHERS);
+        let others = if runs > others { others * 2 } else { runs };
+        self.limits.others = i64::try_from(others.min(OTHERS)).unwrap_or(1);
     }
 }
 
@@ -66,13 +77,15 @@ impl Worker {
         if !pace.is_free(&self.database).await {
             return false;
         }
+        let Some(limits) = self.group.lock().await.next() else {
+            return false;
+        };
         let go = pace.ready(&self.database, false, stop).await;
         if stop.is_cancelled() {
             return false;
         }
         // Closed it never is.
         let _deleting = self.purger.at_once.acquire().await.ok();
-        let limits = self.group.lock().await.limits();
         let started = Instant::now();
         let (worker, delivery, throttled) = (self.clone(), delivery.clone(), go.throttled);
         let purged = contained(async move {
@@ -82,25 +95,18 @@ impl Worker {
         .await;
         let elapsed = started.elapsed();
         pace.worked(elapsed);
-        match purged {
-            Ok(closed) => {
-                self.group.lock().await.follow(closed.len(), elapsed);
-                self.report_purged(&closed, elapsed);
-                !closed.is_empty()
-            }
+        let closed = match purged {
+            Ok(Some(closed)) => closed,
+            Ok(None) => return false,
             Err(error) => {
-                if let PurgeError::Database(error) = &error
-                    && postgres::is_contention(error)
-                {
-                    self.group.lock().await.rows.shrink();
-                }
-                tracing::debug!(
-                    error = chain(&error),
-                    "cannot purge several runs together now; each is purged alone"
-                );
-                false
+                let error = chain(&error);
+                tracing::debug!(error, "cannot purge runs together now: each goes alone");
+                Vec::new()
             }
-        }
+        };
+        self.group.lock().await.follow(closed.len());
+        self.report_purged(&closed, elapsed);
+        !closed.is_empty()
     }
 
     /// On this process's behalf.
@@ -138,27 +144,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn group_that_met_something_in_its_way_grows_again() {
+    fn what_comes_to_nothing_is_tried_less_and_less_often() {
         let mut group = Group::new(None);
-        while group.rows.shrink() {}
-        assert_eq!(group.limits().rows, 1);
-        for _ in 0..20 {
-            group.follow(0, Duration::ZERO);
+        for alone in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert!(group.next().is_some());
+            group.follow(0);
+            assert!((0..alone).all(|_| group.next().is_none()), "{alone}");
         }
-        assert_eq!(group.limits().rows, 1_024);
-        group.follow(20, Duration::from_millis(20));
-        assert_eq!(group.limits().rows, 2_048);
-        assert_eq!(group.limits().others, 30);
-        group.follow(3_000, Duration::from_millis(200));
-        assert_eq!(group.limits().rows, 1_024);
-        assert_eq!(group.limits().others, 64);
+        assert!(group.next().is_some());
+        group.follow(3);
+        assert!(group.next().is_some());
+        group.follow(0);
+        assert!(group.next().is_none() && group.next().is_some());
+    }
+
+    #[test]
+    fn hardly_more_runs_are_looked_at_than_go_together() {
+        let mut group = Group::new(None);
+        for others in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert_eq!(group.limits.others, others);
+            group.follow(usize::try_from(others).unwrap() + 1);
+        }
+        group.follow(5);
+        assert_eq!(group.limits.others, 5);
+        group.follow(1);
+        assert_eq!(group.limits.others, 1);
     }
 
     #[test]
     fn configured_size_of_a_batch_holds_for_a_group() {
-        let mut group = Group::new(Some(7));
-        group.follow(0, Duration::ZERO);
-        group.follow(8, Duration::ZERO);
-        assert_eq!(group.limits().rows, 7);
+        let limits = |batch_size| {
+            let Limits { each, all, .. } = Group::new(batch_size).limits;
+            (each, all)
+        };
+        assert_eq!(limits(Some(7)), (7, 7));
+        assert_eq!(limits(Some(5_000)), (1_000, 5_000));
+        assert_eq!(limits(None), (1_000, i64::MAX));
     }
 }

@@ -149,31 +149,6 @@ impl Dataset for DriftChecks {
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn expired(
-        &self,
-        tx: &mut Transaction<'_>,
-        scopes: &[Scope],
-        up_to: i64,
-    ) -> sqlx::Result<Vec<i64>> {
-        let (orgs, cutoffs) = side_by_side(scopes);
-        sqlx::query_scalar!(
-            r#"-- purge.drift_checks.expired
-            SELECT found.rows AS "rows!"
-            FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
-            CROSS JOIN LATERAL (
-                SELECT count(*) AS rows FROM (
-                    SELECT FROM public.drift_checks t
-                    WHERE t.org_id = s.org_id AND t.checked_at < s.cutoff
-                    LIMIT $3) few) found
-            ORDER BY s.n"#,
-            &orgs,
-            &cutoffs,
-            up_to
-        )
-        .fetch_all(tx)
-        .await
-    }
-
     async fn remains(
         &self,
         tx: &mut Transaction<'_>,

@@ -136,18 +136,6 @@ impl Dataset for IncidentPayloads {
         Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
     }
 
-    async fn expired(
-        &self,
-        tx: &mut Transaction<'_>,
-        scopes: &[Scope],
-        up_to: i64,
-    ) -> sqlx::Result<Vec<i64>> {
-        // No rule protects any.
-        let remains = self.remains(tx, scopes, up_to).await?;
-        let rows = |remains: Remains| i64::try_from(remains.left_behind[0]).unwrap_or(i64::MAX);
-        Ok(remains.into_iter().map(rows).collect())
-    }
-
     async fn remains(
         &self,
         tx: &mut Transaction<'_>,

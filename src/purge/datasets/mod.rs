@@ -147,15 +147,6 @@ pub trait Dataset: fmt::Debug + Sync + Send {
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>>;
 
-    /// How many expired rows of its own table each of the scopes has, in their order: protected ones too, and counted up
-    /// to `up_to`.
-    async fn expired(
-        &self,
-        tx: &mut Transaction<'_>,
-        scopes: &[Scope],
-        up_to: i64,
-    ) -> sqlx::Result<Vec<i64>>;
-
     /// What is left, for each of the scopes in their order, found by other SQL than the delete's.
     ///
     /// Rows left behind are counted up to `up_to`; protected ones only where nothing is left behind.
