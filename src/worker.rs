@@ -4,12 +4,10 @@
 mod hours;
 mod idle;
 mod shift;
+mod slice;
 mod together;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use chrono_tz::Tz;
 use tokio::{
@@ -35,9 +33,6 @@ use crate::{
 
 /// How often stranded runs are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_mins(1);
-/// How often it is asked whether a run that goes on and on should let others go first. As long as a few batches: a claim
-/// costs a small part of it.
-const SLICE: Duration = Duration::from_millis(250);
 /// Runs in hand for each that deletes: the others claim, commit, verify or end meanwhile, which is waiting for the disk.
 const IN_HAND: usize = 2;
 /// The pause before an ending that could not be recorded is recorded again.
@@ -258,7 +253,7 @@ impl Worker {
             over: stop.child_token(),
             ..Turn::default()
         });
-        let slicing = end_slice(self.database.clone(), turn.clone());
+        let slicing = slice::end_slice(self.database.clone(), turn.clone());
         let _slicing = AbortOnDropHandle::new(tokio::spawn(slicing));
         let (purger, owned) = (self.purger.clone(), run.clone());
         let attempt = async move { purger.purge(&owned, terms, &turn).await };
@@ -350,22 +345,6 @@ fn report_steps(run: RunId, org: OrgId, plan: Plan, steps: &[ClosedStep]) {
             rows_purged = step.rows_purged, rows_kept = step.rows_kept,
             cutoff = step.cutoff.map(|cutoff| cutoff.to_rfc3339()),
             "purged {} rows from {}", step.rows_purged, step.table_name);
-    }
-}
-
-/// A large organization is purged in slices: once others wait its run is to be given back, and goes on after them.
-/// Only one that came on meanwhile: one that does not must end by using its attempts up.
-async fn end_slice(database: Database, turn: Arc<Turn>) {
-    loop {
-        sleep(SLICE).await;
-        if turn.rows.load(Ordering::Relaxed) == 0 {
-            continue;
-        }
-        match queue::others_wait(&database).await {
-            Ok(true) => return turn.over.cancel(),
-            Ok(false) => {}
-            Err(error) => tracing::debug!(%error, "cannot see who waits; looking again"),
-        }
     }
 }
 

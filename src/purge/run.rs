@@ -161,7 +161,7 @@ impl Attempt<'_> {
     /// One pass over all datasets, from where `starts` says: batch, batch, batch, until every expired row has been
     /// looked at.
     async fn sweep(&mut self, starts: &[Progress]) -> Result<(), PurgeError> {
-        let mut place = self.place(0, starts);
+        let mut place = Place::in_dataset(0, starts, Span::current());
         let mut contended = 0;
         while place.dataset < DATASETS.len() {
             if self.turn.over.is_cancelled() {
@@ -209,7 +209,10 @@ impl Attempt<'_> {
                     contended += 1;
                     if contended == MAX_CONTENTION {
                         tracing::debug!(run_id = %self.run.id, %error, "too much is held: later datasets first");
-                        (place, contended) = (self.place(place.dataset + 1, starts), 0);
+                        (place, contended) = (
+                            Place::in_dataset(place.dataset + 1, starts, Span::current()),
+                            0,
+                        );
                         self.size = BatchSize::new(self.purger.batch_size);
                     }
                     self.wait(PAUSE).await?;
@@ -218,11 +221,6 @@ impl Attempt<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Where a pass begins with a dataset.
-    fn place(&self, dataset: usize, starts: &[Progress]) -> Place {
-        Place::in_dataset(dataset, starts, Span::current())
     }
 
     fn is_gentle(&self) -> bool {
@@ -259,7 +257,7 @@ impl Attempt<'_> {
             if more {
                 break;
             }
-            *place = self.place(place.dataset + 1, starts);
+            *place = Place::in_dataset(place.dataset + 1, starts, Span::current());
             if started.elapsed() > SHORT {
                 break;
             }

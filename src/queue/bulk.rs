@@ -74,7 +74,7 @@ impl From<Closing> for ClosedRun {
 
 /// On whose behalf runs are closed, and after what.
 #[derive(Debug, Clone, Copy)]
-pub struct Closer<'a> {
+pub struct Behalf<'a> {
     /// The worker.
     pub worker: &'a str,
     /// How many attempts each may have had.
@@ -88,11 +88,11 @@ pub struct Closer<'a> {
 pub(super) async fn close(
     mut tx: Transaction<'_>,
     closing: Vec<Closing>,
-    closer: Closer<'_>,
+    behalf: Behalf<'_>,
 ) -> sqlx::Result<Vec<ClosedRun>> {
     tx.keep_brief()?;
     // The steps first: once a run is final its steps are, too.
-    insert_steps(&mut tx, &closing, closer).await?;
+    insert_steps(&mut tx, &closing, behalf).await?;
     let (mut runs, mut plans, mut policies, mut deliveries) = (vec![], vec![], vec![], vec![]);
     for Closing { run, rest, .. } in &closing {
         runs.push(run.id);
@@ -114,8 +114,8 @@ pub(super) async fn close(
         &runs,
         &plans,
         &policies as _,
-        closer.worker,
-        closer.max_attempts,
+        behalf.worker,
+        behalf.max_attempts,
         &deliveries
     )
     .execute(&mut tx)
@@ -130,12 +130,12 @@ pub(super) async fn close(
 async fn insert_steps(
     tx: &mut Transaction<'_>,
     closing: &[Closing],
-    closer: Closer<'_>,
+    behalf: Behalf<'_>,
 ) -> sqlx::Result<()> {
     let (mut of_run, mut tables, mut cutoffs) = (vec![], vec![], vec![]);
     let (mut purged, mut kept, mut batches) = (vec![], vec![], vec![]);
     let (mut at, mut key, mut reasons, mut waited) = (vec![], vec![], vec![], vec![]);
-    let mut throttled = closer.throttled;
+    let mut throttled = behalf.throttled;
     for Closing { run, rest, .. } in closing {
         for table in rest.by_table() {
             of_run.push(run.id);

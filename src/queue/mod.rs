@@ -21,7 +21,7 @@ mod triage;
 mod wakeups;
 
 pub use backoff::Backoff;
-pub use bulk::{ClosedRun, Closer};
+pub use bulk::{Behalf, ClosedRun};
 pub use claim::{Claim, Lease, claim, others_wait};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use enqueue::{

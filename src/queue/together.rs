@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Delivery, QUEUE,
-    bulk::{self, ClosedRun, Closer, Closing, Waiting},
+    bulk::{self, Behalf, ClosedRun, Closing, Waiting},
     consume::run_of,
     priority,
 };
@@ -29,7 +29,7 @@ pub async fn purge_together(
     database: &Database,
     delivery: &Delivery,
     limits: Limits,
-    closer: Closer<'_>,
+    behalf: Behalf<'_>,
 ) -> sqlx::Result<Option<Vec<ClosedRun>>> {
     let mut tx = database.begin_yielding(Patience::Short).await?;
     let waiting = lock(&mut tx, delivery, limits.others).await?;
@@ -52,7 +52,7 @@ pub async fn purge_together(
         let (span, rest) = purged?;
         Some(Closing { run, span, rest })
     });
-    bulk::close(tx, closing.collect(), closer).await.map(Some)
+    bulk::close(tx, closing.collect(), behalf).await.map(Some)
 }
 
 /// Locks the run of `delivery` and those of up to `others` deliveries that are due next, with their organizations' plans,

@@ -6,7 +6,7 @@
 
 use uuid::Uuid;
 
-use super::bulk::{self, ClosedRun, Closer, Closing, Waiting};
+use super::bulk::{self, Behalf, ClosedRun, Closing, Waiting};
 use crate::{
     ids::OrgId,
     postgres::{Database, Patience, Transaction},
@@ -30,7 +30,7 @@ pub async fn close_idle(
     database: &Database,
     after: Uuid,
     limit: i64,
-    closer: Closer<'_>,
+    behalf: Behalf<'_>,
 ) -> sqlx::Result<Look> {
     let mut tx = database.begin_yielding(Patience::Short).await?;
     let waiting = lock_waiting(&mut tx, after, limit).await?;
@@ -54,7 +54,7 @@ pub async fn close_idle(
         tx.rollback().await?;
         Vec::new()
     } else {
-        bulk::close(tx, idle, closer).await?
+        bulk::close(tx, idle, behalf).await?
     };
     Ok(Look {
         last: Some(last),

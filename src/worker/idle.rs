@@ -60,19 +60,16 @@ impl Lap {
         if from > self.after {
             return;
         }
-        match last {
-            Some(last) => {
-                self.has_met_some = true;
-                self.after = self.after.max(last);
-            }
-            None => {
-                self.after = Uuid::nil();
-                if self.is_whole {
-                    self.rest();
-                }
-                self.is_whole = true;
-            }
+        if let Some(last) = last {
+            self.has_met_some = true;
+            self.after = self.after.max(last);
+            return;
         }
+        self.after = Uuid::nil();
+        if self.is_whole {
+            self.rest();
+        }
+        self.is_whole = true;
     }
 
     /// The lap is over. If all that waits has something to purge, it has so on the next lap: that comes later and later.
@@ -102,7 +99,7 @@ impl Worker {
             (lap.after, lap.looks.rows())
         };
         let started = Instant::now();
-        let looked = queue::close_idle(&self.database, after, limit, self.closer(None)).await;
+        let looked = queue::close_idle(&self.database, after, limit, self.behalf(None)).await;
         let elapsed = started.elapsed();
         let mut lap = self.lap.lock().await;
         match looked {

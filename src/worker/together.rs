@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Worker, contained, report_steps};
 use crate::{
     purge::{ClosedStep, Limits, Throttle},
-    queue::{self, ClosedRun, Closer, Delivery},
+    queue::{self, Behalf, ClosedRun, Delivery},
     telemetry::logs::chain,
 };
 
@@ -89,8 +89,8 @@ impl Worker {
         let started = Instant::now();
         let (worker, delivery, throttled) = (self.clone(), delivery.clone(), go.throttled);
         let purged = contained(async move {
-            let closer = worker.closer(throttled);
-            Ok(queue::purge_together(&worker.database, &delivery, limits, closer).await?)
+            let behalf = worker.behalf(throttled);
+            Ok(queue::purge_together(&worker.database, &delivery, limits, behalf).await?)
         })
         .await;
         let elapsed = started.elapsed();
@@ -110,8 +110,8 @@ impl Worker {
     }
 
     /// On this process's behalf.
-    pub(super) fn closer(&self, throttled: Option<(Throttle, Duration)>) -> Closer<'_> {
-        Closer {
+    pub(super) fn behalf(&self, throttled: Option<(Throttle, Duration)>) -> Behalf<'_> {
+        Behalf {
             worker: self.identity.prefix(),
             max_attempts: self.max_attempts,
             throttled,
