@@ -41,8 +41,8 @@ fn has_time(done: usize, elapsed: Duration) -> bool {
 }
 
 /// Purges the first of `organizations`, each with its plan as it is written, and of the others as many as are small and there
-/// is time for: each within the span that `span_of` makes for its place. Each that was purged is verified, and comes back with
-/// its span; one that was not is `None`.
+/// is time for: each within the span that `span_of` makes for its place. Each that was purged, or had nothing to purge, is
+/// verified, and comes back with its span; one that was not is `None`.
 ///
 /// Nothing at all comes back where the first is too large or something is left behind: then the transaction is to be
 /// rolled back, as after an error.
@@ -56,42 +56,66 @@ pub async fn purge_together(
     limits: Limits,
     span_of: impl Fn(usize) -> Span,
 ) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
+    let resting = at_rest(tx, organizations.to_vec(), now).await?;
+    let mut all: Vec<_> = resting
+        .into_iter()
+        .enumerate()
+        .map(|(n, rest)| rest.map(|rest| (span_of(n), rest)))
+        .collect();
+    let due: Vec<_> = (0..all.len()).filter(|n| all[*n].is_none()).collect();
+    let due: Vec<_> = due.iter().map(|n| (*n, organizations[*n])).collect();
+    let purged = purge_small(tx, &due, now, limits, &span_of).await?;
+    if all[0].is_none() && purged.first().is_none_or(|(n, ..)| *n > 0) {
+        return Ok(None);
+    }
+    tx.keep_brief()?;
+    let asked = purged.iter().map(|(n, ..)| organizations[*n]).collect();
+    let verified = at_rest(tx, asked, now).await?;
+    for ((n, span, done), rest) in purged.into_iter().zip(verified) {
+        let Some(rest) = rest else {
+            return Ok(None);
+        };
+        all[n] = Some((span, rest.after(done)));
+    }
+    Ok(Some(all))
+}
+
+/// Purges those that are `due`, by their places, until one does not fit; an error of the first is everybody's.
+async fn purge_small(
+    tx: &mut Transaction<'_>,
+    due: &[(usize, (OrgId, Option<&str>))],
+    now: DateTime<Utc>,
+    limits: Limits,
+    span_of: &impl Fn(usize) -> Span,
+) -> sqlx::Result<Vec<(usize, Span, Vec<Done>)>> {
     tx.begin_holding();
     let began = Instant::now();
-    let mut left = limits.all;
-    let mut purged: Vec<_> = organizations.iter().map(|_| None).collect();
-    for (n, (org, plan)) in organizations.iter().enumerate() {
-        if left == 0 || !has_time(n, began.elapsed()) {
+    let (mut purged, mut left) = (Vec::new(), limits.all);
+    for (n, (org, plan)) in due {
+        if left == 0 || !has_time(purged.len(), began.elapsed()) {
             break;
         }
         let Some(plan) = plan.and_then(|plan| plan.parse::<Plan>().ok()) else {
-            if n == 0 {
-                return Ok(None);
-            }
             continue;
         };
-        let cutoffs = plan.policy().cutoffs(now);
-        let span = span_of(n);
+        let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(*n));
         // One that does not fit takes back what went of it, and nothing else.
         let mut part = tx.savepoint().await?;
-        let done = purge(&mut part, *org, &cutoffs, limits.each.min(left), &span).await;
-        match done {
+        match purge(&mut part, *org, &cutoffs, limits.each.min(left), &span).await {
             Ok(Some(done)) => {
                 part.commit().await?;
                 left -= done.iter().map(|done| done.batch.seen).sum::<i64>();
-                purged[n] = Some((span, done));
+                purged.push((*n, span, done));
                 continue;
             }
-            Err(error) if n == 0 => return Err(error),
-            Err(error) => tracing::debug!(%org, %error, "not together with others"),
-            Ok(None) if n == 0 => return Ok(None),
             Ok(None) => {}
+            Err(error) if purged.is_empty() => return Err(error),
+            Err(error) => tracing::debug!(%org, %error, "not together with others"),
         }
         part.rollback().await?;
         break;
     }
-    tx.keep_brief()?;
-    verify(tx, organizations, purged, now).await
+    Ok(purged)
 }
 
 /// Deletes what one organization has to lose, with the statements that every purge deletes with; nothing comes back where
@@ -119,31 +143,6 @@ async fn purge(
         if done.batch.seen > 0 {
             all.push(done);
         }
-    }
-    Ok(Some(all))
-}
-
-/// Asks whether those that were purged have nothing left, by other SQL than the deletes'.
-async fn verify(
-    tx: &mut Transaction<'_>,
-    organizations: &[(OrgId, Option<&str>)],
-    purged: Vec<Option<(Span, Vec<Done>)>>,
-    now: DateTime<Utc>,
-) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
-    let asked = organizations.iter().zip(&purged);
-    let asked = asked.filter(|(_, purged)| purged.is_some());
-    let asked = asked.map(|(organization, _)| *organization).collect();
-    let mut verified = at_rest(tx, asked, now).await?.into_iter();
-    let mut all = Vec::with_capacity(purged.len());
-    for purged in purged {
-        let Some((span, done)) = purged else {
-            all.push(None);
-            continue;
-        };
-        let Some(rest) = verified.next().flatten() else {
-            return Ok(None);
-        };
-        all.push(Some((span, rest.after(done))));
     }
     Ok(Some(all))
 }

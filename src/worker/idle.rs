@@ -13,7 +13,7 @@ use crate::{
     telemetry::logs::chain,
 };
 
-/// How long after a lap over the waiting runs the next one may begin.
+/// How long after a lap over the waiting runs that closed none of them the next one may begin, the first time.
 const REST: Duration = Duration::from_secs(1);
 /// The longest such rest. Runs with nothing to purge that come meanwhile are closed by their own deliveries.
 const LONG_REST: Duration = Duration::from_secs(16);
@@ -74,10 +74,11 @@ impl Lap {
 
     /// The lap is over. If all that waits has something to purge, it has so on the next lap: that comes later and later.
     fn rest(&mut self) {
-        self.rest = if self.has_met_some && self.closed == 0 {
-            (self.rest * 2).min(LONG_REST)
-        } else {
-            REST
+        // After one that closed some, there may be more that others had locked: the next begins at once.
+        self.rest = match (self.has_met_some, self.closed) {
+            (true, 0) => (self.rest * 2).clamp(REST, LONG_REST),
+            (true, _) => Duration::ZERO,
+            (false, _) => REST,
         };
         self.resting_until = Some(Instant::now() + self.rest);
         (self.has_met_some, self.closed) = (false, 0);
@@ -146,7 +147,7 @@ mod tests {
             let seen = waiting.iter().map(|id| Uuid::from_u128(*id));
             let last = seen.filter(|id| *id > after).take(2).last();
             lap.move_on(after, last, last.map_or(0, |_| closed));
-            if lap.is_resting() {
+            if lap.resting_until.is_some() {
                 return (looks, lap.rest.as_secs());
             }
         }
@@ -164,7 +165,8 @@ mod tests {
         for rest in [4, 8, 16, 16] {
             assert_eq!(go_over(&mut lap, &[1, 2, 3, 4, 5], 0), (4, rest));
         }
-        assert_eq!(go_over(&mut lap, &[1, 2, 3], 1), (3, 1));
+        assert_eq!(go_over(&mut lap, &[1, 2, 3], 1), (3, 0));
+        assert_eq!(go_over(&mut lap, &[1], 0), (2, 1));
         assert_eq!(go_over(&mut lap, &[1], 0), (2, 2));
         assert_eq!(go_over(&mut lap, &[], 0), (1, 1), "nobody waits");
     }
