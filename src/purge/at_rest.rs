@@ -54,12 +54,6 @@ impl From<RestingTable<'_>> for ClosedStep {
 }
 
 impl AtRest {
-    /// Whether something was gone over to get there.
-    #[must_use]
-    pub fn was_due(&self) -> bool {
-        !self.done.is_empty()
-    }
-
     /// The same after what was `done`.
     pub(super) fn after(self, done: Vec<Done>) -> Self {
         Self { done, ..self }

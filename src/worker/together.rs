@@ -51,19 +51,18 @@ impl Group {
         tries.then_some(self.limits)
     }
 
-    /// So many runs were closed together, and so many of them had something to purge.
-    fn follow(&mut self, closed: usize, due: usize) {
-        if closed == 0 {
+    /// So many runs were purged together.
+    fn follow(&mut self, runs: usize) {
+        if runs == 0 {
             self.latest_alone = (self.latest_alone * 2).clamp(1, MOST_ALONE);
             self.alone = self.latest_alone;
             return;
         }
         self.latest_alone = 0;
-        // Hardly more than go together: what is looked at beyond them is locked for nothing. Those with nothing to purge are
-        // closed in bulk for less.
+        // Hardly more than go together: what is looked at beyond them is locked for nothing.
         let others = usize::try_from(self.limits.others).unwrap_or(OTHERS);
-        let others = if due > others { others * 2 } else { due };
-        self.limits.others = i64::try_from(others.clamp(1, OTHERS)).unwrap_or(1);
+        let others = if runs > others { others * 2 } else { runs };
+        self.limits.others = i64::try_from(others.min(OTHERS)).unwrap_or(1);
     }
 }
 
@@ -105,8 +104,7 @@ impl Worker {
                 Vec::new()
             }
         };
-        let due = closed.iter().filter(|run| run.rest.was_due()).count();
-        self.group.lock().await.follow(closed.len(), due);
+        self.group.lock().await.follow(closed.len());
         self.report_purged(&closed, elapsed);
         !closed.is_empty()
     }
@@ -150,13 +148,13 @@ mod tests {
         let mut group = Group::new(None);
         for alone in [1, 2, 4, 8, 16, 32, 64, 64] {
             assert!(group.next().is_some());
-            group.follow(0, 0);
+            group.follow(0);
             assert!((0..alone).all(|_| group.next().is_none()), "{alone}");
         }
         assert!(group.next().is_some());
-        group.follow(3, 0);
+        group.follow(3);
         assert!(group.next().is_some());
-        group.follow(0, 0);
+        group.follow(0);
         assert!(group.next().is_none() && group.next().is_some());
     }
 
@@ -165,12 +163,11 @@ mod tests {
         let mut group = Group::new(None);
         for others in [1, 2, 4, 8, 16, 32, 64, 64] {
             assert_eq!(group.limits.others, others);
-            let all = usize::try_from(others).unwrap() + 1;
-            group.follow(all, all);
+            group.follow(usize::try_from(others).unwrap() + 1);
         }
-        group.follow(20, 5);
+        group.follow(5);
         assert_eq!(group.limits.others, 5);
-        group.follow(6, 0);
+        group.follow(1);
         assert_eq!(group.limits.others, 1);
     }
 
