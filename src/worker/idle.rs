@@ -113,7 +113,9 @@ impl Worker {
                 self.report(&look.closed, elapsed);
             }
             Err(error) => {
-                if !postgres::is_contention(&error) || !lap.looks.shrink() {
+                // One of several looks at once that failed has made the next smaller for all.
+                let is_smaller = lap.looks.rows() < limit || lap.looks.shrink();
+                if !postgres::is_contention(&error) || !is_smaller {
                     lap.resting_until = Some(Instant::now() + REST);
                 }
                 tracing::debug!(error = chain(&error), "cannot look for idle runs now");
