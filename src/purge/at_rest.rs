@@ -122,6 +122,7 @@ pub async fn at_rest(
             })
             .collect();
         let scopes: Vec<Scope> = asked.iter().flatten().copied().collect();
+        tx.keep_brief()?;
         let mut answers = dataset.remains(tx, &scopes, 1).await?.into_iter();
         for (rest, asked) in found.iter_mut().zip(asked) {
             let nothing = Remains::nothing(dataset.tables().len());

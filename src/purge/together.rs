@@ -68,7 +68,6 @@ pub async fn purge_together(
     if all[0].is_none() && purged.first().is_none_or(|(n, ..)| *n > 0) {
         return Ok(None);
     }
-    tx.keep_brief()?;
     let asked = purged.iter().map(|(n, ..)| organizations[*n]).collect();
     let verified = at_rest(tx, asked, now).await?;
     for ((n, span, done), rest) in purged.into_iter().zip(verified) {

@@ -100,6 +100,7 @@ pub(super) async fn close(
         policies.push(Json(rest.plan.policy()));
         deliveries.extend(run.delivery_id.clone());
     }
+    tx.keep_brief()?;
     sqlx::query!(
         "-- queue.close_together
          WITH closed AS (

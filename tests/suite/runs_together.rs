@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::support::{
     TestDatabase,
     app::App,
-    held::Held,
+    held::{Held, slow_deletes},
     ledger,
     product::{self, Service, eventually},
     runs::{self, all_are_final, enqueue_slot, record},
@@ -243,4 +243,28 @@ async fn configured_size_of_a_batch_holds_for_runs_together() {
     let batches =
         "SELECT min(batches) FROM retention.purge_run_steps WHERE table_name = 'drift_checks'";
     assert_eq!(db.value::<i32>(batches).await, 3);
+}
+
+#[tokio::test]
+async fn what_takes_too_long_together_is_taken_back_and_goes_alone() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(5).await;
+    let before = ledger::rows(&db.pool).await;
+    // Each statement in its time, and not all of them: the main app's rows would be held for as long.
+    slow_deletes(&db, "drift_checks", "0.06").await;
+    db.execute(
+        "CREATE TRIGGER take_long BEFORE INSERT ON retention.purge_run_steps
+         FOR EACH STATEMENT EXECUTE FUNCTION take_long()",
+    )
+    .await;
+    enqueue_slot(&db).await;
+    let _worker = worker(&db, &[]);
+    all_are_final(&db).await;
+    ledger::assert_exact(&db.pool, &before).await;
+    let run = runs::newest_run(&db, org).await;
+    assert_eq!(product::status(&db.pool, run).await, "succeeded");
+    // A claim names the apalis worker that received the delivery, after the process.
+    let worker = ledger::run_column(&db.pool, run, "worker").await;
+    assert_eq!(worker.matches(':').count(), 3, "{worker}");
 }
