@@ -265,6 +265,6 @@ async fn what_takes_too_long_together_is_taken_back_and_goes_alone() {
     let run = runs::newest_run(&db, org).await;
     assert_eq!(product::status(&db.pool, run).await, "succeeded");
     // A claim names the apalis worker that received the delivery, after the process.
-    let worker = ledger::run_column(&db.pool, run, "worker").await;
-    assert_eq!(worker.matches(':').count(), 3, "{worker}");
+    let owner = ledger::run_column(&db.pool, run, "worker").await;
+    assert_eq!(owner.matches(':').count(), 3, "{owner}");
 }
