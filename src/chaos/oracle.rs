@@ -67,12 +67,15 @@ pub(super) async fn purged(conn: &mut PgConnection) -> sqlx::Result<Vec<(String,
     .await
 }
 
-/// Runs, by how they ended.
+/// Runs, by how they ended; those that one transaction took from the queue, purged and closed say so.
 pub(super) async fn runs(conn: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
     sqlx::query_as(
         "-- chaos.runs_by_ending
-         SELECT CASE status WHEN 'failed' THEN 'failed: ' || error_kind ELSE status END, count(*)
-         FROM retention.purge_runs GROUP BY 1 ORDER BY 1",
+         SELECT CASE WHEN status = 'failed' THEN 'failed: ' || error_kind
+                     WHEN EXISTS (SELECT FROM chaos.runs t JOIN chaos.purged p ON p.run_id = t.id AND p.tx = t.tx
+                                  WHERE t.id = r.id AND t.status = 'succeeded' AND t.status_before = 'queued')
+                     THEN status || ' at once' ELSE status END, count(*)
+         FROM retention.purge_runs r GROUP BY 1 ORDER BY 1",
     )
     .fetch_all(conn)
     .await
@@ -151,12 +154,14 @@ const CHECKS: &[(&str, &str)] = &[
     ("runs_purge_their_own_organization", "
         SELECT format('run %s of %s took %s %s of %s', p.run_id, r.org_id, p.table_name, p.key, p.org_id) AS what
         FROM chaos.purged p JOIN retention.purge_runs r ON r.id = p.run_id WHERE p.org_id IS DISTINCT FROM r.org_id"),
+    // A process holds the run when it commits, or has it closed by the same transaction, from its queue.
     ("superseded_attempts_commit_nothing", "
         SELECT format('%s committed a batch of run %s, which was %s and held by process %s', b.process, b.run_id, r.status, r.pid) AS what
-        FROM (SELECT DISTINCT run_id, process, committed FROM chaos.purged WHERE run_id IS NOT NULL) b
+        FROM (SELECT DISTINCT run_id, process, committed, tx FROM chaos.purged WHERE run_id IS NOT NULL) b
         LEFT JOIN chaos.processes o ON o.process = b.process
         LEFT JOIN chaos.runs r ON r.id = b.run_id AND r.since <= b.committed AND b.committed < r.until
-        WHERE r.status IS DISTINCT FROM 'running' OR r.pid IS DISTINCT FROM o.pid::text"),
+        WHERE r.pid IS DISTINCT FROM o.pid::text
+           OR NOT (r.status = 'running' OR r.status = 'succeeded' AND r.status_before = 'queued' AND r.tx = b.tx)"),
     // Runs.
     ("every_run_is_final", "
         SELECT format('run %s of %s is %s after %s attempts (%s)', id, org_id, status, attempts, error) AS what

@@ -113,6 +113,8 @@ fn settings(dice: &mut StdRng) -> Vec<(String, String)> {
         ("WORKER__BACKOFF_MAX", "2s".to_owned()),
         ("WORKER__SHUTDOWN_GRACE", "3s".to_owned()),
         ("PURGE__BATCH_SIZE", one_of(&["3", "20", "200", "10000"])),
+        // Beside its writers, runs are purged together only by who makes no way for them.
+        ("PURGE__THROTTLE", one_of(&["true", "false"])),
         ("SCHEDULE__CRON", "*/7 * * * * *".to_owned()),
     ];
     chosen

@@ -58,6 +58,24 @@ const CLOSE: &str = "
     SET chaos.process = 'good';
     UPDATE retention.purge_runs SET status = 'succeeded', finished_at = now(), verified_at = now() WHERE status = 'running';";
 
+/// Two more organizations purged by one transaction, which ends their runs: as good. `{together}` in a breakage.
+const TOGETHER: &str = "
+    SET chaos.process = '';
+    WITH two AS (INSERT INTO public.organizations (name, plan) VALUES ('two', 'pro'), ('three', 'pro') RETURNING id),
+         env AS (INSERT INTO public.environments (org_id, name) SELECT id, 'e' FROM two RETURNING id, org_id)
+    INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
+        SELECT org_id, id, now() - make_interval(days => age), 'drift' FROM env, unnest(ARRAY[40, 35, 1]) AS age;
+    INSERT INTO retention.purge_runs (org_id, trigger, requested_by)
+        SELECT id, 'purge_now', 'sam' FROM public.organizations WHERE name IN ('two', 'three');
+    SET chaos.process = 'good';
+    BEGIN;
+    DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
+    INSERT INTO retention.purge_run_steps (run_id, table_name, rows_purged)
+        SELECT r.id, 'drift_checks', 2 FROM retention.purge_runs r WHERE r.status = 'queued';
+    UPDATE retention.purge_runs SET status = 'succeeded', token = 1, worker = 'host:4711:x', plan = 'pro', policy = '{}',
+        started_at = now(), verified_at = now(), finished_at = now(), attempts = 1 WHERE status = 'queued';
+    COMMIT;";
+
 /// What is broken, by which SQL, and the check that must say so.
 const BREAKAGES: &[(&str, &str)] = &[
     ("newest_check_stayed",
@@ -110,6 +128,13 @@ const BREAKAGES: &[(&str, &str)] = &[
      "UPDATE retention.purge_run_steps SET rows_purged = rows_purged + 1 WHERE table_name = 'drift_checks';"),
     ("records_equal_what_went",
      "UPDATE retention.purge_run_steps SET rows_purged = rows_purged - 1 WHERE table_name = 'approvals';"),
+    // One run counts a row of the other's.
+    ("records_equal_what_went",
+     "{together}
+      ALTER TABLE retention.purge_run_steps DISABLE TRIGGER append_only;
+      UPDATE retention.purge_run_steps s SET rows_purged = CASE o.name WHEN 'two' THEN 1 ELSE 3 END
+          FROM retention.purge_runs r JOIN public.organizations o ON o.id = r.org_id
+          WHERE r.id = s.run_id AND o.name IN ('two', 'three');"),
     ("runs_purge_their_own_organization",
      "WITH other AS (INSERT INTO public.organizations (name, plan) VALUES ('other', 'pro') RETURNING id),
            env AS (INSERT INTO public.environments (org_id, name) SELECT id, 'e' FROM other RETURNING id, org_id)
@@ -125,6 +150,16 @@ const BREAKAGES: &[(&str, &str)] = &[
       SET chaos.process = 'stale';
       BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
+    // It even closes the run.
+    ("superseded_attempts_commit_nothing",
+     "INSERT INTO chaos.processes VALUES ('stale', 4712);
+      SET chaos.process = ''; INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
+          SELECT org, env, now() - interval '40 days', 'drift' FROM public.it;
+      SET chaos.process = 'stale';
+      BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
+      UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks';
+      UPDATE retention.purge_runs SET status = 'succeeded', token = 2, worker = 'host:4712:x', finished_at = now(),
+          verified_at = now() WHERE status = 'running'; COMMIT;"),
     ("every_run_is_final", "UPDATE retention.purge_runs SET status = 'retrying';"),
     ("final_runs_stay_final",
      "UPDATE retention.purge_runs SET status = 'failed', finished_at = now(), error_kind = 'database', error = 'x';
@@ -177,7 +212,8 @@ async fn run(conn: &mut PgConnection, sql: &str) {
 /// The checks that speak after `breakage` of the good run.
 async fn verdict(database: &Database, healed: DateTime<Utc>, breakage: &str) -> Vec<&'static str> {
     let mut conn = database.connect().await.unwrap();
-    for sql in ["SET chaos.process = 'good'", breakage, CLOSE] {
+    let breakage = breakage.replace("{together}", TOGETHER);
+    for sql in ["SET chaos.process = 'good'", &breakage, CLOSE] {
         run(&mut conn, sql).await;
     }
     let found = oracle::judge(&mut conn, healed).await.unwrap();
@@ -196,7 +232,11 @@ async fn missed(server: &Server, template: Database) -> Vec<String> {
     conn.close().await.unwrap();
     let mut conn = server.database("postgres").connect().await.unwrap();
     let mut missed = Vec::new();
-    for (number, (check, breakage)) in [("", "")].iter().chain(BREAKAGES).enumerate() {
+    for (number, (check, breakage)) in [("", ""), ("", "{together}")]
+        .iter()
+        .chain(BREAKAGES)
+        .enumerate()
+    {
         let database = format!("case_{number}");
         run(
             &mut conn,

@@ -35,8 +35,8 @@ FROM chaos.events WHERE table_name = 'incidents' AND op <> 'DELETE';
 CREATE INDEX ON chaos.incidents (key);
 
 CREATE TABLE chaos.runs AS
-SELECT (now ->> 'id')::uuid AS id, (now ->> 'org_id')::uuid AS org_id, now ->> 'status' AS status, op, process,
-       (now ->> 'token')::bigint AS token, split_part(now ->> 'worker', ':', 2) AS pid, committed AS since,
+SELECT (now ->> 'id')::uuid AS id, (now ->> 'org_id')::uuid AS org_id, now ->> 'status' AS status,
+       was ->> 'status' AS status_before, op, process, tx, (now ->> 'token')::bigint AS token, split_part(now ->> 'worker', ':', 2) AS pid, committed AS since,
        lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until,
        -- A change to a running run that is no claim and no new delivery: its policy, from the plan as it was then.
        process IS NOT NULL AND was ->> 'status' = 'running' AND now ->> 'status' = 'running'
@@ -55,10 +55,10 @@ WHERE b.table_name = 'drift_checks' AND b.op = 'INSERT';
 CREATE INDEX ON chaos.checks (env_id, checked_at, id);
 CREATE INDEX ON chaos.checks (key);
 
--- Every row that the product deleted, with the run that counted it: the one whose step changed in the same transaction.
+-- Every row that the product deleted, with the run that counted it: one whose step changed in the same transaction, and
+-- where that purged several organizations, the row's own.
 CREATE TABLE chaos.purged AS
-SELECT d.n, d.table_name, d.key, d.was, d.committed, d.process, d.tx, s.run_id,
-       coalesce((d.was ->> 'org_id')::uuid, c.org_id, i.org_id) AS org_id,
+SELECT d.n, d.table_name, d.key, d.was, d.committed, d.process, d.tx, s.run_id, o.org_id,
        CASE d.table_name
            WHEN 'drift_checks' THEN (d.was ->> 'checked_at')::timestamptz
            WHEN 'workflow_drift_flags' THEN c.checked_at
@@ -66,11 +66,13 @@ SELECT d.n, d.table_name, d.key, d.was, d.committed, d.process, d.tx, s.run_id,
            ELSE (d.was ->> 'created_at')::timestamptz END AS clock,
        CASE WHEN d.table_name IN ('drift_checks', 'workflow_drift_flags') THEN 'checks' ELSE 'closed' END AS kind
 FROM chaos.events d
-LEFT JOIN LATERAL (SELECT (e.now ->> 'run_id')::uuid AS run_id FROM chaos.events e
-                   WHERE e.tx = d.tx AND e.table_name = 'purge_run_steps' LIMIT 1) s ON true
 LEFT JOIN chaos.checks c ON d.table_name = 'workflow_drift_flags' AND c.key = d.was ->> 'check_id'
 LEFT JOIN chaos.incidents i ON d.table_name = 'incident_payloads' AND i.key = d.key
       AND i.since <= d.committed AND d.committed < i.until
+CROSS JOIN LATERAL (SELECT coalesce((d.was ->> 'org_id')::uuid, c.org_id, i.org_id) AS org_id) o
+LEFT JOIN LATERAL (SELECT r.id AS run_id FROM chaos.events e JOIN retention.purge_runs r ON r.id = (e.now ->> 'run_id')::uuid
+                   WHERE e.tx = d.tx AND e.table_name = 'purge_run_steps'
+                   ORDER BY (r.org_id = o.org_id) DESC NULLS LAST LIMIT 1) s ON true
 WHERE d.op = 'DELETE' AND d.process IS NOT NULL
   AND d.table_name IN ('drift_checks', 'workflow_drift_flags', 'incident_payloads', 'approvals');
 CREATE INDEX ON chaos.purged (run_id, table_name);
