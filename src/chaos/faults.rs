@@ -103,7 +103,7 @@ impl Injector {
 
     /// In most rounds deletions take their time throughout: faults are to meet runs in their middle.
     pub(super) async fn set_pace(&mut self) -> Result<(), ChaosError> {
-        let seconds = [0.0, 0.02, 0.1, 0.3, 0.6][self.dice.random_range(0..5)];
+        let seconds = [0.0, 0.0, 0.02, 0.1, 0.3, 0.6][self.dice.random_range(0..6)];
         sqlx::query(
             "-- chaos.pace
              INSERT INTO chaos.trouble (table_name, kind, seconds, until)
