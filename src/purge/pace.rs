@@ -69,7 +69,8 @@ impl Throttle {
     }
 
     /// Whether it is to be gentle: small batches, one at a time.
-    pub(super) fn is_gentle(self) -> bool {
+    #[must_use]
+    pub fn is_gentle(self) -> bool {
         self != Self::Autovacuum
     }
 
@@ -152,9 +153,26 @@ impl Pace {
         }
     }
 
-    /// Waits as long as something stands against the next batch, or until `over`. Somebody waits for a run that is
-    /// `urgent`: it is held up only by what would hurt others.
+    /// Waits as long as something stands against the next batch, or until `over`, and counts how long. Somebody waits for
+    /// a run that is `urgent`: it is held up only by what would hurt others.
     pub async fn ready(
+        &self,
+        database: &Database,
+        urgent: bool,
+        over: &CancellationToken,
+    ) -> Go<'_> {
+        let go = self.pause(database, urgent, over).await;
+        if let Some((reason, waited)) = go.throttled {
+            self.metrics
+                .throttled
+                .with_label_values(&[reason.name()])
+                .inc_by(waited.as_secs_f64());
+        }
+        go
+    }
+
+    /// The same for what is no batch of a run: nothing is counted.
+    pub async fn pause(
         &self,
         database: &Database,
         urgent: bool,
@@ -181,13 +199,8 @@ impl Pace {
             }
             now = self.reason(database, urgent).await;
         }
-        let waited = began.elapsed();
-        self.metrics
-            .throttled
-            .with_label_values(&[reason.name()])
-            .inc_by(waited.as_secs_f64());
         Go {
-            throttled: Some((reason, waited)),
+            throttled: Some((reason, began.elapsed())),
             _alone: alone,
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Worker;
@@ -25,6 +26,7 @@ pub(super) struct Lap {
     /// Whether it goes from the first run to the last: this process's first lap begins somewhere between them.
     is_whole: bool,
     looks: BatchSize,
+    is_gentle: bool,
     /// Whether anything waited on this lap, and how many runs of it were closed.
     has_met_some: bool,
     closed: usize,
@@ -35,10 +37,14 @@ pub(super) struct Lap {
 impl Default for Lap {
     /// Begins somewhere: other processes begin elsewhere.
     fn default() -> Self {
+        let mut looks = BatchSize::new(None);
+        // A run that is closed costs more than a row that goes: its verification, five rows of records, a delivery.
+        looks.shrink();
         Self {
             after: Uuid::new_v4(),
             is_whole: false,
-            looks: BatchSize::new(None),
+            looks,
+            is_gentle: false,
             has_met_some: false,
             closed: 0,
             rest: REST,
@@ -51,6 +57,15 @@ impl Lap {
     fn is_resting(&self) -> bool {
         self.resting_until
             .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Where the next look begins, and how many runs it may look at: few, where it might be felt elsewhere. None: later.
+    fn next(&mut self, is_gentle: bool) -> Option<(Uuid, i64)> {
+        if is_gentle && !self.is_gentle {
+            self.looks.begin_gently();
+        }
+        self.is_gentle = is_gentle;
+        (!self.is_resting()).then(|| (self.after, self.looks.rows()))
     }
 
     /// A look that began after `from` has come to `last`; with none the lap is over. Another look may have come further
@@ -86,27 +101,31 @@ impl Lap {
 }
 
 impl Worker {
-    /// One look at the runs that wait, unless a lap was over just now. Nothing depends on it: what it does not close is
-    /// closed by its own delivery.
-    pub(super) async fn close_idle(&self) {
-        if !matches!(self.closed_until().await, Ok(None)) {
+    /// One look at the runs that wait, unless a lap was over just now, at the pace of batches. Nothing depends on it: what
+    /// it does not close is closed by its own delivery.
+    pub(super) async fn close_idle(&self, stop: &CancellationToken) {
+        if self.lap.lock().await.is_resting() {
             return;
         }
-        let (after, limit) = {
-            let lap = self.lap.lock().await;
-            if lap.is_resting() {
-                return;
-            }
-            (lap.after, lap.looks.rows())
+        let pace = &self.purger.pace;
+        let go = pace.pause(&self.database, false, stop).await;
+        if stop.is_cancelled() || !matches!(self.closed_until().await, Ok(None)) {
+            return;
+        }
+        let is_gentle = go.throttled.is_some_and(|(reason, _)| reason.is_gentle());
+        let Some((after, limit)) = self.lap.lock().await.next(is_gentle) else {
+            return;
         };
         let started = Instant::now();
         let looked = queue::close_idle(&self.database, after, limit, self.behalf(None)).await;
         let elapsed = started.elapsed();
+        pace.worked(elapsed);
+        drop(go);
         let mut lap = self.lap.lock().await;
         match looked {
             Ok(look) => {
                 if look.last.is_some() {
-                    lap.looks.follow(elapsed, false);
+                    lap.looks.follow(elapsed, is_gentle);
                 }
                 lap.move_on(after, look.last, look.closed.len());
                 drop(lap);

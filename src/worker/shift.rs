@@ -22,7 +22,7 @@ impl Worker {
         let verdict = self.handle(first, stop).await;
         let mut done: Option<(Delivery, Verdict)> = None;
         while !stop.is_cancelled() && began.elapsed() < SHIFT {
-            self.close_idle().await;
+            self.close_idle(stop).await;
             let acknowledged = done
                 .as_ref()
                 .map(|(delivery, verdict)| (delivery, *verdict));

@@ -80,6 +80,27 @@ async fn scheduled_run_goes_slowly_beside_the_main_app_and_says_so() {
 }
 
 #[tokio::test]
+async fn runs_with_nothing_to_purge_are_closed_a_few_at_a_time_beside_the_main_app() {
+    let db = TestDatabase::new().await;
+    db.execute(
+        "INSERT INTO organizations (name, plan) SELECT n::text, 'pro' FROM generate_series(1, 300) n;
+         SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations",
+    )
+    .await;
+    let app = AppAtWork::on(&db);
+    let _worker = Service::start(&db.url, "worker", &[]);
+    runs::all_are_final(&db).await;
+    app.rest().await;
+    let together: i64 = db
+        .value("SELECT max(runs) FROM (SELECT count(*) AS runs FROM retention.purge_runs GROUP BY xmin::text) t")
+        .await;
+    assert!(
+        (2..=62).contains(&together),
+        "{together} in one transaction"
+    );
+}
+
+#[tokio::test]
 async fn purge_now_does_not_wait_for_the_main_app_to_rest() {
     let db = TestDatabase::new().await;
     let org = App::on(&db.pool).org_with_expired(100).await;
