@@ -14,12 +14,17 @@ const LONG: Duration = Duration::from_millis(100);
 /// Where it might be felt, batches are so many times shorter: 1.5 to 3 ms, and a commit that holds up nobody else's.
 /// Twice that long was felt: the main app's p99 rose by half and more (the bench's *foreground*).
 const GENTLY: u32 = 32;
+/// The part of its first size below which a gentle batch gets only where it takes longer than any should. Most of a short
+/// batch may be a slow disk's flush, or a long way to the database: it would be no shorter with a single row.
+const LEAST: i64 = 8;
 
 /// The size of the next batch, in rows.
 #[derive(Debug, Clone)]
 pub struct BatchSize {
     rows: i64,
     max: i64,
+    /// Where a gentle one begins, and ends to shrink.
+    gentle: i64,
 }
 
 impl BatchSize {
@@ -30,6 +35,17 @@ impl BatchSize {
         Self {
             rows: configured.map_or(START, i64::from).clamp(1, max),
             max,
+            gentle: (START / LEAST).min(max),
+        }
+    }
+
+    /// Sized by the worker, from `start` on: for what costs more than a row that goes.
+    #[must_use]
+    pub fn starting_at(start: i64) -> Self {
+        Self {
+            rows: start,
+            max: MAX,
+            gentle: (start / LEAST).max(1),
         }
     }
 
@@ -52,17 +68,19 @@ impl BatchSize {
 
     /// Follows the time that a full batch took; gently, where it might be felt elsewhere.
     pub fn follow(&mut self, elapsed: Duration, gently: bool) {
-        let elapsed = if gently { elapsed * GENTLY } else { elapsed };
-        if elapsed < SHORT {
+        let felt = if gently { elapsed * GENTLY } else { elapsed };
+        if felt < SHORT || (elapsed < SHORT && self.rows < self.gentle) {
             self.rows = (self.rows * 2).min(self.max);
         } else if elapsed > LONG {
             self.rows = (self.rows / 2).max(1);
+        } else if felt > LONG {
+            self.rows = (self.rows / 2).max(self.gentle.min(self.rows));
         }
     }
 
     /// Begins gently, whatever an ordinary batch would begin with.
     pub fn begin_gently(&mut self) {
-        self.rows = self.rows.min(START / i64::from(GENTLY)).max(1);
+        self.rows = self.rows.min(self.gentle);
     }
 
     /// Makes way for whoever holds the rows. `false`: it cannot get smaller.
@@ -94,10 +112,33 @@ mod tests {
     }
 
     #[test]
+    fn gentle_batches_that_mostly_wait_for_the_disk_keep_some_rows() {
+        let after = |millis| {
+            let mut size = BatchSize::new(None);
+            size.begin_gently();
+            while size.shrink() {}
+            (0..20).for_each(|_| size.follow(Duration::from_millis(millis), true));
+            size.rows()
+        };
+        assert_eq!(after(1), MAX);
+        assert_eq!(after(8), START / LEAST);
+        assert_eq!(after(49), START / LEAST);
+        assert_eq!(after(75), 1);
+        let mut size = BatchSize::new(None);
+        (0..20).for_each(|_| size.follow(Duration::from_millis(99), true));
+        assert_eq!(size.rows(), START / LEAST);
+    }
+
+    #[test]
     fn a_configured_size_is_never_exceeded() {
         let mut size = BatchSize::new(Some(7));
         size.follow(Duration::ZERO, false);
         assert_eq!(size.rows(), 7);
+        size.begin_gently();
+        assert_eq!(size.rows(), 7);
+        let mut size = BatchSize::new(Some(5_000));
+        size.begin_gently();
+        assert_eq!(size.rows(), START / LEAST);
     }
 
     proptest! {

@@ -19,6 +19,10 @@ const REST: Duration = Duration::from_secs(1);
 /// The longest such rest. Runs with nothing to purge that come meanwhile are closed by their own deliveries.
 const LONG_REST: Duration = Duration::from_secs(16);
 
+/// How many runs the first look looks at. To close one costs more than a row that goes: its verification, five rows of
+/// records, a delivery.
+const FIRST_LOOK: i64 = 250;
+
 /// Where this process's lap over the waiting runs is.
 #[derive(Debug)]
 pub(super) struct Lap {
@@ -37,13 +41,10 @@ pub(super) struct Lap {
 impl Default for Lap {
     /// Begins somewhere: other processes begin elsewhere.
     fn default() -> Self {
-        let mut looks = BatchSize::new(None);
-        // A run that is closed costs more than a row that goes: its verification, five rows of records, a delivery.
-        looks.shrink();
         Self {
             after: Uuid::new_v4(),
             is_whole: false,
-            looks,
+            looks: BatchSize::starting_at(FIRST_LOOK),
             is_gentle: false,
             has_met_some: false,
             closed: 0,
