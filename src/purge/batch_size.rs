@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_millis(100);
 const GENTLY: u32 = 32;
 /// The part of its first size below which a gentle batch gets only where it takes longer than any should. Most of a short
 /// batch may be a slow disk's flush, or a long way to the database: it would be no shorter with a single row.
-const LEAST: i64 = 8;
+const LEAST: i64 = 32;
 
 /// The size of the next batch, in rows.
 #[derive(Debug, Clone)]
