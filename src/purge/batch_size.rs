@@ -23,7 +23,7 @@ const LEAST: i64 = 32;
 pub struct BatchSize {
     rows: i64,
     max: i64,
-    /// Where a gentle one begins, and ends to shrink.
+    /// Where a gentle one begins, and shrinks no further.
     gentle: i64,
 }
 

@@ -218,7 +218,7 @@ impl Pace {
     }
 
     /// The weightiest reason against full speed, as of the latest look.
-    async fn reason(&self, database: &Database, urgent: bool) -> Option<Throttle> {
+    pub async fn reason(&self, database: &Database, urgent: bool) -> Option<Throttle> {
         let limits = self.limits?;
         let mut seen = self.seen.lock().await;
         if seen.is_old(Instant::now()) {

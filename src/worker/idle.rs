@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Worker;
 use crate::{
     postgres,
-    purge::BatchSize,
+    purge::{BatchSize, Throttle},
     queue::{self, ClosedRun},
     telemetry::logs::chain,
 };
@@ -109,6 +109,10 @@ impl Worker {
             return;
         }
         let pace = &self.purger.pace;
+        // That may take long, and the delivery before this look is acknowledged only after it.
+        if pace.reason(&self.database, false).await == Some(Throttle::ReplicaLag) {
+            return;
+        }
         let go = pace.pause(&self.database, false, stop).await;
         if stop.is_cancelled() || !matches!(self.closed_until().await, Ok(None)) {
             return;

@@ -123,6 +123,20 @@ async fn nothing_more_goes_until_a_replica_that_stands_still_has_caught_up() {
     .await;
     assert_eq!(product::status(&primary.pool, run).await, "running");
 
+    // What needs no batch comes to its end meanwhile, its delivery too.
+    let unknown = App::on(&primary.pool).org("platinum").await;
+    let failed = product::enqueue(&primary.pool, unknown).await;
+    until_status(&primary.pool, failed, "failed").await;
+    let killed = format!(
+        "SELECT count(*) FROM apalis.jobs j JOIN retention.purge_runs r ON r.delivery_id = j.id
+         WHERE r.id = '{failed}' AND j.status = 'Killed'"
+    );
+    eventually("the failed run's delivery is acknowledged", async || {
+        value::<i64>(&primary.pool, &killed).await == 1
+    })
+    .await;
+    assert_eq!(product::status(&primary.pool, run).await, "running");
+
     execute_on(&standby.pool, "SELECT pg_wal_replay_resume()").await;
     until_status(&primary.pool, run, "succeeded").await;
     assert!(worker.metric(held).await.unwrap() > 0.0);
