@@ -154,7 +154,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("runs_purge_their_own_organization", "
         SELECT format('run %s of %s took %s %s of %s', p.run_id, r.org_id, p.table_name, p.key, p.org_id) AS what
         FROM chaos.purged p JOIN retention.purge_runs r ON r.id = p.run_id WHERE p.org_id IS DISTINCT FROM r.org_id"),
-    // A process holds the run when it commits, or has it closed by the same transaction, from its queue.
+    // A process holds the run when it commits, or the same transaction took the run from the queue and closed it.
     ("superseded_attempts_commit_nothing", "
         SELECT format('%s committed a batch of run %s, which was %s and held by process %s', b.process, b.run_id, r.status, r.pid) AS what
         FROM (SELECT DISTINCT run_id, process, committed, tx FROM chaos.purged WHERE run_id IS NOT NULL) b

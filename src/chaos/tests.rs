@@ -76,6 +76,15 @@ const TOGETHER: &str = "
         started_at = now(), verified_at = now(), finished_at = now(), attempts = 1 WHERE status = 'queued';
     COMMIT;";
 
+/// A batch of the good run by another process, all but its commit. `{stale}` in a breakage.
+const STALE: &str = "
+    INSERT INTO chaos.processes VALUES ('stale', 4712);
+    SET chaos.process = ''; INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
+        SELECT org, env, now() - interval '40 days', 'drift' FROM public.it;
+    SET chaos.process = 'stale';
+    BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
+    UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks';";
+
 /// What is broken, by which SQL, and the check that must say so.
 const BREAKAGES: &[(&str, &str)] = &[
     ("newest_check_stayed",
@@ -143,21 +152,10 @@ const BREAKAGES: &[(&str, &str)] = &[
       BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
     // Another process has taken the run over by then.
-    ("superseded_attempts_commit_nothing",
-     "INSERT INTO chaos.processes VALUES ('stale', 4712);
-      SET chaos.process = ''; INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
-          SELECT org, env, now() - interval '40 days', 'drift' FROM public.it;
-      SET chaos.process = 'stale';
-      BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
-      UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
+    ("superseded_attempts_commit_nothing", "{stale} COMMIT;"),
     // It even closes the run.
     ("superseded_attempts_commit_nothing",
-     "INSERT INTO chaos.processes VALUES ('stale', 4712);
-      SET chaos.process = ''; INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
-          SELECT org, env, now() - interval '40 days', 'drift' FROM public.it;
-      SET chaos.process = 'stale';
-      BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
-      UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks';
+     "{stale}
       UPDATE retention.purge_runs SET status = 'succeeded', token = 2, worker = 'host:4712:x', finished_at = now(),
           verified_at = now() WHERE status = 'running'; COMMIT;"),
     ("every_run_is_final", "UPDATE retention.purge_runs SET status = 'retrying';"),
@@ -212,7 +210,9 @@ async fn run(conn: &mut PgConnection, sql: &str) {
 /// The checks that speak after `breakage` of the good run.
 async fn verdict(database: &Database, healed: DateTime<Utc>, breakage: &str) -> Vec<&'static str> {
     let mut conn = database.connect().await.unwrap();
-    let breakage = breakage.replace("{together}", TOGETHER);
+    let breakage = breakage
+        .replace("{together}", TOGETHER)
+        .replace("{stale}", STALE);
     for sql in ["SET chaos.process = 'good'", &breakage, CLOSE] {
         run(&mut conn, sql).await;
     }

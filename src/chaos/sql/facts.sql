@@ -36,7 +36,8 @@ CREATE INDEX ON chaos.incidents (key);
 
 CREATE TABLE chaos.runs AS
 SELECT (now ->> 'id')::uuid AS id, (now ->> 'org_id')::uuid AS org_id, now ->> 'status' AS status,
-       was ->> 'status' AS status_before, op, process, tx, (now ->> 'token')::bigint AS token, split_part(now ->> 'worker', ':', 2) AS pid, committed AS since,
+       was ->> 'status' AS status_before, op, process, tx, (now ->> 'token')::bigint AS token,
+       split_part(now ->> 'worker', ':', 2) AS pid, committed AS since,
        lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until,
        -- A change to a running run that is no claim and no new delivery: its policy, from the plan as it was then.
        process IS NOT NULL AND was ->> 'status' = 'running' AND now ->> 'status' = 'running'
