@@ -3,26 +3,16 @@
 //! A pooler in transaction mode (pgbouncer, and most services that put one in front of Postgres) gives every
 //! transaction another session. What a session keeps then is somebody else's a moment later: its settings and its
 //! prepared statements. So through a pooler each statement runs in a transaction, its settings are `SET LOCAL`, and no
-//! statement has a name. This type is the one place that knows; above it, the same statements run either way.
+//! statement has a name. This type and [`Transaction`] are the only places that know; above
+//! them, the same statements run either way.
 
-use std::time::{Duration, Instant};
-
-use futures::{
-    StreamExt, TryStreamExt,
-    future::BoxFuture,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use sqlx::{
-    AssertSqlSafe, Connection, Describe, Either, Execute, Executor, PgConnection, PgPool, Postgres,
-    SqlStr,
-    error::BoxDynError,
-    postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+    AssertSqlSafe, Describe, Execute, Executor, PgPool, Postgres, SqlStr,
+    postgres::{PgRow, PgStatement, PgTypeInfo},
 };
 
-use super::{SESSION, direct_pool, pooler_pool};
-
-/// What one statement gives: rows, and the counts that end it.
-type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
+use super::{Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results};
 
 /// Postgres, by one URL or by two.
 #[derive(Debug, Clone)]
@@ -136,7 +126,9 @@ impl Database {
             }
         };
         let mut tx = self.begin_with(settings).await?;
-        tx.deadline = (patience == Patience::Short).then(|| Instant::now() + BRIEF);
+        if patience == Patience::Short {
+            tx.yields();
+        }
         Ok(tx)
     }
 
@@ -151,100 +143,12 @@ impl Database {
             Default::default() // its sessions have it from the start
         };
         let begin = AssertSqlSafe(format!("BEGIN; {} {settings}", session.concat()));
-        Ok(Transaction {
-            inner: self.pool.begin_with(begin).await?,
-            is_pooled: self.is_pooled(),
-            deadline: None,
-        })
+        let inner = self.pool.begin_with(begin).await?;
+        Ok(Transaction::new(inner, self.is_pooled()))
     }
 
     fn is_pooled(&self) -> bool {
         self.direct.is_some()
-    }
-}
-
-/// How long a statement of a yielding transaction may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// 100 ms: what takes longer is to be done in smaller pieces.
-    Short,
-    /// 5 s: there is no smaller piece.
-    Long,
-}
-
-/// A transaction; dropped without [`Transaction::commit`] it is rolled back.
-#[derive(Debug)]
-pub struct Transaction<'c> {
-    inner: sqlx::Transaction<'c, Postgres>,
-    is_pooled: bool,
-    /// When a yielding transaction has to come to its end.
-    deadline: Option<Instant>,
-}
-
-/// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
-/// a commit, nobody waits for a lock of its longer than about twice this.
-const BRIEF: Duration = Duration::from_millis(100);
-
-/// A transaction of many statements took too long, though none of them did.
-#[derive(Debug, thiserror::Error)]
-#[error("the transaction has held its rows for as long as it may")]
-pub(super) struct TookTooLong;
-
-impl Transaction<'_> {
-    /// Commits.
-    ///
-    /// # Errors
-    /// When the database fails; then it may have committed or not.
-    pub async fn commit(self) -> sqlx::Result<()> {
-        self.inner.commit().await
-    }
-
-    /// Rolls back, and waits until that is done.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn rollback(self) -> sqlx::Result<()> {
-        self.inner.rollback().await
-    }
-
-    /// A part of this transaction that can be rolled back alone.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn savepoint(&mut self) -> sqlx::Result<Transaction<'_>> {
-        Ok(Transaction {
-            inner: self.inner.begin().await?,
-            is_pooled: self.is_pooled,
-            deadline: self.deadline,
-        })
-    }
-
-    /// To be said before the first statement that takes rows which the main app may want: what went before counts for
-    /// nothing.
-    pub fn begin_holding(&mut self) {
-        if let Some(deadline) = &mut self.deadline {
-            *deadline = Instant::now() + BRIEF;
-        }
-    }
-
-    /// To be asked before each further statement of a piece of work that holds rows already.
-    ///
-    /// # Errors
-    /// As a statement that timed out, when a yielding transaction has no time left: it is to be rolled back, and done
-    /// again in smaller pieces.
-    pub fn keep_brief(&self) -> sqlx::Result<()> {
-        if self
-            .deadline
-            .is_none_or(|deadline| Instant::now() < deadline)
-        {
-            Ok(())
-        } else {
-            Err(sqlx::Error::AnyDriverError(Box::new(TookTooLong)))
-        }
-    }
-
-    fn connection(&mut self) -> &mut PgConnection {
-        &mut self.inner
     }
 }
 
@@ -303,74 +207,5 @@ impl<'c> Executor<'c> for &'c Database {
         'c: 'e,
     {
         self.sessions().describe(sql)
-    }
-}
-
-impl<'c> Executor<'c> for &'c mut Transaction<'_> {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q, E>(self, query: E) -> Results<'e>
-    where
-        'c: 'e,
-        'q: 'e,
-        E: Execute<'q, Postgres> + 'q,
-    {
-        if self.is_pooled {
-            self.connection().fetch_many(Unnamed(query))
-        } else {
-            self.connection().fetch_many(query)
-        }
-    }
-
-    fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
-    where
-        'c: 'e,
-        'q: 'e,
-        E: Execute<'q, Postgres> + 'q,
-    {
-        if self.is_pooled {
-            self.connection().fetch_optional(Unnamed(query))
-        } else {
-            self.connection().fetch_optional(query)
-        }
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
-    where
-        'c: 'e,
-    {
-        self.connection().prepare_with(sql, parameters)
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
-    where
-        'c: 'e,
-    {
-        self.connection().describe(sql)
-    }
-}
-
-/// A statement that leaves nothing behind in the session.
-struct Unnamed<E>(E);
-
-impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
-    fn sql(self) -> SqlStr {
-        self.0.sql()
-    }
-
-    fn statement(&self) -> Option<&PgStatement> {
-        self.0.statement()
-    }
-
-    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
-        self.0.take_arguments()
-    }
-
-    fn persistent(&self) -> bool {
-        false
     }
 }

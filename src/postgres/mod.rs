@@ -3,6 +3,7 @@
 mod database;
 pub mod local;
 pub mod migrations;
+mod transaction;
 
 use std::{str::FromStr, time::Duration};
 
@@ -11,7 +12,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use self::database::{Database, Patience, Transaction};
+pub use self::{
+    database::Database,
+    transaction::{Patience, Transaction},
+};
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.
 const SESSION: [(&str, &str); 3] = [
@@ -67,7 +71,7 @@ fn lazy_pool(options: PgConnectOptions, name: &str, connections: u32) -> PgPool 
 pub fn is_timeout(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(db) => db.code().as_deref() == Some("57014"),
-        sqlx::Error::AnyDriverError(error) => error.is::<database::TookTooLong>(),
+        sqlx::Error::AnyDriverError(error) => error.is::<transaction::TookTooLong>(),
         _ => false,
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     ClosedStep,
-    datasets::{DATASETS, Remains, Scope},
+    datasets::{DATASETS, Dataset, Remains, Scope},
     pass::Done,
 };
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     retention::{Cutoff, Cutoffs, Plan},
     telemetry::metrics::Metrics,
 };
+
+/// So many of an organization's oldest expired rows are looked at first; as many times more where rules protect them all.
+const FEW: i64 = 4;
 
 /// An organization with nothing to purge.
 #[derive(Debug, Clone)]
@@ -100,6 +103,24 @@ pub async fn at_rest(
     organizations: Vec<(OrgId, Option<&str>)>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AtRest>>> {
+    look(tx, organizations, now, FEW).await
+}
+
+/// The same right after a purge: what was purged is walked over, and once is enough.
+pub(super) async fn verified(
+    tx: &mut Transaction<'_>,
+    organizations: Vec<(OrgId, Option<&str>)>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<Option<AtRest>>> {
+    look(tx, organizations, now, i64::MAX).await
+}
+
+async fn look(
+    tx: &mut Transaction<'_>,
+    organizations: Vec<(OrgId, Option<&str>)>,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<Vec<Option<AtRest>>> {
     let mut found: Vec<_> = organizations
         .iter()
         .map(|(_, plan)| {
@@ -123,7 +144,7 @@ pub async fn at_rest(
             .collect();
         let scopes: Vec<Scope> = asked.iter().flatten().copied().collect();
         tx.keep_brief()?;
-        let mut answers = dataset.remains(tx, &scopes, 1).await?.into_iter();
+        let mut answers = remains(tx, *dataset, &scopes, limit).await?.into_iter();
         for (rest, asked) in found.iter_mut().zip(asked) {
             let nothing = Remains::nothing(dataset.tables().len());
             let remains = asked.and_then(|_| answers.next()).unwrap_or(nothing);
@@ -138,4 +159,30 @@ pub async fn at_rest(
         }
     }
     Ok(found)
+}
+
+/// What is left of a dataset, for each of the scopes; where something is left among the oldest `limit` rows, the others
+/// are not looked at.
+async fn remains(
+    tx: &mut Transaction<'_>,
+    dataset: &dyn Dataset,
+    scopes: &[Scope],
+    mut limit: i64,
+) -> sqlx::Result<Vec<Remains>> {
+    let mut found = dataset.remains(tx, scopes, limit).await?;
+    loop {
+        let unknown: Vec<_> = (0..found.len())
+            .filter(|n| found[*n].is_clean() && !found[*n].is_whole)
+            .collect();
+        if unknown.is_empty() {
+            return Ok(found);
+        }
+        limit *= FEW;
+        tx.keep_brief()?;
+        let asked: Vec<_> = unknown.iter().map(|n| scopes[*n]).collect();
+        let more = dataset.remains(tx, &asked, limit).await?;
+        for (n, more) in unknown.into_iter().zip(more) {
+            found[n] = more;
+        }
+    }
 }

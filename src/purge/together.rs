@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::{
-    AtRest, at_rest,
+    at_rest::{AtRest, verified},
     datasets::{DATASETS, Scope},
     pass::{Done, Place},
 };
@@ -33,6 +33,8 @@ pub struct Limits {
 
 /// What deletions aim at, with time to verify and close before the transaction must end.
 const AIM: Duration = Duration::from_millis(75);
+/// Where one takes longer than those before it, no further statement of it is begun: the others could not be closed.
+const LATEST: Duration = Duration::from_millis(80);
 
 /// Whether there is time for one like the `done` ones before it, which took so long together.
 fn has_time(done: usize, elapsed: Duration) -> bool {
@@ -56,20 +58,13 @@ pub async fn purge_together(
     limits: Limits,
     span_of: impl Fn(usize) -> Span,
 ) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
-    let resting = at_rest(tx, organizations.to_vec(), now).await?;
-    let mut all: Vec<_> = resting
-        .into_iter()
-        .enumerate()
-        .map(|(n, rest)| rest.map(|rest| (span_of(n), rest)))
-        .collect();
-    let due: Vec<_> = (0..all.len()).filter(|n| all[*n].is_none()).collect();
-    let due: Vec<_> = due.iter().map(|n| (*n, organizations[*n])).collect();
-    let purged = purge_small(tx, &due, now, limits, &span_of).await?;
-    if all[0].is_none() && purged.first().is_none_or(|(n, ..)| *n > 0) {
+    let purged = purge_small(tx, organizations, now, limits, &span_of).await?;
+    if purged.first().is_none_or(|(n, ..)| *n > 0) {
         return Ok(None);
     }
     let asked = purged.iter().map(|(n, ..)| organizations[*n]).collect();
-    let verified = at_rest(tx, asked, now).await?;
+    let verified = verified(tx, asked, now).await?;
+    let mut all: Vec<_> = organizations.iter().map(|_| None).collect();
     for ((n, span, done), rest) in purged.into_iter().zip(verified) {
         let Some(rest) = rest else {
             return Ok(None);
@@ -79,10 +74,10 @@ pub async fn purge_together(
     Ok(Some(all))
 }
 
-/// Purges those that are `due`, by their places, until one does not fit; an error of the first is everybody's.
+/// Purges organizations, by their places, until one does not fit; an error of the first is everybody's.
 async fn purge_small(
     tx: &mut Transaction<'_>,
-    due: &[(usize, (OrgId, Option<&str>))],
+    organizations: &[(OrgId, Option<&str>)],
     now: DateTime<Utc>,
     limits: Limits,
     span_of: &impl Fn(usize) -> Span,
@@ -90,40 +85,44 @@ async fn purge_small(
     tx.begin_holding();
     let began = Instant::now();
     let (mut purged, mut left) = (Vec::new(), limits.all);
-    for (n, (org, plan)) in due {
+    for (n, (org, plan)) in organizations.iter().enumerate() {
         if left == 0 || !has_time(purged.len(), began.elapsed()) {
             break;
         }
         let Some(plan) = plan.and_then(|plan| plan.parse::<Plan>().ok()) else {
             continue;
         };
-        let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(*n));
-        // One that does not fit takes back what went of it, and nothing else.
-        let mut part = tx.savepoint().await?;
-        match purge(&mut part, *org, &cutoffs, limits.each.min(left), &span).await {
+        if !purged.is_empty() {
+            tx.mark().await?;
+        }
+        let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(n));
+        let until = (!purged.is_empty()).then(|| began + LATEST);
+        match purge(tx, *org, &cutoffs, limits.each.min(left), until, &span).await {
             Ok(Some(done)) => {
-                part.commit().await?;
                 left -= done.iter().map(|done| done.batch.seen).sum::<i64>();
-                purged.push((*n, span, done));
+                purged.push((n, span, done));
                 continue;
             }
+            Ok(None) if purged.is_empty() => break,
             Ok(None) => {}
             Err(error) if purged.is_empty() => return Err(error),
             Err(error) => tracing::debug!(%org, %error, "not together with others"),
         }
-        part.rollback().await?;
+        // One that does not fit takes back what went of it, and nothing else.
+        tx.back_to_mark().await?;
         break;
     }
     Ok(purged)
 }
 
 /// Deletes what one organization has to lose, with the statements that every purge deletes with; nothing comes back where
-/// that is more than `limit` rows.
+/// that is more than `limit` rows, or cannot be done `until` then.
 async fn purge(
     tx: &mut Transaction<'_>,
     org: OrgId,
     cutoffs: &Cutoffs,
     limit: i64,
+    until: Option<Instant>,
     span: &Span,
 ) -> sqlx::Result<Option<Vec<Done>>> {
     let (mut all, mut left) = (Vec::new(), limit);
@@ -132,6 +131,9 @@ async fn purge(
             continue;
         };
         tx.keep_brief()?;
+        if until.is_some_and(|until| Instant::now() > until) {
+            return Ok(None);
+        }
         let mut place = Place::in_dataset(n, &[], span.clone());
         let scope = Scope { org, cutoff };
         let done = place.delete(tx, *dataset, scope, left + 1).await?;

@@ -51,7 +51,8 @@ impl Dataset for Approvals {
         limit: i64,
     ) -> sqlx::Result<Batch> {
         let (after, after_key) = progress.after(SMALLEST_KEY);
-        // The incident is locked against change: it cannot be reopened while its approvals go.
+        // The incident is locked against change: it cannot be reopened while its approvals go. `IS TRUE` keeps its condition
+        // a condition: as a join it would find the approvals once more, by their incidents' index.
         let gone = sqlx::query!(
             r#"-- purge.approvals.delete_batch
             WITH expired AS MATERIALIZED (
@@ -75,7 +76,7 @@ impl Dataset for Approvals {
             ), gone AS (
                 DELETE FROM public.approvals a
                 WHERE a.ctid = ANY (ARRAY (SELECT place FROM held)) AND a.org_id = $1 AND a.created_at < $2
-                  AND a.status <> 'pending' AND EXISTS (SELECT FROM closed i WHERE i.id = a.incident_id)
+                  AND a.status <> 'pending' AND (a.incident_id IN (SELECT id FROM closed)) IS TRUE
                 RETURNING 1
             )
             SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "approvals!",
@@ -126,33 +127,31 @@ impl Dataset for Approvals {
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
-        up_to: i64,
+        limit: i64,
     ) -> sqlx::Result<Vec<Remains>> {
         let (orgs, cutoffs) = side_by_side(scopes);
         let found = sqlx::query!(
             r#"-- purge.approvals.remains
-            SELECT found.left_behind AS "left_behind!",
-                   CASE WHEN found.left_behind > 0 THEN 0
-                        ELSE (SELECT count(*) FROM public.approvals a
-                              WHERE a.org_id = s.org_id AND a.created_at < s.cutoff) END AS "kept!"
+            SELECT found.seen AS "seen!", found.left_behind AS "left_behind!"
             FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
             CROSS JOIN LATERAL (
-                SELECT count(*) AS left_behind FROM (
-                    SELECT FROM public.approvals a
-                    WHERE a.org_id = s.org_id AND a.created_at < s.cutoff AND a.status <> 'pending'
-                      AND EXISTS (SELECT FROM public.incidents i WHERE i.id = a.incident_id AND i.status = 'closed')
-                    LIMIT $3) few) found
+                SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
+                FROM (
+                    SELECT a.status <> 'pending'
+                           AND EXISTS (SELECT FROM public.incidents i WHERE i.id = a.incident_id AND i.status = 'closed') AS is_due
+                    FROM public.approvals a
+                    WHERE a.org_id = s.org_id AND a.created_at < s.cutoff
+                    ORDER BY a.created_at, a.id LIMIT $3) expired) found
             ORDER BY s.n"#,
             &orgs,
             &cutoffs,
-            up_to
+            limit
         )
         .fetch_all(tx)
         .await?;
-        let remains = found.into_iter().map(|found| Remains {
-            left_behind: vec![rows(found.left_behind)],
-            kept: vec![rows(found.kept)],
-        });
+        let remains = found
+            .into_iter()
+            .map(|found| Remains::of_own_table(self, found.seen, found.left_behind, limit));
         Ok(remains.collect())
     }
 }

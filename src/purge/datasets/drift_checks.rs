@@ -153,37 +153,34 @@ impl Dataset for DriftChecks {
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
-        up_to: i64,
+        limit: i64,
     ) -> sqlx::Result<Vec<Remains>> {
         let (orgs, cutoffs) = side_by_side(scopes);
         let found = sqlx::query!(
             r#"-- purge.drift_checks.remains
-            SELECT found.left_behind AS "left_behind!",
-                   CASE WHEN found.left_behind > 0 THEN 0
-                        ELSE (SELECT count(*) FROM public.drift_checks c
-                              WHERE c.org_id = s.org_id AND c.checked_at < s.cutoff) END AS "kept!"
+            SELECT found.seen AS "seen!", found.left_behind AS "left_behind!"
             FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
             CROSS JOIN LATERAL (
-                SELECT count(*) AS left_behind FROM (
-                    SELECT FROM public.drift_checks c
+                SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
+                FROM (
+                    SELECT EXISTS (
+                        SELECT FROM public.drift_checks n
+                        WHERE n.env_id = c.env_id AND n.checked_at BETWEEN c.checked_at AND now()
+                          AND (n.checked_at > c.checked_at OR n.id > c.id)) AS is_due
+                    FROM public.drift_checks c
                     WHERE c.org_id = s.org_id AND c.checked_at < s.cutoff
-                      AND EXISTS (
-                          SELECT FROM public.drift_checks n
-                          WHERE n.env_id = c.env_id AND n.checked_at <= now()
-                            AND (n.checked_at > c.checked_at OR (n.checked_at = c.checked_at AND n.id > c.id)))
-                    LIMIT $3) few) found
+                    ORDER BY c.checked_at, c.id LIMIT $3) expired) found
             ORDER BY s.n"#,
             &orgs,
             &cutoffs,
-            up_to
+            limit
         )
         .fetch_all(tx)
         .await?;
         // A flag cannot outlive its check: the foreign key holds that.
-        let remains = found.into_iter().map(|found| Remains {
-            left_behind: vec![rows(found.left_behind), 0],
-            kept: vec![rows(found.kept), 0],
-        });
+        let remains = found
+            .into_iter()
+            .map(|found| Remains::of_own_table(self, found.seen, found.left_behind, limit));
         Ok(remains.collect())
     }
 }

@@ -65,28 +65,28 @@ impl Dataset for IncidentPayloads {
         let seen = sqlx::query!(
             r#"-- purge.incident_payloads.lock_batch
             WITH unstamped AS (
-                SELECT i.closed_at, i.id FROM public.incidents i
+                SELECT i.ctid AS place, i.closed_at, i.id FROM public.incidents i
                 WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2 AND i.payload_purged_at IS NULL
                   AND (i.closed_at, i.id) > ($3::text::timestamptz, $4::text::uuid)
                 ORDER BY i.closed_at, i.id LIMIT $5
             ), rewritten AS (
-                SELECT i.closed_at, i.id
+                SELECT i.ctid AS place, i.closed_at, i.id
                 FROM retention.rewritten_payloads w JOIN public.incidents i ON i.id = w.incident_id
                 WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
                   AND i.payload_purged_at IS NOT NULL
                   AND (i.closed_at, i.id) > ($3::text::timestamptz, $4::text::uuid)
                 ORDER BY i.closed_at, i.id LIMIT $5
             ), expired AS MATERIALIZED (
-                SELECT closed_at, id FROM unstamped UNION ALL SELECT closed_at, id FROM rewritten
+                SELECT place, closed_at, id FROM unstamped UNION ALL SELECT place, closed_at, id FROM rewritten
                 ORDER BY closed_at, id LIMIT $5
             ), held AS MATERIALIZED (
-                SELECT gone.id FROM expired e
+                SELECT i.place FROM expired e
                 CROSS JOIN LATERAL (
-                    SELECT i.id FROM public.incidents i
-                    WHERE i.id = e.id AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                    FOR UPDATE SKIP LOCKED) gone
+                    SELECT i.ctid AS place FROM public.incidents i
+                    WHERE i.ctid = e.place AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                    FOR UPDATE SKIP LOCKED) i
             )
-            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT array_agg(id) FROM held) AS ids,
+            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT array_agg(place::text) FROM held) AS places,
                    last.closed_at::text AS at, last.id::text AS key
             FROM (SELECT) one
             LEFT JOIN (SELECT closed_at, id FROM expired ORDER BY closed_at DESC, id DESC LIMIT 1) last ON true"#,
@@ -99,10 +99,10 @@ impl Dataset for IncidentPayloads {
         .fetch_one(&mut *tx)
         .await?;
         progress.move_on(seen.at, seen.key);
-        let purged = match seen.ids {
-            Some(ids) => {
+        let purged = match seen.places {
+            Some(places) => {
                 tx.keep_brief()?;
-                purge(tx, scope, &ids).await?
+                purge(tx, scope, &places).await?
             }
             None => 0,
         };
@@ -140,7 +140,7 @@ impl Dataset for IncidentPayloads {
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
-        up_to: i64,
+        limit: i64,
     ) -> sqlx::Result<Vec<Remains>> {
         let (orgs, cutoffs) = side_by_side(scopes);
         let found = sqlx::query_scalar!(
@@ -163,39 +163,42 @@ impl Dataset for IncidentPayloads {
             ORDER BY s.n"#,
             &orgs,
             &cutoffs,
-            up_to
+            limit
         )
         .fetch_all(tx)
         .await?;
-        let remains = found.into_iter().map(|left_behind| Remains {
-            left_behind: vec![rows(left_behind)],
-            kept: vec![0],
-        });
+        // No rule keeps a payload: whether there is more than was looked for makes no difference.
+        let remains = found
+            .into_iter()
+            .map(|left_behind| Remains::of_own_table(self, left_behind, left_behind, i64::MAX));
         Ok(remains.collect())
     }
 }
 
-/// Deletes the payloads of the locked incidents, stamps those not stamped before, and forgets their rewriting.
-async fn purge(tx: &mut Transaction<'_>, scope: Scope, ids: &[Uuid]) -> sqlx::Result<u64> {
+/// Deletes the payloads of the locked incidents, stamps those not stamped before, and forgets their rewriting. They are
+/// named by where they stand (`ctid`), which nobody else can change while they are locked.
+async fn purge(tx: &mut Transaction<'_>, scope: Scope, places: &[String]) -> sqlx::Result<u64> {
     let purged = sqlx::query_scalar!(
         r#"-- purge.incident_payloads.delete_batch
         WITH gone AS (
             DELETE FROM public.incident_payloads p
             USING public.incidents i
-            WHERE p.incident_id = i.id AND i.id = ANY ($3) AND i.org_id = $1
+            WHERE p.incident_id = i.id AND i.ctid = ANY ($3::text[]::tid[]) AND i.org_id = $1
               AND i.status = 'closed' AND i.closed_at < $2
-            RETURNING p.incident_id
+            RETURNING 1
         ), stamped AS (
             UPDATE public.incidents i SET payload_purged_at = now()
-            WHERE i.id = ANY ($3) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+            WHERE i.ctid = ANY ($3::text[]::tid[]) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
               AND i.payload_purged_at IS NULL
         ), noted AS (
-            DELETE FROM retention.rewritten_payloads w WHERE w.incident_id = ANY ($3) AND w.org_id = $1
+            DELETE FROM retention.rewritten_payloads w
+            USING public.incidents i
+            WHERE w.incident_id = i.id AND i.ctid = ANY ($3::text[]::tid[]) AND w.org_id = $1
         )
         SELECT count(*) AS "count!" FROM gone"#,
         scope.org.0,
         scope.cutoff.0,
-        ids
+        places
     )
     .fetch_one(tx)
     .await?;

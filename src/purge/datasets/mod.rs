@@ -94,6 +94,8 @@ pub struct Remains {
     pub left_behind: Vec<u64>,
     /// Expired rows that a rule protects, by table.
     pub kept: Vec<u64>,
+    /// Whether every expired row was looked at: there may be more of either.
+    pub is_whole: bool,
 }
 
 impl Remains {
@@ -108,7 +110,17 @@ impl Remains {
         Self {
             left_behind: vec![0; tables],
             kept: vec![0; tables],
+            is_whole: true,
         }
+    }
+
+    /// Found in the dataset's own table, by looking at up to `limit` expired rows; the others' rows hang on its.
+    fn of_own_table(dataset: &dyn Dataset, seen: i64, left_behind: i64, limit: i64) -> Self {
+        let mut found = Self::nothing(dataset.tables().len());
+        found.left_behind[0] = rows(left_behind);
+        found.kept[0] = rows(seen - left_behind);
+        found.is_whole = seen < limit;
+        found
     }
 }
 
@@ -147,14 +159,13 @@ pub trait Dataset: fmt::Debug + Sync + Send {
         cutoffs: &[DateTime<Utc>],
     ) -> sqlx::Result<Vec<(Uuid, f64)>>;
 
-    /// What is left, for each of the scopes in their order, found by other SQL than the delete's.
-    ///
-    /// Rows left behind are counted up to `up_to`; protected ones only where nothing is left behind.
+    /// What is left, for each of the scopes in their order, found by other SQL than the delete's among the oldest `limit`
+    /// of the expired rows.
     async fn remains(
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
-        up_to: i64,
+        limit: i64,
     ) -> sqlx::Result<Vec<Remains>>;
 }
 

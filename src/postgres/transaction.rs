@@ -1,0 +1,211 @@
+//! A transaction, and how it keeps brief: what is held in one is held against the main app.
+
+use std::time::{Duration, Instant};
+
+use futures::{future::BoxFuture, stream::BoxStream};
+use sqlx::{
+    Connection, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
+    error::BoxDynError,
+    postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+};
+
+/// What one statement gives: rows, and the counts that end it.
+pub(super) type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
+
+/// How long a statement of a yielding transaction may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// 100 ms: what takes longer is to be done in smaller pieces.
+    Short,
+    /// 5 s: there is no smaller piece.
+    Long,
+}
+
+/// A transaction; dropped without [`Transaction::commit`] it is rolled back.
+#[derive(Debug)]
+pub struct Transaction<'c> {
+    inner: sqlx::Transaction<'c, Postgres>,
+    is_pooled: bool,
+    /// When a yielding transaction has to come to its end.
+    deadline: Option<Instant>,
+    /// Whether [`Transaction::mark`] was called.
+    is_marked: bool,
+}
+
+/// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
+/// a commit, nobody waits for a lock of its longer than about twice this.
+const BRIEF: Duration = Duration::from_millis(100);
+
+/// A transaction of many statements took too long, though none of them did.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction has held its rows for as long as it may")]
+pub(super) struct TookTooLong;
+
+impl<'c> Transaction<'c> {
+    /// One that has begun, through a pooler or not.
+    pub(super) fn new(inner: sqlx::Transaction<'c, Postgres>, is_pooled: bool) -> Self {
+        Self {
+            inner,
+            is_pooled,
+            deadline: None,
+            is_marked: false,
+        }
+    }
+
+    /// Makes it a yielding one: it has to come to its end soon.
+    pub(super) fn yields(&mut self) {
+        self.deadline = Some(Instant::now() + BRIEF);
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// When the database fails; then it may have committed or not.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        self.inner.commit().await
+    }
+
+    /// Rolls back, and waits until that is done.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rollback(self) -> sqlx::Result<()> {
+        self.inner.rollback().await
+    }
+
+    /// A part of this transaction that can be rolled back alone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn savepoint(&mut self) -> sqlx::Result<Transaction<'_>> {
+        Ok(Transaction {
+            inner: self.inner.begin().await?,
+            is_pooled: self.is_pooled,
+            deadline: self.deadline,
+            is_marked: false,
+        })
+    }
+
+    /// What was done so far stays, whatever becomes of what follows: [`Transaction::back_to_mark`]. It takes the place of an
+    /// earlier mark.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark(&mut self) -> sqlx::Result<()> {
+        let sql = if std::mem::replace(&mut self.is_marked, true) {
+            "RELEASE SAVEPOINT mark; SAVEPOINT mark"
+        } else {
+            "SAVEPOINT mark"
+        };
+        sqlx::raw_sql(sql).execute(self.connection()).await?;
+        Ok(())
+    }
+
+    /// Takes back what was done since the mark, also after an error.
+    ///
+    /// # Errors
+    /// When the database fails, or there is no mark.
+    pub async fn back_to_mark(&mut self) -> sqlx::Result<()> {
+        sqlx::raw_sql("ROLLBACK TO SAVEPOINT mark")
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    /// To be said before the first statement that takes rows which the main app may want: what went before counts for
+    /// nothing.
+    pub fn begin_holding(&mut self) {
+        if let Some(deadline) = &mut self.deadline {
+            *deadline = Instant::now() + BRIEF;
+        }
+    }
+
+    /// To be asked before each further statement of a piece of work that holds rows already.
+    ///
+    /// # Errors
+    /// As a statement that timed out, when a yielding transaction has no time left: it is to be rolled back, and done
+    /// again in smaller pieces.
+    pub fn keep_brief(&self) -> sqlx::Result<()> {
+        if self
+            .deadline
+            .is_none_or(|deadline| Instant::now() < deadline)
+        {
+            Ok(())
+        } else {
+            Err(sqlx::Error::AnyDriverError(Box::new(TookTooLong)))
+        }
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Transaction<'_> {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q, E>(self, query: E) -> Results<'e>
+    where
+        'c: 'e,
+        'q: 'e,
+        E: Execute<'q, Postgres> + 'q,
+    {
+        if self.is_pooled {
+            self.connection().fetch_many(Unnamed(query))
+        } else {
+            self.connection().fetch_many(query)
+        }
+    }
+
+    fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        'q: 'e,
+        E: Execute<'q, Postgres> + 'q,
+    {
+        if self.is_pooled {
+            self.connection().fetch_optional(Unnamed(query))
+        } else {
+            self.connection().fetch_optional(query)
+        }
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        self.connection().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        self.connection().describe(sql)
+    }
+}
+
+/// A statement that leaves nothing behind in the session.
+struct Unnamed<E>(E);
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
+    fn sql(self) -> SqlStr {
+        self.0.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.0.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.0.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        false
+    }
+}
