@@ -76,6 +76,21 @@ const TOGETHER: &str = "
         started_at = now(), verified_at = now(), finished_at = now(), attempts = 1 WHERE status = 'queued';
     COMMIT;";
 
+/// A check more goes, as `pro` allows, after a plan with longer windows: `agency` was committed while the run recorded what it had
+/// read, so that it never came upon it. As good.
+const UNSEEN: &str = "
+    BEGIN; UPDATE retention.purge_runs SET policy = '{}';
+    SET chaos.process = ''; UPDATE public.organizations SET plan = 'agency' WHERE id IN (SELECT org FROM public.it); COMMIT;
+    {back}";
+/// The plan is `pro` again, and purged by. `{back}` in a breakage.
+const BACK: &str = "
+    SET chaos.process = ''; UPDATE public.organizations SET plan = 'pro' WHERE id IN (SELECT org FROM public.it);
+    INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
+        SELECT org, env, now() - interval '40 days', 'drift' FROM public.it;
+    SET chaos.process = 'good';
+    BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
+    UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;";
+
 /// A batch of the good run by another process, all but its commit. `{stale}` in a breakage.
 const STALE: &str = "
     INSERT INTO chaos.processes VALUES ('stale', 4712);
@@ -106,6 +121,10 @@ const BREAKAGES: &[(&str, &str)] = &[
      "SET chaos.process = ''; UPDATE public.organizations SET plan = 'free'; SET chaos.process = 'good';
       BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '8 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
+    // A longer window that the run recorded stays its own.
+    ("only_expired_rows_went",
+     "SET chaos.process = ''; UPDATE public.organizations SET plan = 'agency'; SET chaos.process = 'good';
+      UPDATE retention.purge_runs SET policy = '{}'; {back}"),
     // Nothing at all goes on an unknown plan.
     ("only_expired_rows_went",
      "SET chaos.process = ''; UPDATE public.organizations SET plan = 'platinum';
@@ -212,6 +231,7 @@ async fn verdict(database: &Database, healed: DateTime<Utc>, breakage: &str) -> 
     let mut conn = database.connect().await.unwrap();
     let breakage = breakage
         .replace("{together}", TOGETHER)
+        .replace("{back}", BACK)
         .replace("{stale}", STALE);
     for sql in ["SET chaos.process = 'good'", &breakage, CLOSE] {
         run(&mut conn, sql).await;
@@ -232,7 +252,7 @@ async fn missed(server: &Server, template: Database) -> Vec<String> {
     conn.close().await.unwrap();
     let mut conn = server.database("postgres").connect().await.unwrap();
     let mut missed = Vec::new();
-    for (number, (check, breakage)) in [("", ""), ("", "{together}")]
+    for (number, (check, breakage)) in [("", ""), ("", "{together}"), ("", UNSEEN)]
         .iter()
         .chain(BREAKAGES)
         .enumerate()

@@ -37,7 +37,7 @@ CREATE INDEX ON chaos.incidents (key);
 CREATE TABLE chaos.runs AS
 SELECT (now ->> 'id')::uuid AS id, (now ->> 'org_id')::uuid AS org_id, now ->> 'status' AS status,
        was ->> 'status' AS status_before, op, process, tx, (now ->> 'token')::bigint AS token,
-       split_part(now ->> 'worker', ':', 2) AS pid, committed AS since,
+       split_part(now ->> 'worker', ':', 2) AS pid, began, committed AS since,
        lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until,
        -- A change to a running run that is no claim and no new delivery: its policy, from the plan as it was then.
        process IS NOT NULL AND was ->> 'status' = 'running' AND now ->> 'status' = 'running'
@@ -79,13 +79,15 @@ WHERE d.op = 'DELETE' AND d.process IS NOT NULL
 CREATE INDEX ON chaos.purged (run_id, table_name);
 ANALYZE chaos.purged;
 
--- The plans that a run came upon: whenever it recorded its policy, and whenever it deleted.
+-- The plans that a run came upon: whenever it recorded its policy, and whenever it deleted. Whoever deletes holds the plan
+-- until the commit; who records it has only read it, and where it changed meanwhile, either may be what it read.
 CREATE TABLE chaos.observed AS
-SELECT DISTINCT s.run_id, s.at, w.plan IS NOT NULL AS known, w.checks, w.closed
-FROM (SELECT run_id, org_id, committed AS at FROM chaos.purged WHERE run_id IS NOT NULL
-      UNION SELECT id, org_id, since FROM chaos.runs WHERE records_policy) s
-JOIN chaos.plans p ON p.org_id = s.org_id AND p.since <= s.at AND s.at < p.until
-LEFT JOIN chaos.windows w ON w.plan = p.plan;
+SELECT s.run_id, s.at, bool_or(w.plan IS NOT NULL) AS known, min(w.checks) AS checks, min(w.closed) AS closed
+FROM (SELECT run_id, org_id, committed AS began, committed AS at FROM chaos.purged WHERE run_id IS NOT NULL
+      UNION SELECT id, org_id, began, since FROM chaos.runs WHERE records_policy) s
+JOIN chaos.plans p ON p.org_id = s.org_id AND p.since <= s.at AND s.began < p.until
+LEFT JOIN chaos.windows w ON w.plan = p.plan
+GROUP BY s.run_id, s.at;
 
 -- How old a row had to be for a deletion that was committed then: the longest window so far wins, no rule is the longest.
 CREATE TABLE chaos.allowed AS

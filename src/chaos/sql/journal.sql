@@ -8,6 +8,7 @@ CREATE SCHEMA chaos;
 CREATE TABLE chaos.journal (
     n          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    began      timestamptz NOT NULL DEFAULT now(),
     tx         xid8 NOT NULL DEFAULT pg_current_xact_id(),
     process    text,
     table_name text NOT NULL,
