@@ -282,14 +282,11 @@ async fn enqueue_some(
 ) -> sqlx::Result<(usize, Option<(i64, i64)>)> {
     let mut taken = orgs.len();
     loop {
-        let mut savepoint = tx.savepoint().await?;
-        match queue::enqueue_slot(&mut savepoint, slot, &orgs[..taken]).await {
-            Ok(made) => {
-                savepoint.commit().await?;
-                return Ok((taken, Some(made)));
-            }
+        tx.mark().await?;
+        match queue::enqueue_slot(tx, slot, &orgs[..taken]).await {
+            Ok(made) => return Ok((taken, Some(made))),
             Err(error) if postgres::is_contention(&error) => {
-                savepoint.rollback().await?;
+                tx.back_to_mark().await?;
                 if taken == 1 {
                     return Ok((1, None));
                 }

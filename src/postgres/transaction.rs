@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use sqlx::{
-    Connection, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
+    Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
     error::BoxDynError,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
@@ -71,19 +71,6 @@ impl<'c> Transaction<'c> {
     /// When the database fails.
     pub async fn rollback(self) -> sqlx::Result<()> {
         self.inner.rollback().await
-    }
-
-    /// A part of this transaction that can be rolled back alone.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn savepoint(&mut self) -> sqlx::Result<Transaction<'_>> {
-        Ok(Transaction {
-            inner: self.inner.begin().await?,
-            is_pooled: self.is_pooled,
-            deadline: self.deadline,
-            is_marked: false,
-        })
     }
 
     /// What was done so far stays, whatever becomes of what follows: [`Transaction::back_to_mark`]. It takes the place of an
