@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::{
-    at_rest::{AtRest, verified},
+    at_rest::{AtRest, at_rest, verified},
     datasets::{DATASETS, Scope},
     pass::{Done, Place},
 };
@@ -58,13 +58,20 @@ pub async fn purge_together(
     limits: Limits,
     span_of: impl Fn(usize) -> Span,
 ) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
-    let purged = purge_small(tx, organizations, now, limits, &span_of).await?;
-    if purged.first().is_none_or(|(n, ..)| *n > 0) {
+    let resting = at_rest(tx, organizations.to_vec(), now).await?;
+    let mut all: Vec<_> = resting
+        .into_iter()
+        .enumerate()
+        .map(|(n, rest)| rest.map(|rest| (span_of(n), rest)))
+        .collect();
+    let due: Vec<_> = (0..all.len()).filter(|n| all[*n].is_none()).collect();
+    let due: Vec<_> = due.iter().map(|n| (*n, organizations[*n])).collect();
+    let purged = purge_small(tx, &due, now, limits, &span_of).await?;
+    if all[0].is_none() && purged.first().is_none_or(|(n, ..)| *n > 0) {
         return Ok(None);
     }
     let asked = purged.iter().map(|(n, ..)| organizations[*n]).collect();
     let verified = verified(tx, asked, now).await?;
-    let mut all: Vec<_> = organizations.iter().map(|_| None).collect();
     for ((n, span, done), rest) in purged.into_iter().zip(verified) {
         let Some(rest) = rest else {
             return Ok(None);
@@ -74,10 +81,10 @@ pub async fn purge_together(
     Ok(Some(all))
 }
 
-/// Purges organizations, by their places, until one does not fit; an error of the first is everybody's.
+/// Purges those that are `due`, by their places, until one does not fit; an error of the first is everybody's.
 async fn purge_small(
     tx: &mut Transaction<'_>,
-    organizations: &[(OrgId, Option<&str>)],
+    due: &[(usize, (OrgId, Option<&str>))],
     now: DateTime<Utc>,
     limits: Limits,
     span_of: &impl Fn(usize) -> Span,
@@ -85,7 +92,7 @@ async fn purge_small(
     tx.begin_holding();
     let began = Instant::now();
     let (mut purged, mut left) = (Vec::new(), limits.all);
-    for (n, (org, plan)) in organizations.iter().enumerate() {
+    for (n, (org, plan)) in due {
         if left == 0 || !has_time(purged.len(), began.elapsed()) {
             break;
         }
@@ -95,12 +102,12 @@ async fn purge_small(
         if !purged.is_empty() {
             tx.mark().await?;
         }
-        let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(n));
+        let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(*n));
         let until = (!purged.is_empty()).then(|| began + LATEST);
         match purge(tx, *org, &cutoffs, limits.each.min(left), until, &span).await {
             Ok(Some(done)) => {
                 left -= done.iter().map(|done| done.batch.seen).sum::<i64>();
-                purged.push((n, span, done));
+                purged.push((*n, span, done));
                 continue;
             }
             Ok(None) if purged.is_empty() => break,
