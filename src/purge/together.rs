@@ -99,9 +99,7 @@ async fn purge_small(
         let Some(plan) = plan.and_then(|plan| plan.parse::<Plan>().ok()) else {
             continue;
         };
-        if !purged.is_empty() {
-            tx.mark().await?;
-        }
+        tx.mark().await?;
         let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(*n));
         let until = (!purged.is_empty()).then(|| began + LATEST);
         match purge(tx, *org, &cutoffs, limits.each.min(left), until, &span).await {
@@ -110,12 +108,11 @@ async fn purge_small(
                 purged.push((*n, span, done));
                 continue;
             }
-            Ok(None) if purged.is_empty() => break,
             Ok(None) => {}
             Err(error) if purged.is_empty() => return Err(error),
             Err(error) => tracing::debug!(%org, %error, "not together with others"),
         }
-        // One that does not fit takes back what went of it, and nothing else.
+        // One that does not fit takes back what went of it, and nothing else: the transaction may close others without it.
         tx.back_to_mark().await?;
         break;
     }

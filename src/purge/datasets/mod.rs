@@ -94,7 +94,7 @@ pub struct Remains {
     pub left_behind: Vec<u64>,
     /// Expired rows that a rule protects, by table.
     pub kept: Vec<u64>,
-    /// Whether every expired row was looked at: there may be more of either.
+    /// Whether every expired row was looked at; if not, there may be more of either.
     pub is_whole: bool,
 }
 
