@@ -111,6 +111,26 @@ async fn large_and_unresolved_organizations_go_alone() {
 }
 
 #[tokio::test]
+async fn what_went_of_a_large_organization_is_taken_back_beside_one_with_nothing_to_purge() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    // More than a small one may have, and less than a batch: any idle run may have it beside itself.
+    for _ in 0..12 {
+        app.org("pro").await;
+        app.org_with_expired(1_500).await;
+    }
+    let before = ledger::rows(&db.pool).await;
+    enqueue_slot(&db).await;
+    let _worker = worker(&db, &[]);
+    all_are_final(&db).await;
+
+    ledger::assert_exact(&db.pool, &before).await;
+    let purged = "SELECT array_agg(DISTINCT s.rows_purged ORDER BY s.rows_purged)
+                  FROM retention.purge_run_steps s WHERE s.table_name = 'drift_checks'";
+    assert_eq!(db.value::<Vec<i64>>(purged).await, [0, 1_499]);
+}
+
+#[tokio::test]
 async fn held_row_keeps_only_its_own_run_waiting() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);
