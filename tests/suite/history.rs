@@ -75,6 +75,9 @@ async fn step_cannot_be_added_to_a_final_run_nor_moved_into_one() {
         &[
             "INSERT INTO retention.purge_run_steps (run_id, table_name, rows_purged)
              SELECT id, 'approvals', 7 FROM retention.purge_runs WHERE status = 'failed'",
+            // Beside one that may come.
+            "INSERT INTO retention.purge_run_steps (run_id, table_name)
+             SELECT id, 'drift_checks' FROM retention.purge_runs WHERE status IN ('queued', 'failed')",
             &format!(
                 "UPDATE retention.purge_run_steps
                  SET run_id = (SELECT id FROM retention.purge_runs WHERE status = 'failed')
