@@ -192,7 +192,7 @@ impl Scheduler {
     async fn chunk(&self, slot: DateTime<Utc>, complete: &mut bool) -> sqlx::Result<Option<Chunk>> {
         let mut tx = self
             .database
-            .begin_with("SET LOCAL lock_timeout = '1s'")
+            .begin_with(&["SET LOCAL lock_timeout = '1s'"])
             .await?;
         let place = sqlx::query!(
             "-- scheduler.hold_slot

@@ -14,6 +14,13 @@ use sqlx::{
 
 use super::{Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results};
 
+/// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
+/// they need not be planned a thousand times, nor by statistics, which follow a queue that fills at once, or a database just
+/// restored, only minutes later.
+const YIELDING: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL idle_in_transaction_session_timeout = '1s'; \
+                        SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+                        SET LOCAL enable_bitmapscan = off";
+
 /// Postgres, by one URL or by two.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -81,7 +88,7 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin(&self) -> sqlx::Result<Transaction<'static>> {
-        self.begin_with("").await
+        self.begin_with(&[]).await
     }
 
     /// Begins a transaction that only reads and may take minutes: a preview of a large organization counts all of it.
@@ -89,8 +96,11 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin_reading(&self) -> sqlx::Result<Transaction<'static>> {
-        self.begin_with("SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5min'")
-            .await
+        self.begin_with(&[
+            "SET TRANSACTION READ ONLY",
+            "SET LOCAL statement_timeout = '5min'",
+        ])
+        .await
     }
 
     /// Begins a transaction that verifies a purge: it only reads, may take minutes, and goes by index.
@@ -98,10 +108,11 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin_verifying(&self) -> sqlx::Result<Transaction<'static>> {
-        self.begin_with(
-            "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '5min';
-             SET LOCAL plan_cache_mode = force_generic_plan",
-        )
+        self.begin_with(&[
+            "SET TRANSACTION READ ONLY",
+            "SET LOCAL statement_timeout = '5min'",
+            "SET LOCAL plan_cache_mode = force_generic_plan",
+        ])
         .await
     }
 
@@ -114,18 +125,11 @@ impl Database {
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin_yielding(&self, patience: Patience) -> sqlx::Result<Transaction<'static>> {
-        // Generic plans: the statements go by index whatever is asked for, and need not be planned a thousand times.
-        let settings = match patience {
-            Patience::Short => {
-                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '100ms';
-                 SET LOCAL idle_in_transaction_session_timeout = '1s'; SET LOCAL plan_cache_mode = force_generic_plan"
-            }
-            Patience::Long => {
-                "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '5s';
-                 SET LOCAL idle_in_transaction_session_timeout = '1s'; SET LOCAL plan_cache_mode = force_generic_plan"
-            }
+        let timeout = match patience {
+            Patience::Short => "SET LOCAL statement_timeout = '100ms'",
+            Patience::Long => "SET LOCAL statement_timeout = '5s'",
         };
-        let mut tx = self.begin_with(settings).await?;
+        let mut tx = self.begin_with(&[YIELDING, timeout]).await?;
         if patience == Patience::Short {
             tx.yields();
         }
@@ -136,13 +140,20 @@ impl Database {
     ///
     /// # Errors
     /// When no connection is to be had, or a setting is refused.
-    pub async fn begin_with(&self, settings: &'static str) -> sqlx::Result<Transaction<'static>> {
+    pub async fn begin_with(
+        &self,
+        settings: &[&'static str],
+    ) -> sqlx::Result<Transaction<'static>> {
         let session = if self.is_pooled() {
             SESSION.map(|(name, value)| format!("SET LOCAL {name} = '{value}';"))
         } else {
             Default::default() // its sessions have it from the start
         };
-        let begin = AssertSqlSafe(format!("BEGIN; {} {settings}", session.concat()));
+        let begin = AssertSqlSafe(format!(
+            "BEGIN; {} {}",
+            session.concat(),
+            settings.join("; ")
+        ));
         let inner = self.pool.begin_with(begin).await?;
         Ok(Transaction::new(inner, self.is_pooled()))
     }

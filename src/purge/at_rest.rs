@@ -169,6 +169,9 @@ async fn remains(
     scopes: &[Scope],
     mut limit: i64,
 ) -> sqlx::Result<Vec<Remains>> {
+    if scopes.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut found = dataset.remains(tx, scopes, limit).await?;
     loop {
         let unknown: Vec<_> = (0..found.len())

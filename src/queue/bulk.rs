@@ -83,18 +83,17 @@ pub struct Behalf<'a> {
     pub throttled: Option<(Throttle, Duration)>,
 }
 
-/// Writes what attempts that come to this end would have written, takes back the deliveries that nobody fetched yet, and
-/// commits.
+/// Writes what attempts that come to this end would have written, and takes back the deliveries that nobody fetched yet.
 pub(super) async fn close(
-    mut tx: Transaction<'_>,
-    closing: Vec<Closing>,
+    tx: &mut Transaction<'_>,
+    closing: &[Closing],
     behalf: Behalf<'_>,
-) -> sqlx::Result<Vec<ClosedRun>> {
+) -> sqlx::Result<()> {
     tx.keep_brief()?;
     // The steps first: once a run is final its steps are, too.
-    insert_steps(&mut tx, &closing, behalf).await?;
+    insert_steps(tx, closing, behalf).await?;
     let (mut runs, mut plans, mut policies, mut deliveries) = (vec![], vec![], vec![], vec![]);
-    for Closing { run, rest, .. } in &closing {
+    for Closing { run, rest, .. } in closing {
         runs.push(run.id);
         plans.push(rest.plan.name().to_owned());
         policies.push(Json(rest.plan.policy()));
@@ -109,9 +108,11 @@ pub(super) async fn close(
                  plan = c.plan, policy = c.policy, started_at = now(), verified_at = statement_timestamp(),
                  finished_at = statement_timestamp(), next_attempt_at = NULL
              FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS c (id, plan, policy)
-             WHERE r.id = c.id
+             -- By their keys: the first condition alone leaves room for reading all of them in order.
+             WHERE r.id = c.id AND r.id = ANY ($1)
          )
-         DELETE FROM apalis.jobs WHERE id = ANY ($6) AND status = 'Pending'",
+         -- `IS TRUE`: by their keys, too. By the index of what is pending this would read the whole queue.
+         DELETE FROM apalis.jobs WHERE id = ANY ($6) AND (status = 'Pending') IS TRUE",
         &runs,
         &plans,
         &policies as _,
@@ -119,8 +120,16 @@ pub(super) async fn close(
         behalf.max_attempts,
         &deliveries
     )
-    .execute(&mut tx)
+    .execute(tx)
     .await?;
+    Ok(())
+}
+
+/// Commits what [`close`] wrote: then the runs are closed.
+pub(super) async fn commit(
+    tx: Transaction<'_>,
+    closing: Vec<Closing>,
+) -> sqlx::Result<Vec<ClosedRun>> {
     faults::pass(Point::BeforeBulkClose);
     tx.commit().await?;
     faults::pass(Point::AfterBulkClose);

@@ -19,7 +19,7 @@ pub async fn next_delivery(
     done: Option<(&Delivery, Verdict)>,
 ) -> sqlx::Result<Option<Delivery>> {
     let mut tx = database
-        .begin_with("SET LOCAL synchronous_commit = off")
+        .begin_with(&["SET LOCAL synchronous_commit = off"])
         .await?;
     if let Some((delivery, verdict)) = done {
         acknowledge(&mut tx, delivery, verdict).await?;

@@ -23,6 +23,8 @@ use crate::{
 ///
 /// Only what was never tried is taken: a run over which its worker died is claimed, and its attempts are counted.
 ///
+/// `deleting` is what others wait for who want to delete: it is dropped before the commit waits for the disk.
+///
 /// # Errors
 /// When the database fails, or it takes too long; then nothing was purged.
 pub async fn purge_together(
@@ -30,6 +32,7 @@ pub async fn purge_together(
     delivery: &Delivery,
     limits: Limits,
     behalf: Behalf<'_>,
+    deleting: impl Send,
 ) -> sqlx::Result<Option<Vec<ClosedRun>>> {
     let mut tx = database.begin_yielding(Patience::Short).await?;
     let waiting = lock(&mut tx, delivery, limits.others).await?;
@@ -52,7 +55,10 @@ pub async fn purge_together(
         let (span, rest) = purged?;
         Some(Closing { run, span, rest })
     });
-    bulk::close(tx, closing.collect(), behalf).await.map(Some)
+    let closing: Vec<_> = closing.collect();
+    bulk::close(&mut tx, &closing, behalf).await?;
+    drop(deleting);
+    bulk::commit(tx, closing).await.map(Some)
 }
 
 /// Locks the run of `delivery` and those of up to `others` deliveries that are due next, with their organizations' plans,
@@ -82,18 +88,21 @@ async fn lock(
             jobs.push(job.id);
         }
     }
+    // Run by run, by its key: a join could be planned as a scan of all that wait, since the queue fills faster than statistics
+    // follow.
     sqlx::query_as!(
         Waiting,
         r#"-- queue.lock_together
-        SELECT r.id, r.org_id, r.trigger, r.delivery_id, r.traceparent, retention.hold_plan(r.org_id) AS plan,
-               now() AS "now!"
+        SELECT r.id, r.org_id, r.trigger, r.delivery_id, r.traceparent, r.plan, now() AS "now!"
         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS d (run_id, job, n)
-        JOIN retention.purge_runs r ON r.id = d.run_id AND r.delivery_id = d.job
-        JOIN apalis.jobs j ON j.id = d.job
-        WHERE r.status = 'queued' AND r.attempts = 0 AND r.policy IS NULL AND r.started_at IS NULL AND r.trigger = 'schedule'
-          AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now()) AND j.priority = $3 AND j.attempts = 0
-        ORDER BY d.n
-        FOR UPDATE OF r SKIP LOCKED"#,
+        CROSS JOIN LATERAL (
+            SELECT r.id, r.org_id, r.trigger, r.delivery_id, r.traceparent, retention.hold_plan(r.org_id) AS plan
+            FROM retention.purge_runs r
+            WHERE r.id = d.run_id AND r.delivery_id = d.job AND r.status = 'queued' AND r.attempts = 0 AND r.policy IS NULL
+              AND r.started_at IS NULL AND r.trigger = 'schedule' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
+              AND EXISTS (SELECT FROM apalis.jobs j WHERE j.id = d.job AND j.priority = $3 AND j.attempts = 0)
+            FOR UPDATE SKIP LOCKED) r
+        ORDER BY d.n"#,
         &runs,
         &jobs,
         priority("schedule")

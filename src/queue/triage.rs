@@ -54,7 +54,8 @@ pub async fn close_idle(
         tx.rollback().await?;
         Vec::new()
     } else {
-        bulk::close(tx, idle, behalf).await?
+        bulk::close(&mut tx, &idle, behalf).await?;
+        bulk::commit(tx, idle).await?
     };
     Ok(Look {
         last: Some(last),

@@ -85,12 +85,13 @@ impl Worker {
             return false;
         }
         // Closed it never is.
-        let _deleting = self.purger.at_once.acquire().await.ok();
+        let deleting = self.purger.at_once.clone().acquire_owned().await.ok();
         let started = Instant::now();
         let (worker, delivery, throttled) = (self.clone(), delivery.clone(), go.throttled);
         let purged = contained(async move {
             let behalf = worker.behalf(throttled);
-            Ok(queue::purge_together(&worker.database, &delivery, limits, behalf).await?)
+            let database = &worker.database;
+            Ok(queue::purge_together(database, &delivery, limits, behalf, deleting).await?)
         })
         .await;
         let elapsed = started.elapsed();

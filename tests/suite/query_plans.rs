@@ -5,13 +5,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use drift_retention::postgres::local::{LocalServer, ServerBinaries, StopMode};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sqlx::{PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::support::{
@@ -90,11 +91,11 @@ const DATA: &str = "
     SELECT md5('run ' || n || ' ' || d)::uuid, md5('org ' || n)::uuid, 'purge_now', 'x',
            CASE WHEN d % 50 = 0 THEN 'failed' ELSE 'succeeded' END, now() - make_interval(days => d), now()
     FROM generate_series(0, 200) n, generate_series(1, 100) d;
-    ALTER TABLE retention.purge_run_steps DISABLE TRIGGER append_only;
+    ALTER TABLE retention.purge_run_steps DISABLE TRIGGER no_late_steps;
     INSERT INTO retention.purge_run_steps (run_id, table_name, status)
     SELECT id, t, 'succeeded' FROM retention.purge_runs,
            unnest('{drift_checks,workflow_drift_flags,incident_payloads,approvals}'::text[]) t;
-    ALTER TABLE retention.purge_run_steps ENABLE TRIGGER append_only;
+    ALTER TABLE retention.purge_run_steps ENABLE TRIGGER no_late_steps;
     INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, done_at, priority)
     SELECT 'job-' || n, 'drift-retention.purge', '{}', 'Done', 1, 1, now() - interval '1 hour', now() - interval '1 hour', 0
     FROM generate_series(1, 20000) n;
@@ -205,34 +206,71 @@ async fn work(url: &str, pool: &PgPool) {
     }
 }
 
+/// A server that logs every plan, with a database that has the product's schema.
+struct Planner {
+    server: LocalServer,
+    url: String,
+    pool: PgPool,
+    log: PathBuf,
+    /// How much of the log is read.
+    read: usize,
+    _dir: TempDir,
+}
+
+impl Planner {
+    async fn start(options: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let binaries = ServerBinaries::find(None).unwrap();
+        let options = [OPTIONS, options].concat();
+        let server = LocalServer::start(&binaries, dir.path(), &options)
+            .await
+            .unwrap();
+        server.create_database("app").await.unwrap();
+        let url = server.url("app");
+        let migrated = product::run(&url, &["migrate", "up"]).await;
+        assert!(migrated.status.success(), "{migrated:?}");
+        Self {
+            pool: support::pool(url.parse::<PgConnectOptions>().unwrap()),
+            log: dir.path().join("server.log"),
+            read: 0,
+            server,
+            url,
+            _dir: dir,
+        }
+    }
+
+    async fn execute(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+    }
+
+    /// What comes from now on is what is looked at.
+    fn skip(&mut self) {
+        self.read = usize::try_from(fs::metadata(&self.log).unwrap().len()).unwrap();
+    }
+
+    fn plans(&self) -> Vec<Logged> {
+        plans(&self.log, self.read)
+    }
+
+    async fn stop(self) {
+        self.pool.close().await;
+        self.server.stop(StopMode::Immediate).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn own_server_no_statement_reads_a_large_table_from_end_to_end() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    let binaries = ServerBinaries::find(None).unwrap();
-    let server = LocalServer::start(&binaries, dir.path(), OPTIONS)
-        .await
-        .unwrap();
-    let log = dir.path().join("server.log");
-    server.create_database("app").await.unwrap();
-    let url = server.url("app");
-    let pool = support::pool(url.parse::<PgConnectOptions>().unwrap());
-    assert!(
-        product::run(&url, &["migrate", "up"])
-            .await
-            .status
-            .success()
-    );
-    sqlx::raw_sql(DATA).execute(&pool).await.unwrap();
+    let mut planner = Planner::start(&[]).await;
+    planner.execute(DATA).await;
     // Any plan is dear enough to be compiled, as those beside a huge organization are.
-    sqlx::raw_sql("ALTER DATABASE app SET jit_above_cost = 0")
-        .execute(&pool)
-        .await
-        .unwrap();
+    planner
+        .execute("ALTER DATABASE app SET jit_above_cost = 0")
+        .await;
 
-    let from = fs::metadata(&log).unwrap().len();
-    work(&url, &pool).await;
-    let logged = plans(&log, usize::try_from(from).unwrap());
+    planner.skip();
+    work(&planner.url, &planner.pool).await;
+    let logged = planner.plans();
 
     let seen: BTreeSet<&str> = logged
         .iter()
@@ -265,19 +303,60 @@ async fn own_server_no_statement_reads_a_large_table_from_end_to_end() {
     }
 
     // And the same when Postgres has stopped planning for the values at hand.
-    sqlx::raw_sql("ALTER DATABASE app SET plan_cache_mode = force_generic_plan; ANALYZE")
-        .execute(&pool)
-        .await
-        .unwrap();
-    let from = fs::metadata(&log).unwrap().len();
-    let small: Uuid = value(&pool, "SELECT md5('org 2')::uuid").await;
-    product::run(&url, &["preview", "--org", &small.to_string()]).await;
-    product::purge(&url, small).await;
+    planner
+        .execute("ALTER DATABASE app SET plan_cache_mode = force_generic_plan; ANALYZE")
+        .await;
+    planner.skip();
+    let small: Uuid = value(&planner.pool, "SELECT md5('org 2')::uuid").await;
+    product::run(&planner.url, &["preview", "--org", &small.to_string()]).await;
+    product::purge(&planner.url, small).await;
     // Housekeeping aside: once a minute, bounded, and cheaper planned for its values, so Postgres goes on doing that.
-    let mut logged = plans(&log, usize::try_from(from).unwrap());
+    let mut logged = planner.plans();
     logged.retain(|statement| !statement.name.starts_with("queue.prune_"));
     assert_eq!(full_reads(&logged), BTreeSet::new());
 
-    pool.close().await;
-    server.stop(StopMode::Immediate).await.unwrap();
+    planner.stop().await;
+}
+
+/// Organizations with something to purge in a database whose statistics know of none, nor of anything in the queue.
+const FILLED_AT_ONCE: &str = "
+    ANALYZE;
+    INSERT INTO organizations (name, plan) SELECT 'org ' || n, 'pro' FROM generate_series(1, 300) n;
+    INSERT INTO environments (org_id, name) SELECT id, 'production' FROM organizations;
+    INSERT INTO drift_checks (org_id, env_id, checked_at, status)
+    SELECT org_id, id, now() - make_interval(days => age), 'in_sync' FROM environments, unnest('{1, 40, 50}'::int[]) age;
+    SELECT count(*) FROM retention.enqueue_slot(now(), ARRAY (SELECT id FROM organizations ORDER BY id));";
+
+#[tokio::test]
+async fn own_server_queue_that_filled_at_once_is_read_by_key_and_in_order() {
+    let mut planner = Planner::start(&[("autovacuum", "off")]).await;
+    planner.execute(FILLED_AT_ONCE).await;
+
+    planner.skip();
+    let mut service = Service::start(&planner.url, "worker", &[]);
+    product::eventually("every organization is purged", async || {
+        let done = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
+        value::<i64>(&planner.pool, done).await == 300
+    })
+    .await;
+    service.signal(Signal::SIGTERM);
+    service.child.wait().await.unwrap();
+    let logged = planner.plans();
+
+    for name in [
+        "queue.lock_waiting",
+        "queue.due_beside",
+        "queue.lock_together",
+        "queue.close_together",
+    ] {
+        let of_name: Vec<_> = logged.iter().filter(|found| found.name == name).collect();
+        assert!(!of_name.is_empty(), "never seen: {name}");
+        for node in of_name.iter().flat_map(|found| nodes(&found.plan)) {
+            let kind = node["Node Type"].as_str().unwrap();
+            let is_all = ["Seq Scan", "Bitmap Heap Scan"].contains(&kind)
+                || (kind.starts_with("Index") && node["Index Cond"].is_null());
+            assert!(!is_all, "{name} reads more than it needs: {node:#}");
+        }
+    }
+    planner.stop().await;
 }
