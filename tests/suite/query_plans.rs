@@ -333,7 +333,9 @@ async fn own_server_queue_that_filled_at_once_is_read_by_key_and_in_order() {
     planner.execute(FILLED_AT_ONCE).await;
 
     planner.skip();
-    let mut service = Service::start(&planner.url, "worker", &[]);
+    // Beside an app at work, which this test would be, runs are purged one by one.
+    let unthrottled = [("DRIFT_RETENTION_PURGE__THROTTLE", "false")];
+    let mut service = Service::start(&planner.url, "worker", &unthrottled);
     product::eventually("every organization is purged", async || {
         let done = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
         value::<i64>(&planner.pool, done).await == 300
@@ -353,9 +355,17 @@ async fn own_server_queue_that_filled_at_once_is_read_by_key_and_in_order() {
         assert!(!of_name.is_empty(), "never seen: {name}");
         for node in of_name.iter().flat_map(|found| nodes(&found.plan)) {
             let kind = node["Node Type"].as_str().unwrap();
-            let is_all = ["Seq Scan", "Bitmap Heap Scan"].contains(&kind)
-                || (kind.starts_with("Index") && node["Index Cond"].is_null());
-            assert!(!is_all, "{name} reads more than it needs: {node:#}");
+            let condition = node["Index Cond"].as_str().unwrap_or_default();
+            let by_key = match node["Relation Name"].as_str() {
+                Some("purge_runs") => condition.contains("(id "),
+                Some("jobs") => !condition.is_empty(),
+                _ => true,
+            };
+            let is_scan = kind.ends_with("Scan") && kind != "CTE Scan";
+            assert!(
+                by_key || !is_scan,
+                "{name} reads more than it needs: {node:#}"
+            );
         }
     }
     planner.stop().await;
