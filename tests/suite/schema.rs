@@ -119,7 +119,10 @@ async fn down_takes_one_step_and_status_tells_where_it_stands() {
      15       steps at once       no
     ");
     migrate(&db, &["down"]).await;
-    assert_eq!(applied(&db).await, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+    assert_eq!(
+        applied(&db).await,
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+    );
     for _ in every_version() {
         migrate(&db, &["down"]).await;
     }
