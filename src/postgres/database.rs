@@ -17,9 +17,13 @@ use super::{Patience, SESSION, Transaction, direct_pool, pooler_pool, transactio
 /// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
 /// they need not be planned a thousand times, nor by statistics, which follow a queue that fills at once, or a database just
 /// restored, only minutes later.
-const YIELDING: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL idle_in_transaction_session_timeout = '1s'; \
-                        SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-                        SET LOCAL enable_bitmapscan = off";
+const YIELDING: [&str; 5] = [
+    "SET LOCAL lock_timeout = '100ms'",
+    "SET LOCAL idle_in_transaction_session_timeout = '1s'",
+    "SET LOCAL plan_cache_mode = force_generic_plan",
+    "SET LOCAL enable_seqscan = off",
+    "SET LOCAL enable_bitmapscan = off",
+];
 
 /// Postgres, by one URL or by two.
 #[derive(Debug, Clone)]
@@ -129,14 +133,16 @@ impl Database {
             Patience::Short => "SET LOCAL statement_timeout = '100ms'",
             Patience::Long => "SET LOCAL statement_timeout = '5s'",
         };
-        let mut tx = self.begin_with(&[YIELDING, timeout]).await?;
+        let mut tx = self
+            .begin_with(&[YIELDING.as_slice(), &[timeout]].concat())
+            .await?;
         if patience == Patience::Short {
             tx.yields();
         }
         Ok(tx)
     }
 
-    /// Begins a transaction with `settings` of its own, in one round trip.
+    /// Begins a transaction with `settings` of its own, each a statement, in one round trip.
     ///
     /// # Errors
     /// When no connection is to be had, or a setting is refused.
