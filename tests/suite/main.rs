@@ -69,6 +69,7 @@ mod resilience;
 mod retention_map;
 mod retries;
 mod roles;
+mod roles_refused;
 mod runs_together;
 mod sample_data;
 mod scheduling;

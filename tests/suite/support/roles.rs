@@ -5,7 +5,7 @@ use std::str::FromStr;
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use super::{TestDatabase, execute, pool, server};
+use super::{TestDatabase, app::App, execute, pool, server};
 
 const ROLES: &str = include_str!("../../../deploy/postgres/roles.sql");
 
@@ -74,4 +74,26 @@ pub async fn assert_refused(pool: &PgPool, statements: &[&str]) {
     for sql in statements {
         assert_eq!(refusal(pool, sql).await.as_deref(), Some("42501"), "{sql}");
     }
+}
+
+/// A migrated database with the roles, and a second view of it as the worker's user.
+pub async fn as_worker() -> (TestDatabase, TestDatabase) {
+    let owner = TestDatabase::new().await;
+    apply(&owner).await;
+    let url = user_in(&owner, "drift_retention_worker").await;
+    let pool = pool_of(&url);
+    (owner, TestDatabase { pool, url })
+}
+
+/// An organization with something expired in every table.
+pub async fn org_with_all_kinds(db: &TestDatabase) -> Uuid {
+    let app = App::on(&db.pool);
+    let org = app.org_with_expired(11).await;
+    let env = app.env(org).await;
+    let incident = app.incident(org, env, "closed", Some("181 days")).await;
+    app.payload(incident).await;
+    app.approval(org, incident, "approved", "181 days").await;
+    let open = app.incident(org, env, "detected", None).await;
+    app.approval(org, open, "approved", "181 days").await;
+    org
 }
