@@ -17,6 +17,15 @@ use crate::{
 /// So many of an organization's oldest expired rows are looked at first; as many times more where rules protect them all.
 const FEW: i64 = 4;
 
+/// What was found of an organization.
+#[derive(Debug, Clone)]
+pub(super) struct Findings {
+    plan: Plan,
+    pub(super) cutoffs: Cutoffs,
+    /// By dataset.
+    remains: Vec<Remains>,
+}
+
 /// An organization with nothing to purge.
 #[derive(Debug, Clone)]
 pub struct AtRest {
@@ -26,6 +35,30 @@ pub struct AtRest {
     remains: Vec<Remains>,
     /// What the same transaction purged before.
     done: Vec<Done>,
+}
+
+impl Findings {
+    fn is_clean(&self) -> bool {
+        self.remains.iter().all(Remains::is_clean)
+    }
+
+    /// Whether there is something to purge in this dataset.
+    pub(super) fn is_due(&self, dataset: usize) -> bool {
+        !self.remains[dataset].is_clean()
+    }
+
+    /// What there is to purge, where there is something.
+    pub(super) fn at_rest(self) -> Result<AtRest, Self> {
+        if !self.is_clean() {
+            return Err(self);
+        }
+        Ok(AtRest {
+            plan: self.plan,
+            cutoffs: self.cutoffs,
+            remains: self.remains,
+            done: Vec::new(),
+        })
+    }
 }
 
 /// What the record says of one of its tables.
@@ -103,16 +136,42 @@ pub async fn at_rest(
     organizations: Vec<(OrgId, Option<&str>)>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AtRest>>> {
-    look(tx, organizations, now, FEW).await
+    let found = look(tx, organizations, now, FEW, Depth::FirstDue).await?;
+    Ok(found
+        .into_iter()
+        .map(|found| found?.at_rest().ok())
+        .collect())
 }
 
-/// The same right after a purge: what was purged is walked over, and once is enough.
+/// The same, and in which datasets there is something where there is.
+pub(super) async fn find(
+    tx: &mut Transaction<'_>,
+    organizations: Vec<(OrgId, Option<&str>)>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<Option<Findings>>> {
+    look(tx, organizations, now, FEW, Depth::All).await
+}
+
+/// The same as [`at_rest`] right after a purge: what was purged is walked over, and once is enough.
 pub(super) async fn verified(
     tx: &mut Transaction<'_>,
     organizations: Vec<(OrgId, Option<&str>)>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AtRest>>> {
-    look(tx, organizations, now, i64::MAX).await
+    let found = look(tx, organizations, now, i64::MAX, Depth::FirstDue).await?;
+    Ok(found
+        .into_iter()
+        .map(|found| found?.at_rest().ok())
+        .collect())
+}
+
+/// Where to stop looking at an organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// What has something in one dataset need not be looked at in the next.
+    FirstDue,
+    /// Every dataset.
+    All,
 }
 
 async fn look(
@@ -120,16 +179,16 @@ async fn look(
     organizations: Vec<(OrgId, Option<&str>)>,
     now: DateTime<Utc>,
     limit: i64,
-) -> sqlx::Result<Vec<Option<AtRest>>> {
+    depth: Depth,
+) -> sqlx::Result<Vec<Option<Findings>>> {
     let mut found: Vec<_> = organizations
         .iter()
         .map(|(_, plan)| {
             let plan: Plan = plan.as_ref()?.parse().ok()?;
-            Some(AtRest {
+            Some(Findings {
                 plan,
                 cutoffs: plan.policy().cutoffs(now),
                 remains: Vec::with_capacity(DATASETS.len()),
-                done: Vec::new(),
             })
         })
         .collect();
@@ -137,24 +196,20 @@ async fn look(
         let asked: Vec<_> = found
             .iter()
             .zip(&organizations)
-            .map(|(rest, (org, _))| {
-                let cutoff = rest.as_ref()?.cutoffs.get(dataset.name())?;
-                Some(Scope { org: *org, cutoff })
+            .map(|(found, (org, _))| {
+                let found = found.as_ref()?;
+                let cutoff = found.cutoffs.get(dataset.name())?;
+                (depth == Depth::All || found.is_clean()).then_some(Scope { org: *org, cutoff })
             })
             .collect();
         let scopes: Vec<Scope> = asked.iter().flatten().copied().collect();
         tx.keep_brief()?;
         let mut answers = remains(tx, *dataset, &scopes, limit).await?.into_iter();
-        for (rest, asked) in found.iter_mut().zip(asked) {
+        for (found, asked) in found.iter_mut().zip(asked) {
             let nothing = Remains::nothing(dataset.tables().len());
             let remains = asked.and_then(|_| answers.next()).unwrap_or(nothing);
-            // What has something in one dataset need not be looked at in the next.
-            let is_clean = remains.is_clean();
-            if let Some(known) = rest {
-                known.remains.push(remains);
-            }
-            if !is_clean {
-                *rest = None;
+            if let Some(found) = found {
+                found.remains.push(remains);
             }
         }
     }

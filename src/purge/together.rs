@@ -10,15 +10,11 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::{
-    at_rest::{AtRest, at_rest, verified},
+    at_rest::{AtRest, Findings, find, verified},
     datasets::{DATASETS, Scope},
     pass::{Done, Place},
 };
-use crate::{
-    ids::OrgId,
-    postgres::Transaction,
-    retention::{Cutoffs, Plan},
-};
+use crate::{ids::OrgId, postgres::Transaction};
 
 /// How much may be purged together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +31,8 @@ pub struct Limits {
 const AIM: Duration = Duration::from_millis(75);
 /// Where one takes longer than those before it, no further statement of it is begun: the others could not be closed.
 const LATEST: Duration = Duration::from_millis(80);
+/// How much work may be lost with the one that does not fit. A mark costs a round trip, as much as a few rows do.
+const MARK_EVERY: Duration = Duration::from_millis(10);
 
 /// Whether there is time for one like the `done` ones before it, which took so long together.
 fn has_time(done: usize, elapsed: Duration) -> bool {
@@ -56,20 +54,25 @@ pub async fn purge_together(
     organizations: &[(OrgId, Option<&str>)],
     now: DateTime<Utc>,
     limits: Limits,
+    deleting: impl Send,
     span_of: impl Fn(usize) -> Span,
 ) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
-    let resting = at_rest(tx, organizations.to_vec(), now).await?;
-    let mut all: Vec<_> = resting
-        .into_iter()
-        .enumerate()
-        .map(|(n, rest)| rest.map(|rest| (span_of(n), rest)))
-        .collect();
-    let due: Vec<_> = (0..all.len()).filter(|n| all[*n].is_none()).collect();
-    let due: Vec<_> = due.iter().map(|n| (*n, organizations[*n])).collect();
-    let purged = purge_small(tx, &due, now, limits, &span_of).await?;
+    let found = find(tx, organizations.to_vec(), now).await?;
+    let (mut all, mut due) = (Vec::new(), Vec::new());
+    for (n, found) in found.into_iter().enumerate() {
+        match found.map(Findings::at_rest).transpose() {
+            Ok(rest) => all.push(rest.map(|rest| (span_of(n), rest))),
+            Err(found) => {
+                all.push(None);
+                due.push((n, organizations[n].0, found));
+            }
+        }
+    }
+    let purged = purge_small(tx, &due, limits, &span_of).await?;
     if all[0].is_none() && purged.first().is_none_or(|(n, ..)| *n > 0) {
         return Ok(None);
     }
+    drop(deleting);
     let asked = purged.iter().map(|(n, ..)| organizations[*n]).collect();
     let verified = verified(tx, asked, now).await?;
     for ((n, span, done), rest) in purged.into_iter().zip(verified) {
@@ -84,25 +87,25 @@ pub async fn purge_together(
 /// Purges those that are `due`, by their places, until one does not fit; an error of the first is everybody's.
 async fn purge_small(
     tx: &mut Transaction<'_>,
-    due: &[(usize, (OrgId, Option<&str>))],
-    now: DateTime<Utc>,
+    due: &[(usize, OrgId, Findings)],
     limits: Limits,
     span_of: &impl Fn(usize) -> Span,
 ) -> sqlx::Result<Vec<(usize, Span, Vec<Done>)>> {
     tx.begin_holding();
     let began = Instant::now();
     let (mut purged, mut left) = (Vec::new(), limits.all);
-    for (n, (org, plan)) in due {
+    let (mut marked, mut marked_at) = (0, began);
+    for (n, org, found) in due {
         if left == 0 || !has_time(purged.len(), began.elapsed()) {
             break;
         }
-        let Some(plan) = plan.and_then(|plan| plan.parse::<Plan>().ok()) else {
-            continue;
-        };
-        tx.mark().await?;
-        let (cutoffs, span) = (plan.policy().cutoffs(now), span_of(*n));
+        if purged.is_empty() || marked_at.elapsed() > MARK_EVERY {
+            tx.mark().await?;
+            (marked, marked_at) = (purged.len(), Instant::now());
+        }
+        let span = span_of(*n);
         let until = (!purged.is_empty()).then(|| began + LATEST);
-        match purge(tx, *org, &cutoffs, limits.each.min(left), until, &span).await {
+        match purge(tx, *org, found, limits.each.min(left), until, &span).await {
             Ok(Some(done)) => {
                 left -= done.iter().map(|done| done.batch.seen).sum::<i64>();
                 purged.push((*n, span, done));
@@ -112,26 +115,31 @@ async fn purge_small(
             Err(error) if purged.is_empty() => return Err(error),
             Err(error) => tracing::debug!(%org, %error, "not together with others"),
         }
-        // One that does not fit takes back what went of it, and nothing else: the transaction may close others without it.
+        // One that does not fit takes back what went since the mark, and nothing else: the transaction may close others.
         tx.back_to_mark().await?;
+        purged.truncate(marked);
         break;
     }
     Ok(purged)
 }
 
-/// Deletes what one organization has to lose, with the statements that every purge deletes with; nothing comes back where
+/// Deletes what was `found` of one organization, with the statements that every purge deletes with; nothing comes back where
 /// that is more than `limit` rows, or cannot be done `until` then.
 async fn purge(
     tx: &mut Transaction<'_>,
     org: OrgId,
-    cutoffs: &Cutoffs,
+    found: &Findings,
     limit: i64,
     until: Option<Instant>,
     span: &Span,
 ) -> sqlx::Result<Option<Vec<Done>>> {
     let (mut all, mut left) = (Vec::new(), limit);
-    for (n, dataset) in DATASETS.iter().enumerate() {
-        let Some(cutoff) = cutoffs.get(dataset.name()) else {
+    for (n, dataset) in DATASETS
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| found.is_due(*n))
+    {
+        let Some(cutoff) = found.cutoffs.get(dataset.name()) else {
             continue;
         };
         tx.keep_brief()?;

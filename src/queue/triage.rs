@@ -18,6 +18,8 @@ use crate::{
 pub struct Look {
     /// The last run looked at; none: the lap is over.
     pub last: Option<Uuid>,
+    /// How many runs were looked at.
+    pub met: usize,
     /// What was closed.
     pub closed: Vec<ClosedRun>,
 }
@@ -34,6 +36,7 @@ pub async fn close_idle(
 ) -> sqlx::Result<Look> {
     let mut tx = database.begin_yielding(Patience::Short).await?;
     let waiting = lock_waiting(&mut tx, after, limit).await?;
+    let met = waiting.len();
     let Some((last, now)) = waiting.last().map(|run| (run.id, run.now)) else {
         tx.rollback().await?;
         return Ok(Look::default());
@@ -59,6 +62,7 @@ pub async fn close_idle(
     };
     Ok(Look {
         last: Some(last),
+        met,
         closed,
     })
 }

@@ -14,10 +14,14 @@ use crate::{
     telemetry::logs::chain,
 };
 
-/// How long after a lap over the waiting runs that closed none of them the next one may begin, the first time.
+/// How long after a look that was not worth it, or at the end of a lap over the waiting runs, the next one may come, the
+/// first time.
 const REST: Duration = Duration::from_secs(1);
 /// The longest such rest. Runs with nothing to purge that come meanwhile are closed by their own deliveries.
 const LONG_REST: Duration = Duration::from_secs(16);
+/// A look is worth it where it closes one in so many of the runs that it meets: to look at one costs about a tenth of what
+/// its own delivery does. Runs are met by their random ids, so that the next ones are like those of this look.
+const WORTH: usize = 10;
 
 /// How many runs the first look looks at. To close one costs more than a row that goes: its verification, five rows of
 /// records, a delivery.
@@ -31,9 +35,6 @@ pub(super) struct Lap {
     is_whole: bool,
     looks: BatchSize,
     is_gentle: bool,
-    /// Whether anything waited on this lap, and how many runs of it were closed.
-    has_met_some: bool,
-    closed: usize,
     rest: Duration,
     resting_until: Option<Instant>,
 }
@@ -46,9 +47,7 @@ impl Default for Lap {
             is_whole: false,
             looks: BatchSize::starting_at(FIRST_LOOK),
             is_gentle: false,
-            has_met_some: false,
-            closed: 0,
-            rest: REST,
+            rest: Duration::ZERO,
             resting_until: None,
         }
     }
@@ -69,35 +68,32 @@ impl Lap {
         (!self.is_resting()).then(|| (self.after, self.looks.rows()))
     }
 
-    /// A look that began after `from` has come to `last`; with none the lap is over. Another look may have come further
-    /// meanwhile, or to the end.
-    fn move_on(&mut self, from: Uuid, last: Option<Uuid>, closed: usize) {
-        self.closed += closed;
+    /// A look that began after `from` met so many runs up to `last`, and closed some of them; with none the lap is over.
+    /// Another look may have come further meanwhile, or to the end.
+    fn move_on(&mut self, from: Uuid, last: Option<Uuid>, met: usize, closed: usize) {
         if from > self.after {
             return;
         }
         if let Some(last) = last {
-            self.has_met_some = true;
             self.after = self.after.max(last);
+            self.rest = if closed * WORTH < met {
+                // What waits has something to purge. It has so at the next look: that comes later and later.
+                (self.rest * 2).clamp(REST, LONG_REST)
+            } else {
+                Duration::ZERO
+            };
+            self.rest(self.rest);
             return;
         }
         self.after = Uuid::nil();
         if self.is_whole {
-            self.rest();
+            self.rest(REST);
         }
         self.is_whole = true;
     }
 
-    /// The lap is over. If all that waits has something to purge, it has so on the next lap: that comes later and later.
-    fn rest(&mut self) {
-        // After one that closed some, there may be more that others had locked: the next begins at once.
-        self.rest = match (self.has_met_some, self.closed) {
-            (true, 0) => (self.rest * 2).clamp(REST, LONG_REST),
-            (true, _) => Duration::ZERO,
-            (false, _) => REST,
-        };
-        self.resting_until = Some(Instant::now() + self.rest);
-        (self.has_met_some, self.closed) = (false, 0);
+    fn rest(&mut self, rest: Duration) {
+        self.resting_until = Some(Instant::now() + rest);
     }
 }
 
@@ -132,7 +128,7 @@ impl Worker {
                 if look.last.is_some() {
                     lap.looks.follow(elapsed, is_gentle);
                 }
-                lap.move_on(after, look.last, look.closed.len());
+                lap.move_on(after, look.last, look.met, look.closed.len());
                 drop(lap);
                 self.report(&look.closed, elapsed);
             }
@@ -140,7 +136,7 @@ impl Worker {
                 // One of several looks at once that failed has made the next smaller for all.
                 let is_smaller = lap.looks.rows() < limit || lap.looks.shrink();
                 if !postgres::is_contention(&error) || !is_smaller {
-                    lap.resting_until = Some(Instant::now() + REST);
+                    lap.rest(REST);
                 }
                 tracing::debug!(error = chain(&error), "cannot look for idle runs now");
             }
@@ -165,36 +161,40 @@ impl Worker {
 mod tests {
     use super::*;
 
-    /// A lap over runs that wait, in looks at two of them: how many looks it took, and how long the rest after it is.
-    fn go_over(lap: &mut Lap, waiting: &[u128], closed: usize) -> (usize, u64) {
-        lap.resting_until = None;
-        for looks in 1..100 {
-            let after = lap.after;
-            let seen = waiting.iter().map(|id| Uuid::from_u128(*id));
-            let last = seen.filter(|id| *id > after).take(2).last();
-            lap.move_on(after, last, last.map_or(0, |_| closed));
-            if lap.resting_until.is_some() {
-                return (looks, lap.rest.as_secs());
-            }
-        }
-        panic!("it never rests")
+    /// How long it rests, in seconds, after a look at so many runs that closed some of them.
+    fn rest_after(lap: &mut Lap, met: usize, closed: usize) -> u64 {
+        let from = lap.after;
+        lap.move_on(from, Some(Uuid::from_u128(from.as_u128() + 1)), met, closed);
+        assert_eq!(lap.is_resting(), !lap.rest.is_zero());
+        lap.rest.as_secs()
     }
 
     #[test]
-    fn laps_come_later_and_later_while_everything_has_something_to_purge() {
+    fn looks_come_later_and_later_while_nearly_everything_has_something_to_purge() {
         let mut lap = Lap {
-            after: Uuid::from_u128(3),
+            after: Uuid::nil(),
             ..Lap::default()
         };
-        // The first goes from the middle to the end, and then over all.
-        assert_eq!(go_over(&mut lap, &[1, 2, 3, 4, 5], 0), (6, 2));
-        for rest in [4, 8, 16, 16] {
-            assert_eq!(go_over(&mut lap, &[1, 2, 3, 4, 5], 0), (4, rest));
+        for rest in [1, 2, 4, 8, 16, 16] {
+            assert_eq!(rest_after(&mut lap, 250, 24), rest);
         }
-        assert_eq!(go_over(&mut lap, &[1, 2, 3], 1), (3, 0));
-        assert_eq!(go_over(&mut lap, &[1], 0), (2, 1));
-        assert_eq!(go_over(&mut lap, &[1], 0), (2, 2));
-        assert_eq!(go_over(&mut lap, &[], 0), (1, 1), "nobody waits");
+        assert_eq!(rest_after(&mut lap, 250, 25), 0);
+        assert_eq!(rest_after(&mut lap, 1, 0), 1);
+    }
+
+    #[test]
+    fn lap_goes_over_all_that_wait_and_then_rests() {
+        let mut lap = Lap::default();
+        let middle = lap.after;
+        lap.move_on(middle, None, 0, 0);
+        assert!(
+            lap.after.is_nil() && !lap.is_resting(),
+            "it began between them"
+        );
+        lap.move_on(Uuid::nil(), Some(middle), 250, 250);
+        assert!(lap.after == middle && !lap.is_resting());
+        lap.move_on(middle, None, 0, 0);
+        assert!(lap.after.is_nil() && lap.is_resting());
     }
 
     #[test]
@@ -204,10 +204,10 @@ mod tests {
             after: second,
             ..Lap::default()
         };
-        lap.move_on(second, None, 0);
+        lap.move_on(second, None, 0, 0);
         assert!(lap.after.is_nil() && !lap.is_resting());
-        lap.move_on(second, None, 0);
-        lap.move_on(first, Some(second), 0);
+        lap.move_on(second, None, 0, 0);
+        lap.move_on(first, Some(second), 250, 0);
         assert!(lap.after.is_nil() && !lap.is_resting());
     }
 }
