@@ -27,7 +27,7 @@ use crate::{
     contestants::Contestant,
     machine::Machine,
     measures::float,
-    profiles::{foreground, growth, huge, idle, loaded, nights, processes},
+    profiles::{foreground, growth, huge, idle, loaded, nights, processes, usual},
     report::{Circumstances, Section},
     server::Server,
 };
@@ -70,6 +70,8 @@ enum Profile {
     Loaded,
     /// Nothing is due
     Idle,
+    /// A day's rows are due of nearly everybody
+    Usual,
     /// One huge organization beside small ones
     Huge,
     /// Loaded and idle at ×1, ×4 and ×16
@@ -105,6 +107,7 @@ impl Bench {
         match profile {
             Profile::Loaded => loaded::measure(self).await,
             Profile::Idle => idle::measure(self).await,
+            Profile::Usual => usual::measure(self).await,
             Profile::Huge => huge::measure(self).await,
             Profile::Growth => growth::measure(self).await,
             Profile::Foreground => foreground::measure(self).await,

@@ -33,14 +33,24 @@ impl Seed {
 
     /// Nothing is due.
     pub(crate) fn idle(organizations: u64) -> Self {
+        Self::small("idle", organizations, 0)
+    }
+
+    /// The same organizations, and of each of their environments five checks have expired since the last night.
+    pub(crate) fn usual(organizations: u64) -> Self {
+        Self::small("usual", organizations, 5)
+    }
+
+    fn small(name: &str, organizations: u64, due: u64) -> Self {
         Self {
-            database: format!("idle_{organizations}"),
+            database: format!("{name}_{organizations}"),
             script: include_str!("seed/idle.sql"),
             sizes: vec![
                 ("orgs", organizations),
                 ("envs", 2),
                 ("checks", 10),
                 ("flags", 2),
+                ("due", due),
             ],
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod idle;
 pub(crate) mod loaded;
 pub(crate) mod nights;
 pub(crate) mod processes;
+pub(crate) mod usual;
 
 use crate::{
     measures::Series,
