@@ -136,14 +136,10 @@ pub async fn at_rest(
     organizations: Vec<(OrgId, Option<&str>)>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AtRest>>> {
-    let found = look(tx, organizations, now, FEW, Depth::FirstDue).await?;
-    Ok(found
-        .into_iter()
-        .map(|found| found?.at_rest().ok())
-        .collect())
+    resting(tx, organizations, now, FEW).await
 }
 
-/// The same, and in which datasets there is something where there is.
+/// In which datasets each of them has something to purge; none where the plan is unknown.
 pub(super) async fn find(
     tx: &mut Transaction<'_>,
     organizations: Vec<(OrgId, Option<&str>)>,
@@ -158,11 +154,18 @@ pub(super) async fn verified(
     organizations: Vec<(OrgId, Option<&str>)>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Option<AtRest>>> {
-    let found = look(tx, organizations, now, i64::MAX, Depth::FirstDue).await?;
-    Ok(found
-        .into_iter()
-        .map(|found| found?.at_rest().ok())
-        .collect())
+    resting(tx, organizations, now, i64::MAX).await
+}
+
+async fn resting(
+    tx: &mut Transaction<'_>,
+    organizations: Vec<(OrgId, Option<&str>)>,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<Vec<Option<AtRest>>> {
+    let found = look(tx, organizations, now, limit, Depth::FirstDue).await?;
+    let resting = found.into_iter().map(|found| found?.at_rest().ok());
+    Ok(resting.collect())
 }
 
 /// Where to stop looking at an organization.
