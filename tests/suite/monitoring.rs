@@ -20,11 +20,7 @@ const TABLES: [&str; 4] = [
 async fn counters_equal_the_records_and_all_others_stand_at_zero() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);
-    let org = app.org_with_expired(11).await;
-    let env = app.env(org).await;
-    let incident = app.incident(org, env, "closed", Some("181 days")).await;
-    app.payload(incident).await;
-    app.approval(org, incident, "approved", "181 days").await;
+    let org = app.org_with_all_kinds_expired(11).await;
     let unresolved = app.org("legacy").await;
     let before = ledger::rows(&db.pool).await;
     let worker = Service::start(&db.url, "worker", &[]);

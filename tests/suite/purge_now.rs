@@ -244,11 +244,7 @@ async fn refused_request_leaves_no_trace() {
 async fn policy_and_preview_are_those_of_the_command_line() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);
-    let org = app.org_with_expired(11).await;
-    let env = app.env(org).await;
-    let incident = app.incident(org, env, "closed", Some("181 days")).await;
-    app.payload(incident).await;
-    app.approval(org, incident, "approved", "181 days").await;
+    let org = app.org_with_all_kinds_expired(11).await;
     let service = serve(&db, "api", &[]).await;
     let client = Client::admin(&service, org).await;
     let of = ["--org", &org.to_string(), "--json"];

@@ -131,6 +131,29 @@ async fn what_went_of_a_large_organization_is_taken_back_beside_one_with_nothing
 }
 
 #[tokio::test]
+async fn tables_in_which_nothing_is_due_are_not_purged() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..12 {
+        app.org_with_expired(5).await;
+    }
+    db.execute(
+        "CREATE TABLE deletes (statement int);
+         CREATE FUNCTION note_delete() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO deletes VALUES (1); RETURN NULL; END $$;
+         CREATE TRIGGER note_delete BEFORE DELETE ON approvals FOR EACH STATEMENT EXECUTE FUNCTION note_delete()",
+    )
+    .await;
+    let before = ledger::rows(&db.pool).await;
+    enqueue_slot(&db).await;
+    let _worker = worker(&db, &[]);
+    all_are_final(&db).await;
+    ledger::assert_exact(&db.pool, &before).await;
+    // What goes alone asks every table.
+    assert!(db.value::<i64>("SELECT count(*) FROM deletes").await < 12);
+}
+
+#[tokio::test]
 async fn held_row_keeps_only_its_own_run_waiting() {
     let db = TestDatabase::new().await;
     let app = App::on(&db.pool);

@@ -87,6 +87,16 @@ impl App {
         org
     }
 
+    /// The same, with an expired payload and an expired approval beside the checks.
+    pub async fn org_with_all_kinds_expired(&self, checks: i64) -> Uuid {
+        let org = self.org_with_expired(checks).await;
+        let env = self.env(org).await;
+        let incident = self.incident(org, env, "closed", Some("181 days")).await;
+        self.payload(incident).await;
+        self.approval(org, incident, "approved", "181 days").await;
+        org
+    }
+
     /// An incident in this status; `closed_age` sets `closed_at`.
     pub async fn incident(
         &self,

@@ -85,14 +85,11 @@ pub async fn as_worker() -> (TestDatabase, TestDatabase) {
     (owner, TestDatabase { pool, url })
 }
 
-/// An organization with something expired in every table.
+/// An organization with something expired in every table, and the approval of an open incident, which stays.
 pub async fn org_with_all_kinds(db: &TestDatabase) -> Uuid {
     let app = App::on(&db.pool);
-    let org = app.org_with_expired(11).await;
+    let org = app.org_with_all_kinds_expired(11).await;
     let env = app.env(org).await;
-    let incident = app.incident(org, env, "closed", Some("181 days")).await;
-    app.payload(incident).await;
-    app.approval(org, incident, "approved", "181 days").await;
     let open = app.incident(org, env, "detected", None).await;
     app.approval(org, open, "approved", "181 days").await;
     org
