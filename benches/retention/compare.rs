@@ -7,6 +7,7 @@ use crate::{
     Bench,
     contestants::{Contestant, Outcome},
     measures::{Series, float},
+    plot::{Kind, Plot},
     report::{Table, head},
     seed::Seed,
     verify::Expected,
@@ -20,6 +21,16 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
+    /// Ours beside the bound and the loop.
+    pub(crate) async fn of_all(bench: &Bench, seed: &Seed) -> Result<Self> {
+        Self::run(
+            bench,
+            seed,
+            &[bench.ours(), Contestant::Bound, Contestant::Loop],
+        )
+        .await
+    }
+
     /// Seeds, and lets them purge.
     pub(crate) async fn run(
         bench: &Bench,
@@ -111,12 +122,16 @@ impl Comparison {
         Table(rows)
     }
 
-    /// Every contestant's seconds, for a plot.
-    pub(crate) fn bars(&self) -> Vec<(String, Series)> {
+    /// Every contestant's seconds.
+    pub(crate) fn plot(&self, profile: &str, title: &str) -> Plot {
         let names = self.outcomes.iter().map(|(who, _)| who.name());
-        names
-            .map(|name| (name.to_owned(), self.wall(name)))
-            .collect()
+        let bars = names.map(|name| (name.to_owned(), self.wall(name)));
+        Plot {
+            file: profile.to_owned(),
+            title: format!("{profile}: {title}"),
+            y: "seconds".to_owned(),
+            kind: Kind::Bars(vec![(String::new(), bars.collect())]),
+        }
     }
 }
 

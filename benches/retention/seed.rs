@@ -36,7 +36,7 @@ impl Seed {
         Self::small("idle", organizations, 0)
     }
 
-    /// The same organizations, and of each of their environments five checks have expired since the last night.
+    /// The same organizations, and of each environment that is not dormant five checks have expired since the last night.
     pub(crate) fn usual(organizations: u64) -> Self {
         Self::small("usual", organizations, 5)
     }
@@ -44,7 +44,7 @@ impl Seed {
     fn small(name: &str, organizations: u64, due: u64) -> Self {
         Self {
             database: format!("{name}_{organizations}"),
-            script: include_str!("seed/idle.sql"),
+            script: include_str!("seed/small.sql"),
             sizes: vec![
                 ("orgs", organizations),
                 ("envs", 2),

@@ -1,4 +1,5 @@
-//! Which of many organizations have nothing to purge, or nothing any more, asked with the same SQL that verifies a purge.
+//! Which of many organizations have nothing to purge, or nothing any more, and in which datasets the others have something:
+//! asked with the same SQL that verifies a purge.
 
 use chrono::{DateTime, Utc};
 
@@ -21,20 +22,9 @@ const FEW: i64 = 4;
 #[derive(Debug, Clone)]
 pub(super) struct Findings {
     plan: Plan,
-    pub(super) cutoffs: Cutoffs,
+    cutoffs: Cutoffs,
     /// By dataset.
     remains: Vec<Remains>,
-}
-
-/// An organization with nothing to purge.
-#[derive(Debug, Clone)]
-pub struct AtRest {
-    /// Its plan.
-    pub plan: Plan,
-    cutoffs: Cutoffs,
-    remains: Vec<Remains>,
-    /// What the same transaction purged before.
-    done: Vec<Done>,
 }
 
 impl Findings {
@@ -42,22 +32,40 @@ impl Findings {
         self.remains.iter().all(Remains::is_clean)
     }
 
-    /// Whether there is something to purge in this dataset.
-    pub(super) fn is_due(&self, dataset: usize) -> bool {
-        !self.remains[dataset].is_clean()
-    }
-
-    /// What there is to purge, where there is something.
-    pub(super) fn at_rest(self) -> Result<AtRest, Self> {
-        if !self.is_clean() {
-            return Err(self);
-        }
-        Ok(AtRest {
-            plan: self.plan,
-            cutoffs: self.cutoffs,
-            remains: self.remains,
-            done: Vec::new(),
+    /// The datasets, by their places, in which `org` has something to purge.
+    pub(super) fn due(
+        &self,
+        org: OrgId,
+    ) -> impl Iterator<Item = (usize, &'static dyn Dataset, Scope)> {
+        let datasets = DATASETS.iter().zip(&self.remains).enumerate();
+        datasets.filter_map(move |(n, (dataset, remains))| {
+            let cutoff = self.cutoffs.get(dataset.name())?;
+            (!remains.is_clean()).then_some((n, *dataset, Scope { org, cutoff }))
         })
+    }
+}
+
+/// An organization with nothing to purge.
+#[derive(Debug, Clone)]
+pub struct AtRest {
+    found: Findings,
+    /// What the same transaction purged before.
+    done: Vec<Done>,
+}
+
+impl TryFrom<Findings> for AtRest {
+    type Error = Findings;
+
+    /// Where there is something to purge, what was found comes back.
+    fn try_from(found: Findings) -> Result<Self, Findings> {
+        if found.is_clean() {
+            Ok(Self {
+                found,
+                done: Vec::new(),
+            })
+        } else {
+            Err(found)
+        }
     }
 }
 
@@ -90,6 +98,12 @@ impl From<RestingTable<'_>> for ClosedStep {
 }
 
 impl AtRest {
+    /// Its plan.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.found.plan
+    }
+
     /// The same after what was `done`.
     pub(super) fn after(self, done: Vec<Done>) -> Self {
         Self { done, ..self }
@@ -99,7 +113,7 @@ impl AtRest {
     pub fn by_table(&self) -> impl Iterator<Item = RestingTable<'_>> {
         DATASETS
             .iter()
-            .zip(&self.remains)
+            .zip(&self.found.remains)
             .flat_map(move |(dataset, remains)| {
                 let name = dataset.name();
                 let done = self.done.iter().find(|done| done.dataset.name() == name);
@@ -107,7 +121,7 @@ impl AtRest {
                 let tables = dataset.tables().iter().zip(&remains.kept).enumerate();
                 tables.map(move |(n, (table, kept))| RestingTable {
                     table,
-                    cutoff: self.cutoffs.get(name),
+                    cutoff: self.found.cutoffs.get(name),
                     purged: done.map_or(0, |done| done.batch.purged[n]),
                     kept: *kept,
                     is_swept: done.is_some(),
@@ -121,7 +135,7 @@ impl AtRest {
     /// Counts what was purged, once it is committed.
     pub fn count(&self, metrics: &Metrics) {
         for done in &self.done {
-            done.count(metrics, self.plan);
+            done.count(metrics, self.plan());
         }
     }
 }
@@ -164,7 +178,7 @@ async fn resting(
     limit: i64,
 ) -> sqlx::Result<Vec<Option<AtRest>>> {
     let found = look(tx, organizations, now, limit, Depth::FirstDue).await?;
-    let resting = found.into_iter().map(|found| found?.at_rest().ok());
+    let resting = found.into_iter().map(|found| AtRest::try_from(found?).ok());
     Ok(resting.collect())
 }
 

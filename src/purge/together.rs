@@ -11,7 +11,6 @@ use tracing::Span;
 
 use super::{
     at_rest::{AtRest, Findings, find, verified},
-    datasets::{DATASETS, Scope},
     pass::{Done, Place},
 };
 use crate::{ids::OrgId, postgres::Transaction};
@@ -60,7 +59,7 @@ pub async fn purge_together(
     let found = find(tx, organizations.to_vec(), now).await?;
     let (mut all, mut due) = (Vec::new(), Vec::new());
     for (n, found) in found.into_iter().enumerate() {
-        match found.map(Findings::at_rest).transpose() {
+        match found.map(AtRest::try_from).transpose() {
             Ok(rest) => all.push(rest.map(|rest| (span_of(n), rest))),
             Err(found) => {
                 all.push(None);
@@ -134,21 +133,13 @@ async fn purge(
     span: &Span,
 ) -> sqlx::Result<Option<Vec<Done>>> {
     let (mut all, mut left) = (Vec::new(), limit);
-    for (n, dataset) in DATASETS
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| found.is_due(*n))
-    {
-        let Some(cutoff) = found.cutoffs.get(dataset.name()) else {
-            continue;
-        };
+    for (n, dataset, scope) in found.due(org) {
         tx.keep_brief()?;
         if until.is_some_and(|until| Instant::now() > until) {
             return Ok(None);
         }
         let mut place = Place::in_dataset(n, &[], span.clone());
-        let scope = Scope { org, cutoff };
-        let done = place.delete(tx, *dataset, scope, left + 1).await?;
+        let done = place.delete(tx, dataset, scope, left + 1).await?;
         if done.batch.seen > left {
             return Ok(None);
         }

@@ -95,8 +95,8 @@ pub(super) async fn close(
     let (mut runs, mut plans, mut policies, mut deliveries) = (vec![], vec![], vec![], vec![]);
     for Closing { run, rest, .. } in closing {
         runs.push(run.id);
-        plans.push(rest.plan.name().to_owned());
-        policies.push(Json(rest.plan.policy()));
+        plans.push(rest.plan().name().to_owned());
+        policies.push(Json(rest.plan().policy()));
         deliveries.extend(run.delivery_id.clone());
     }
     tx.keep_brief()?;

@@ -134,7 +134,7 @@ impl Worker {
         for run in closed {
             run.span.in_scope(|| {
                 let steps: Vec<_> = run.rest.by_table().map(ClosedStep::from).collect();
-                report_steps(run.id, run.org, run.rest.plan, &steps);
+                report_steps(run.id, run.org, run.rest.plan(), &steps);
             });
         }
     }

@@ -6,20 +6,17 @@ use super::{loaded::contents, memory};
 use crate::{
     Bench,
     compare::Comparison,
-    contestants::Contestant,
     measures::{count, float},
-    plot::{Kind, Plot},
     report::{Bound, Section, Target},
     seed::Seed,
 };
 
 /// At full scale.
-const ORGANIZATIONS: u64 = 20_000;
+pub(super) const ORGANIZATIONS: u64 = 20_000;
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
     let organizations = bench.scaled(ORGANIZATIONS);
-    let contestants = [bench.ours(), Contestant::Bound, Contestant::Loop];
-    let found = Comparison::run(bench, &Seed::idle(organizations), &contestants).await?;
+    let found = Comparison::of_all(bench, &Seed::idle(organizations)).await?;
     let runs = float(organizations);
     let (ours, looped) = (found.wall("ours"), found.wall("plain loop"));
     Ok(Section {
@@ -47,11 +44,6 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
             },
             memory(found.memory()),
         ],
-        plots: vec![Plot {
-            file: "idle".to_owned(),
-            title: "idle: time for a night with nothing due".to_owned(),
-            y: "seconds".to_owned(),
-            kind: Kind::Bars(vec![(String::new(), found.bars())]),
-        }],
+        plots: vec![found.plot("idle", "time for a night with nothing due")],
     })
 }

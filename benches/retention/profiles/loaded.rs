@@ -6,9 +6,7 @@ use super::memory;
 use crate::{
     Bench,
     compare::Comparison,
-    contestants::Contestant,
     measures::{count, float},
-    plot::{Kind, Plot},
     report::{Bound, Section, Table, Target, head},
     seed::Seed,
     verify::{Expected, PURGED},
@@ -23,8 +21,7 @@ pub(crate) fn seed(bench: &Bench) -> Seed {
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
-    let contestants = [bench.ours(), Contestant::Bound, Contestant::Loop];
-    let found = Comparison::run(bench, &seed(bench), &contestants).await?;
+    let found = Comparison::of_all(bench, &seed(bench)).await?;
     let (ours, bound, looped) = (
         found.wall("ours"),
         found.wall("set-based bound"),
@@ -57,12 +54,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
             },
             memory(found.memory()),
         ],
-        plots: vec![Plot {
-            file: "loaded".to_owned(),
-            title: "loaded: time to purge".to_owned(),
-            y: "seconds".to_owned(),
-            kind: Kind::Bars(vec![(String::new(), found.bars())]),
-        }],
+        plots: vec![found.plot("loaded", "time to purge")],
     })
 }
 

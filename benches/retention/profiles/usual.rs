@@ -2,29 +2,23 @@
 
 use anyhow::Result;
 
-use super::{loaded::contents, memory};
+use super::{idle, loaded::contents, memory};
 use crate::{
     Bench,
     compare::Comparison,
-    contestants::Contestant,
     measures::{count, float},
-    plot::{Kind, Plot},
     report::Section,
     seed::Seed,
 };
 
-/// At full scale.
-const ORGANIZATIONS: u64 = 20_000;
-
 pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
-    let organizations = bench.scaled(ORGANIZATIONS);
-    let contestants = [bench.ours(), Contestant::Bound, Contestant::Loop];
-    let found = Comparison::run(bench, &Seed::usual(organizations), &contestants).await?;
+    let organizations = bench.scaled(idle::ORGANIZATIONS);
+    let found = Comparison::of_all(bench, &Seed::usual(organizations)).await?;
     Ok(Section {
         title: "usual: a day's rows are due".to_owned(),
         about: vec![format!(
-            "The {} organizations of *idle*, and of each of their environments five checks with their flags have expired since the \
-             last night; one organization in five has incidents that have. Ours verifies each organization and leaves a record of \
+            "The {} organizations of *idle*, and of each environment that is not dormant five checks with their flags have expired since \
+             the last night; one organization in five has incidents that have. Ours verifies each organization and leaves a record of \
              its run, with what went of each table.",
             count(organizations)
         )],
@@ -33,11 +27,6 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
             found.table(("organizations", float(organizations))),
         ],
         targets: vec![memory(found.memory())],
-        plots: vec![Plot {
-            file: "usual".to_owned(),
-            title: "usual: time for a night with a day's rows due".to_owned(),
-            y: "seconds".to_owned(),
-            kind: Kind::Bars(vec![(String::new(), found.bars())]),
-        }],
+        plots: vec![found.plot("usual", "time for a night with a day's rows due")],
     })
 }

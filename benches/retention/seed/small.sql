@@ -1,4 +1,4 @@
--- bench.seed.idle
+-- bench.seed.small
 -- Organizations with a little of everything. One in ten is dormant: of each of its environments only the newest check is
 -- left, long expired, which stays. Settings: bench.checks, of one organization; bench.flags, of a check; bench.due, of an
 -- environment's checks: how many have expired within the last day. With none of these nothing is due; otherwise one
