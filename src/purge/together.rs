@@ -98,7 +98,8 @@ async fn purge_small(
         if left == 0 || !has_time(purged.len(), began.elapsed()) {
             break;
         }
-        if purged.is_empty() || marked_at.elapsed() > MARK_EVERY {
+        // After the first one at once: it stays, whatever becomes of those that follow.
+        if purged.len() < 2 || marked_at.elapsed() > MARK_EVERY {
             tx.mark().await?;
             (marked, marked_at) = (purged.len(), Instant::now());
         }
