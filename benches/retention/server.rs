@@ -5,6 +5,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -15,8 +16,12 @@ use drift_retention::postgres::{
 };
 use sqlx::PgPool;
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 
 use crate::{machine::Machine, sql};
+
+/// Twice the time after which autovacuum looks at a database again.
+const LOOKED_AT: Duration = Duration::from_mins(2);
 
 /// The server, and the directory that it lives in.
 pub(crate) struct Server {
@@ -104,6 +109,7 @@ impl Server {
         sql::run(&postgres, &create).await?;
         postgres.close().await;
         let copy = self.open(database)?;
+        copy.leave_something_to_vacuum().await?;
         sql::run(&copy.pool, "CHECKPOINT").await?;
         sql::run(
             &copy.pool,
@@ -112,6 +118,9 @@ impl Server {
              WHERE c.relkind IN ('r', 'i', 't') AND n.nspname IN ('public', 'retention', 'apalis', 'pg_toast')",
         )
         .await?;
+        timeout(LOOKED_AT, copy.first_look())
+            .await
+            .context("autovacuum does not look at the copy: is it off?")??;
         Ok(copy)
     }
 
@@ -138,6 +147,31 @@ pub(crate) struct Copy {
     pub(crate) url: String,
     /// For observing it.
     pub(crate) pool: PgPool,
+}
+
+/// A database that has just come into being is the first in line for autovacuum, which would look at it in the middle of
+/// most purges, and of some not at all. One in use is looked at once a minute: each contestant begins after such a look.
+impl Copy {
+    async fn leave_something_to_vacuum(&self) -> Result<()> {
+        for sql in [
+            "-- bench.leave_something_to_vacuum
+             CREATE TABLE first_look () WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0)",
+            "INSERT INTO first_look DEFAULT VALUES",
+            "DELETE FROM first_look",
+        ] {
+            sql::run(&self.pool, sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn first_look(&self) -> Result<()> {
+        let looked = "-- bench.first_look
+            SELECT autovacuum_count > 0 FROM pg_stat_user_tables WHERE relname = 'first_look'";
+        while !sql::value::<bool>(&self.pool, looked).await? {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sql::run(&self.pool, "DROP TABLE first_look").await
+    }
 }
 
 /// A quarter of the memory for the buffers (4 GB at most), checkpoints that are rare; the rest is Postgres's default.

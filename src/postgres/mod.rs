@@ -8,7 +8,7 @@ mod transaction;
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions, PgExecutor, PgPool,
+    ConnectOptions, Connection, PgExecutor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -29,6 +29,8 @@ const SESSION: [(&str, &str); 3] = [
 ];
 /// How long to wait for a connection, a server that is restarting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was in use so short a time ago is taken to be alive; others are asked, which costs a round trip.
+const RECENT: Duration = Duration::from_secs(1);
 /// A statement slower than this is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,15 @@ fn lazy_pool(options: PgConnectOptions, name: &str, connections: u32) -> PgPool 
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, known| {
+            Box::pin(async move {
+                if known.idle_for >= RECENT {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options)
 }
 

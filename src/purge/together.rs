@@ -98,8 +98,10 @@ async fn purge_small(
         if left == 0 || !has_time(purged.len(), began.elapsed()) {
             break;
         }
-        // After the first one at once: it stays, whatever becomes of those that follow.
-        if purged.len() < 2 || marked_at.elapsed() > MARK_EVERY {
+        // Not before the delivery's own: without it all is rolled back. After the first one at once: it stays, whatever
+        // becomes of those that follow.
+        let is_own = *n == 0;
+        if !is_own && (purged.len() < 2 || marked_at.elapsed() > MARK_EVERY) {
             tx.mark().await?;
             (marked, marked_at) = (purged.len(), Instant::now());
         }
@@ -116,8 +118,10 @@ async fn purge_small(
             Err(error) => tracing::debug!(%org, %error, "not together with others"),
         }
         // One that does not fit takes back what went since the mark, and nothing else: the transaction may close others.
-        tx.back_to_mark().await?;
-        purged.truncate(marked);
+        if !is_own {
+            tx.back_to_mark().await?;
+            purged.truncate(marked);
+        }
         break;
     }
     Ok(purged)

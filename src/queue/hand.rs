@@ -3,10 +3,9 @@
 //! again, and the claim decides.
 
 use serde_json::Value;
-use sqlx::PgExecutor;
 
 use super::{Delivery, QUEUE, Verdict, consume::run_of};
-use crate::postgres::{Database, Transaction};
+use crate::postgres::Database;
 
 /// Acknowledges `done`, and takes the delivery that is due next for the apalis worker `worker`: first what that worker
 /// has fetched and not begun, which would otherwise wait for us.
@@ -18,42 +17,72 @@ pub async fn next_delivery(
     worker: &str,
     done: Option<(&Delivery, Verdict)>,
 ) -> sqlx::Result<Option<Delivery>> {
-    let mut tx = database
-        .begin_with(&["SET LOCAL synchronous_commit = off"])
-        .await?;
-    if let Some((delivery, verdict)) = done {
-        acknowledge(&mut tx, delivery, verdict).await?;
-    }
+    hand_over(database, worker, done, true).await
+}
+
+/// Acknowledges a delivery.
+///
+/// # Errors
+/// When the database fails; then it is delivered again once its worker is gone, and finds nothing to do.
+pub async fn acknowledge(
+    database: &Database,
+    delivery: &Delivery,
+    verdict: Verdict,
+) -> sqlx::Result<()> {
+    let done = Some((delivery, verdict));
+    hand_over(database, &delivery.worker, done, false).await?;
+    Ok(())
+}
+
+/// In one statement, and so in one round trip: its own transaction, which it tells not to wait for the disk.
+async fn hand_over(
+    database: &Database,
+    worker: &str,
+    done: Option<(&Delivery, Verdict)>,
+    takes: bool,
+) -> sqlx::Result<Option<Delivery>> {
+    let job = done.map(|(delivery, _)| delivery.id.as_str());
+    let held_by = done.map(|(delivery, _)| delivery.worker.as_str());
+    let status = done.map(|(_, verdict)| match verdict {
+        Verdict::Done => "Done",
+        Verdict::Killed => "Killed",
+    });
     let next = sqlx::query!(
-        "-- queue.next_delivery
-         WITH fetched AS MATERIALIZED (
+        "-- queue.hand_over
+         WITH acknowledged AS (
+             UPDATE apalis.jobs SET status = $5, attempts = attempts + 1, done_at = now()
+             WHERE id = $3 AND lock_by = $4
+         ), fetched AS MATERIALIZED (
              SELECT id FROM apalis.jobs
-             WHERE lock_by = $2 AND status = 'Queued' AND job_type = $1
+             WHERE lock_by = $2 AND status = 'Queued' AND job_type = $1 AND $6
              LIMIT 1 FOR UPDATE SKIP LOCKED
          ), due AS MATERIALIZED (
              SELECT id FROM apalis.jobs
-             WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()
+             WHERE job_type = $1 AND status = 'Pending' AND run_at <= now() AND $6
              ORDER BY priority DESC, run_at LIMIT 1 FOR UPDATE SKIP LOCKED
          )
          UPDATE apalis.jobs SET status = 'Running', lock_by = $2, lock_at = now()
-         WHERE id = coalesce((SELECT id FROM fetched), (SELECT id FROM due))
+         WHERE (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
+           AND id = coalesce((SELECT id FROM fetched), (SELECT id FROM due))
          RETURNING id, job",
         QUEUE,
-        worker
+        worker,
+        job,
+        held_by,
+        status,
+        takes
     )
-    .fetch_optional(&mut tx)
+    .fetch_optional(database)
     .await?;
-    let next = match next {
-        Some(job) => received(&mut tx, job.id, &job.job, worker).await?,
-        None => None,
-    };
-    tx.commit().await?;
-    Ok(next)
+    match next {
+        Some(next) => received(database, next.id, &next.job, worker).await,
+        None => Ok(None),
+    }
 }
 
 /// The delivery that a job is. One that is none is dropped, as it is when apalis hands it out.
 async fn received(
-    tx: &mut Transaction<'_>,
+    database: &Database,
     job: String,
     payload: &[u8],
     worker: &str,
@@ -71,32 +100,7 @@ async fn received(
          UPDATE apalis.jobs SET status = 'Killed', done_at = now() WHERE id = $1",
         job
     )
-    .execute(tx)
+    .execute(database)
     .await?;
     Ok(None)
-}
-
-/// Acknowledges a delivery.
-///
-/// # Errors
-/// When the database fails; then it is delivered again once its worker is gone, and finds nothing to do.
-pub async fn acknowledge(
-    on: impl PgExecutor<'_>,
-    delivery: &Delivery,
-    verdict: Verdict,
-) -> sqlx::Result<()> {
-    let status = match verdict {
-        Verdict::Done => "Done",
-        Verdict::Killed => "Killed",
-    };
-    sqlx::query!(
-        "-- queue.acknowledge
-         UPDATE apalis.jobs SET status = $3, attempts = attempts + 1, done_at = now() WHERE id = $1 AND lock_by = $2",
-        delivery.id,
-        delivery.worker,
-        status
-    )
-    .execute(on)
-    .await?;
-    Ok(())
 }

@@ -46,7 +46,7 @@ const LARGE: [&str; 9] = [
 
 /// Statements that the product's work must have shown.
 const EXPECTED: &str = "
-    purge.prove_ownership purge.record_terms purge.record_batch purge.close_steps queue.next_delivery
+    purge.prove_ownership purge.record_terms purge.record_batch purge.close_steps queue.hand_over
     purge.drift_checks.count_expired purge.drift_checks.count_flags
     purge.drift_checks.delete_batch purge.drift_checks.remains purge.drift_checks.overdue
     purge.incident_payloads.count_expired purge.incident_payloads.lock_batch
