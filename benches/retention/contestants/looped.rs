@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use futures::future::try_join_all;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -47,13 +48,25 @@ const APPROVALS: &str = "-- bench.loop.approvals
           AND a.status <> 'pending' AND i.status = 'closed'
         ORDER BY a.created_at, a.id LIMIT $3))";
 
-pub(super) async fn purge(url: &str) -> Result<Outcome> {
-    let mut connection = sql::connection(url).await?;
+/// One such loop on each of so many connections, with an equal share of the organizations.
+pub(super) async fn purge(url: &str, connections: usize) -> Result<Outcome> {
+    let connections = try_join_all((0..connections).map(|_| sql::connection(url))).await?;
     let began = Instant::now();
+    let loops = connections.len();
+    let shares = connections
+        .into_iter()
+        .enumerate()
+        .map(|(n, connection)| share(connection, n, loops));
+    try_join_all(shares).await?;
+    Ok(Outcome::taking(began.elapsed()))
+}
+
+/// One organization of `loops`, from the `first` on.
+async fn share(mut connection: PgConnection, first: usize, loops: usize) -> Result<()> {
     let orgs: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM public.organizations ORDER BY id")
         .fetch_all(&mut connection)
         .await?;
-    for org in orgs {
+    for org in orgs.into_iter().skip(first).step_by(loops) {
         let plan: String =
             sqlx::query_scalar("SELECT plan FROM public.organizations WHERE id = $1")
                 .bind(org)
@@ -72,7 +85,7 @@ pub(super) async fn purge(url: &str) -> Result<Outcome> {
             batches(&mut connection, APPROVALS, org, closed).await?;
         }
     }
-    Ok(Outcome::taking(began.elapsed()))
+    Ok(())
 }
 
 /// Until a batch is not full.

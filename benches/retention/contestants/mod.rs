@@ -23,6 +23,8 @@ pub(crate) enum Contestant {
     Bound,
     /// Plain SQL per organization, in batches; no queue, no records.
     Loop,
+    /// The same on two connections at once: what two cores make of it.
+    TwoLoops,
 }
 
 /// What one of them took.
@@ -47,6 +49,7 @@ impl Contestant {
             Self::Ours(_) => "ours",
             Self::Bound => "set-based bound",
             Self::Loop => "plain loop",
+            Self::TwoLoops => "two plain loops",
         }
     }
 
@@ -73,7 +76,8 @@ impl Contestant {
         let mut outcome = match self {
             Self::Ours(binary) => ours::purge(copy, binary).await?,
             Self::Bound => bound::purge(&copy.url).await?,
-            Self::Loop => looped::purge(&copy.url).await?,
+            Self::Loop => looped::purge(&copy.url, 1).await?,
+            Self::TwoLoops => looped::purge(&copy.url, 2).await?,
         };
         outcome.wal_bytes = wal(copy).await? - before;
         Ok(outcome)
