@@ -11,7 +11,8 @@ use crate::postgres::Database;
 /// has fetched and not begun, which would otherwise wait for us.
 ///
 /// # Errors
-/// When the database fails; then both are as they were.
+/// When the database fails. Then `done` may be acknowledged or not; to do it again does no harm, and what was taken is
+/// delivered again once this worker is gone.
 pub async fn next_delivery(
     database: &Database,
     worker: &str,
@@ -34,7 +35,8 @@ pub async fn acknowledge(
     Ok(())
 }
 
-/// In one statement, and so in one round trip: its own transaction, which it tells not to wait for the disk.
+/// Both in one statement, and so in one round trip. `set_config` holds for its transaction: the commit does not wait for the
+/// disk.
 async fn hand_over(
     database: &Database,
     worker: &str,

@@ -348,6 +348,7 @@ async fn own_server_queue_that_filled_at_once_is_read_by_key_and_in_order() {
     for name in [
         "queue.lock_waiting",
         "queue.due_beside",
+        "queue.hand_over",
         "queue.lock_together",
         "queue.close_together",
     ] {

@@ -1,5 +1,5 @@
-//! The plain loop: organization by organization, table by table, a thousand rows at a time, on one connection. It
-//! keeps no queue, no records and no counts, and is what one writes first.
+//! The plain loop: organization by organization, table by table, a thousand rows at a time, on one connection or on
+//! several at once. It keeps no queue, no records and no counts, and is what one writes first.
 #![allow(
     clippy::disallowed_methods,
     reason = "the bench's own SQL, prepared once for all organizations"
@@ -61,7 +61,7 @@ pub(super) async fn purge(url: &str, connections: usize) -> Result<Outcome> {
     Ok(Outcome::taking(began.elapsed()))
 }
 
-/// One organization of `loops`, from the `first` on.
+/// Every organization whose turn it is where `loops` take turns: the `first`, and so on.
 async fn share(mut connection: PgConnection, first: usize, loops: usize) -> Result<()> {
     let orgs: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM public.organizations ORDER BY id")
         .fetch_all(&mut connection)

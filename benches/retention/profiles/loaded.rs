@@ -38,14 +38,16 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
         title: "loaded: half of everything is expired".to_owned(),
         about: vec![
             format!(
-            "{} organizations over the four plans with three environments each, the rows of all of them interleaved on disk \
-             as time wrote them. One organization in ten has a dormant environment, one in twenty a check dated in the \
-             future; some incidents are open, reopened, closed at an unknown time, without a payload, or with one that was written \
-             again after a purge; one approval in twenty is pending. The free plan has no rule for payloads and approvals, so of the \
-             other three plans two in three are expired. Payloads are 2 kB of text that does not compress.",
-            count(bench.scaled(ORGANIZATIONS))
-        ),
-            "**Two plain loops** run at once, each with every other organization: what a second core brings them.".to_owned(),
+                "{} organizations over the four plans with three environments each, the rows of all of them interleaved on \
+                 disk as time wrote them. One organization in ten has a dormant environment, one in twenty a check dated in \
+                 the future; some incidents are open, reopened, closed at an unknown time, without a payload, or with one \
+                 that was written again after a purge; one approval in twenty is pending. The free plan has no rule for \
+                 payloads and approvals, so of the other three plans two in three are expired. Payloads are 2 kB of text \
+                 that does not compress.",
+                count(bench.scaled(ORGANIZATIONS))
+            ),
+            "**Two plain loops** run at once, each with every other organization: what a second core brings them."
+                .to_owned(),
         ],
         tables: vec![
             contents(&found.expected),
