@@ -12,7 +12,9 @@ use sqlx::{
     postgres::{PgRow, PgStatement, PgTypeInfo},
 };
 
-use super::{Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results};
+use super::{
+    Flush, Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results,
+};
 
 /// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
 /// they need not be planned a thousand times, nor by statistics, which follow a queue that fills at once, or a database just
@@ -128,14 +130,20 @@ impl Database {
     ///
     /// # Errors
     /// When no connection is to be had.
-    pub async fn begin_yielding(&self, patience: Patience) -> sqlx::Result<Transaction<'static>> {
+    pub async fn begin_yielding(
+        &self,
+        patience: Patience,
+        flush: Flush,
+    ) -> sqlx::Result<Transaction<'static>> {
         let timeout = match patience {
             Patience::Short => "SET LOCAL statement_timeout = '100ms'",
             Patience::Long => "SET LOCAL statement_timeout = '5s'",
         };
-        let mut tx = self
-            .begin_with(&[YIELDING.as_slice(), &[timeout]].concat())
-            .await?;
+        let mut settings = [YIELDING.as_slice(), &[timeout]].concat();
+        if flush == Flush::Later {
+            settings.push("SET LOCAL synchronous_commit = off");
+        }
+        let mut tx = self.begin_with(&settings).await?;
         if patience == Patience::Short {
             tx.yields();
         }

@@ -14,7 +14,7 @@ use sqlx::{
 
 pub use self::{
     database::Database,
-    transaction::{Patience, Transaction},
+    transaction::{Flush, Patience, Transaction},
 };
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.

@@ -21,6 +21,16 @@ pub enum Patience {
     Long,
 }
 
+/// What the commit of a yielding transaction waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Until it is on the disk: what it did is done, whatever happens.
+    AtOnce,
+    /// For nothing: Postgres writes it to the disk within a second by default, or with the next commit that waits. A crash of
+    /// Postgres before that takes it back, all of it and no more.
+    Later,
+}
+
 /// A transaction; dropped without [`Transaction::commit`] it is rolled back.
 #[derive(Debug)]
 pub struct Transaction<'c> {

@@ -11,11 +11,11 @@ const MAX: i64 = 10_000;
 pub(super) const SHORT: Duration = Duration::from_millis(50);
 /// … and one longer than this shrinks.
 const LONG: Duration = Duration::from_millis(100);
-/// Where it might be felt, batches are so many times shorter: 1.5 to 3 ms, and a commit that holds up nobody else's.
+/// Where it might be felt, batches are so many times shorter: 1.5 to 3 ms, and a commit that waits for no flush.
 /// Twice that long was felt: the main app's p99 rose by half and more (the bench's *foreground*).
 const GENTLY: u32 = 32;
 /// The part of its first size below which a gentle batch gets only where it takes longer than any should. Most of a short
-/// batch may be a slow disk's flush, or a long way to the database: it would be no shorter with a single row.
+/// batch may be a long way to the database, or a slow disk: it would be no shorter with a single row.
 const LEAST: i64 = 32;
 
 /// The size of the next batch, in rows.

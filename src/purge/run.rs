@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     faults::{self, Point},
-    postgres::{self, Database, Transaction},
+    postgres::{self, Database, Flush, Transaction},
     retention::Plan,
     telemetry::metrics::Metrics,
 };
@@ -236,10 +236,17 @@ impl Attempt<'_> {
     ) -> Result<BatchOutcome, PurgeError> {
         // Closed it never is.
         let deleting = self.purger.at_once.acquire().await.ok();
+        // A flush for each of many small batches is what the main app's own commits would wait behind. The run's end is
+        // flushed, and with it what went before.
+        let flush = if self.is_gentle() {
+            Flush::Later
+        } else {
+            Flush::AtOnce
+        };
         let mut tx = self
             .purger
             .database
-            .begin_yielding(self.size.patience())
+            .begin_yielding(self.size.patience(), flush)
             .await?;
         let plan = ledger::prove(&mut tx, self.run).await?;
         if plan != self.terms.plan {
@@ -305,7 +312,8 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Counts what is committed.
+    /// Counts what is committed. What a crash of Postgres takes back was counted here, and is once more when it is done
+    /// again; the run's record goes with the rows.
     fn count(&self, done: &Done) {
         done.count(&self.purger.metrics, self.terms.plan);
         self.turn

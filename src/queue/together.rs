@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ids::OrgId,
-    postgres::{Database, Patience, Transaction},
+    postgres::{Database, Flush, Patience, Transaction},
     purge::{self, Limits},
 };
 
@@ -34,7 +34,9 @@ pub async fn purge_together(
     behalf: Behalf<'_>,
     deleting: impl Send,
 ) -> sqlx::Result<Option<Vec<ClosedRun>>> {
-    let mut tx = database.begin_yielding(Patience::Short).await?;
+    let mut tx = database
+        .begin_yielding(Patience::Short, Flush::AtOnce)
+        .await?;
     let waiting = lock(&mut tx, delivery, limits.others).await?;
     let Some(first) = waiting.first().filter(|first| first.id == delivery.run.0) else {
         tx.rollback().await?;

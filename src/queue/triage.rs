@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::bulk::{self, Behalf, ClosedRun, Closing, Waiting};
 use crate::{
     ids::OrgId,
-    postgres::{Database, Patience, Transaction},
+    postgres::{Database, Flush, Patience, Transaction},
     purge,
 };
 
@@ -34,7 +34,9 @@ pub async fn close_idle(
     limit: i64,
     behalf: Behalf<'_>,
 ) -> sqlx::Result<Look> {
-    let mut tx = database.begin_yielding(Patience::Short).await?;
+    let mut tx = database
+        .begin_yielding(Patience::Short, Flush::AtOnce)
+        .await?;
     let waiting = lock_waiting(&mut tx, after, limit).await?;
     let met = waiting.len();
     let Some((last, now)) = waiting.last().map(|run| (run.id, run.now)) else {

@@ -26,7 +26,8 @@ struct AppAtWork {
 }
 
 impl AppAtWork {
-    fn on(db: &TestDatabase) -> Self {
+    /// Begins, and waits until it shows.
+    async fn on(db: &TestDatabase) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let session = || {
             let (pool, over) = (db.pool.clone(), over.clone());
@@ -36,10 +37,14 @@ impl AppAtWork {
                 }
             })
         };
-        Self {
-            sessions: (0..3).map(|_| session()).collect(),
-            over,
-        }
+        let sessions = (0..3).map(|_| session()).collect();
+        eventually("the main app is at work", async || {
+            let at_work = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND query = 'SELECT pg_sleep(0.05)'";
+            db.value::<i64>(at_work).await >= 2
+        })
+        .await;
+        Self { sessions, over }
     }
 
     async fn rest(self) {
@@ -58,12 +63,37 @@ async fn scheduled(db: &TestDatabase, org: Uuid) -> Uuid {
     runs::newest_run(db, org).await
 }
 
+/// Notes of each statement that deletes checks, or ends a run, whether its commit is to wait for the disk, as commits do by
+/// default (and not on the tests' server).
+async fn note_whether_commits_wait(db: &TestDatabase) {
+    db.execute(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = on', current_database()); END $$;
+         CREATE TABLE public.noted (what text, waits boolean);
+         CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+         BEGIN
+             INSERT INTO public.noted VALUES (TG_ARGV[0], current_setting('synchronous_commit') <> 'off');
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER noted AFTER DELETE ON public.drift_checks FOR EACH STATEMENT
+             EXECUTE FUNCTION public.note('batch');
+         CREATE TRIGGER noted AFTER UPDATE ON retention.purge_runs FOR EACH ROW WHEN (new.status = 'succeeded')
+             EXECUTE FUNCTION public.note('succeeded')",
+    )
+    .await;
+}
+
+async fn commits_that_waited(db: &TestDatabase, what: &str) -> i64 {
+    let waited = format!("SELECT count(*) FROM public.noted WHERE what = '{what}' AND waits");
+    db.value(&waited).await
+}
+
 #[tokio::test]
 async fn scheduled_run_goes_slowly_beside_the_main_app_and_says_so() {
     let db = TestDatabase::new().await;
     let org = App::on(&db.pool).org_with_expired(100).await;
     let before = ledger::rows(&db.pool).await;
-    let app = AppAtWork::on(&db);
+    note_whether_commits_wait(&db).await;
+    let app = AppAtWork::on(&db).await;
     let worker = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
     let run = scheduled(&db, org).await;
     until_status(&db.pool, run, "succeeded").await;
@@ -77,6 +107,9 @@ async fn scheduled_run_goes_slowly_beside_the_main_app_and_says_so() {
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("lately for foreground"), "{shown}");
     ledger::assert_exact(&db.pool, &before).await;
+    // No batch makes the main app's commits wait behind its own flush; the run's end is on the disk, and all of them with it.
+    assert_eq!(commits_that_waited(&db, "batch").await, 0);
+    assert_ne!(commits_that_waited(&db, "succeeded").await, 0);
 }
 
 #[tokio::test]
@@ -87,7 +120,7 @@ async fn runs_with_nothing_to_purge_are_closed_a_few_at_a_time_beside_the_main_a
          SELECT retention.enqueue_slot(now(), array_agg(id)) FROM organizations",
     )
     .await;
-    let app = AppAtWork::on(&db);
+    let app = AppAtWork::on(&db).await;
     let _worker = Service::start(&db.url, "worker", &[]);
     runs::all_are_final(&db).await;
     app.rest().await;
@@ -104,7 +137,7 @@ async fn runs_with_nothing_to_purge_are_closed_a_few_at_a_time_beside_the_main_a
 async fn purge_now_does_not_wait_for_the_main_app_to_rest() {
     let db = TestDatabase::new().await;
     let org = App::on(&db.pool).org_with_expired(100).await;
-    let app = AppAtWork::on(&db);
+    let app = AppAtWork::on(&db).await;
     let worker = Service::start(&db.url, "worker", &[SMALL_BATCHES]);
     let run = product::enqueue(&db.pool, org).await;
     until_status(&db.pool, run, "succeeded").await;
@@ -120,7 +153,7 @@ async fn purge_now_does_not_wait_for_the_main_app_to_rest() {
 async fn nobody_is_made_way_for_when_that_is_switched_off() {
     let db = TestDatabase::new().await;
     let org = App::on(&db.pool).org_with_expired(100).await;
-    let app = AppAtWork::on(&db);
+    let app = AppAtWork::on(&db).await;
     let off = ("DRIFT_RETENTION_PURGE__THROTTLE", "false");
     let _worker = Service::start(&db.url, "worker", &[SMALL_BATCHES, off]);
     let run = scheduled(&db, org).await;

@@ -1,26 +1,39 @@
 //! *foreground*: what the main app feels while a purge runs beside it.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
-use super::{loaded::seed, memory};
+use super::memory;
 use crate::{
     Bench,
-    contestants::{Contestant, Outcome},
-    main_app::{CONNECTIONS, MainApp, RATE},
+    contestants::{Contestant, Worker},
+    main_app::{CONNECTIONS, MainApp, Operation, RATE},
     measures::{Series, float, quantile},
     plot::{Kind, Plot},
     report::{Bound, Section, Table, Target, head},
     seed::Seed,
-    verify,
+    server::Copy,
+    sql, verify,
 };
 
+/// At full scale: a quarter of *loaded*.
+const ORGANIZATIONS: u64 = 250;
 /// The main app runs for so long before anything counts.
 const SETTLE: Duration = Duration::from_secs(3);
-/// How long it is watched where nothing is purged.
-const QUIET: Duration = Duration::from_secs(30);
+/// A machine that others share is slower for some minutes and faster for some. So the purge is stopped and goes on in turns
+/// of so long, and what the main app feels with it and without it is felt at the same time.
+const TURN: Duration = Duration::from_secs(15);
+/// How often it is looked whether autovacuum is at work.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What was measured of one condition, by round.
 #[derive(Default)]
@@ -34,92 +47,154 @@ struct Felt {
     memory: Series,
 }
 
+/// Spans of time, none of which overlaps another.
+type Spans = Vec<Range<Instant>>;
+
 pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
-    let seed = seed(bench);
+    let organizations = bench.scaled(ORGANIZATIONS);
+    let seed = Seed::loaded(organizations);
     seed.plant(&bench.server).await?;
-    let mut conditions = [
-        (None, felt("no purge")),
-        (Some(bench.ours()), felt("ours")),
-        (Some(Contestant::Bound), felt("set-based bound")),
-    ];
-    for round in 0..bench.args.rounds {
-        for turn in 0..conditions.len() {
-            let (who, felt) = &mut conditions[(turn + round) % 3];
-            watch_main_app(bench, &seed, who.as_ref(), felt)
-                .await
-                .with_context(|| felt.name.clone())?;
-        }
+    let [mut quiet, mut ours, mut bound] = ["no purge", "ours", "set-based bound"].map(Felt::of);
+    for _ in 0..bench.args.rounds {
+        beside_ours(bench, &seed, &mut quiet, &mut ours)
+            .await
+            .context("beside ours")?;
+        beside_bound(bench, &seed, &mut bound)
+            .await
+            .context("beside the bound")?;
     }
     if !bench.args.keep {
         bench.server.drop(&seed.database).await?;
     }
-    let [(_, quiet), (_, ours), (_, bound)] = conditions;
-    Ok(section(&[&quiet, &ours, &bound]))
+    Ok(section(organizations, &[&quiet, &ours, &bound]))
 }
 
-fn felt(name: &str) -> Felt {
-    Felt {
-        name: name.to_owned(),
-        ..Felt::default()
-    }
-}
-
-/// One condition on a fresh copy: only what was due while the purge ran counts.
-async fn watch_main_app(
-    bench: &Bench,
-    seed: &Seed,
-    who: Option<&Contestant>,
-    felt: &mut Felt,
-) -> Result<()> {
+/// The worker, started and stopped in turns until nothing is left to do.
+async fn beside_ours(bench: &Bench, seed: &Seed, quiet: &mut Felt, ours: &mut Felt) -> Result<()> {
     let copy = bench.server.copy(&seed.database, "copy").await?;
-    if let Some(who) = who {
-        who.prepare(&copy).await?;
+    bench.ours().prepare(&copy).await?;
+    let app = Watched::begin(&copy).await?;
+    let (mut purging, mut resting, mut held) = (Spans::new(), Spans::new(), 0);
+    loop {
+        let from = Instant::now();
+        let mut worker = Worker::spawn(&bench.args.binary, &copy.url, &[])?;
+        let over = timeout(TURN, worker.finish(&copy.pool)).await;
+        purging.push(from..Instant::now());
+        held = worker.usage()?.0.max(held);
+        worker.stop().await?;
+        rest(&copy, &mut purging, &mut resting).await?;
+        if let Ok(over) = over {
+            over?;
+            break;
+        }
     }
-    let (stop, stopping) = watch::channel(false);
-    let app = tokio::spawn(MainApp::open(&copy.url).await?.work(stopping));
-    sleep(SETTLE).await;
-    let from = Instant::now();
-    let outcome = if let Some(who) = who {
-        who.work(&copy).await?
-    } else {
-        sleep(QUIET).await;
-        Outcome::default()
-    };
-    // Until the last run was over: ours stops its worker after that.
-    let took = if who.is_some() { outcome.wall } else { QUIET };
-    stop.send(true)?;
-    let operations = app.await??;
-    let meanwhile = operations
-        .iter()
-        .filter(|done| done.due >= from && done.due < from + took);
-    let mut latencies: Vec<f64> = meanwhile
-        .map(|done| done.latency.as_secs_f64() * 1000.0)
-        .collect();
-    latencies.sort_by(f64::total_cmp);
-    if who.is_some() {
-        verify::check_nothing_due(&copy.pool).await?;
-    }
-    copy.pool.close().await;
-    bench.server.drop("copy").await?;
-    let p99 = quantile(&latencies, 0.99);
-    println!(
-        "{}: {} operations in {:.1} s, p99 {p99:.2} ms",
-        felt.name,
-        latencies.len(),
-        took.as_secs_f64()
-    );
-    felt.seconds.0.push(took.as_secs_f64());
-    felt.operations.0.push(float(latencies.len() as u64));
-    felt.median.0.push(quantile(&latencies, 0.5));
-    felt.p99.0.push(p99);
-    felt.worst.0.push(quantile(&latencies, 1.0));
-    felt.memory
-        .0
-        .extend(outcome.memory_kib.map(|kib| float(kib) / 1024.0));
+    let operations = app.end().await?;
+    verify::check_nothing_due(&copy.pool).await?;
+    leave(bench, copy).await?;
+    quiet.take_in(&operations, &resting);
+    ours.take_in(&operations, &purging);
+    ours.memory.0.push(float(held) / 1024.0);
     Ok(())
 }
 
-fn section(conditions: &[&Felt; 3]) -> Section {
+/// One turn without the purge. While autovacuum tidies up after it, the purge is still felt.
+async fn rest(copy: &Copy, purging: &mut Spans, resting: &mut Spans) -> Result<()> {
+    let until = Instant::now() + TURN;
+    let mut from = Instant::now();
+    while from < until {
+        let vacuuming: bool = sql::value(
+            &copy.pool,
+            "-- bench.foreground.vacuuming
+             SELECT EXISTS (SELECT FROM pg_stat_progress_vacuum WHERE datname = current_database())",
+        )
+        .await?;
+        sleep(LOOK).await;
+        let now = Instant::now();
+        if vacuuming {
+            &mut *purging
+        } else {
+            &mut *resting
+        }
+        .push(from..now);
+        from = now;
+    }
+    Ok(())
+}
+
+async fn beside_bound(bench: &Bench, seed: &Seed, felt: &mut Felt) -> Result<()> {
+    let copy = bench.server.copy(&seed.database, "copy").await?;
+    let app = Watched::begin(&copy).await?;
+    let from = Instant::now();
+    let wall = Contestant::Bound.work(&copy).await?.wall;
+    let operations = app.end().await?;
+    verify::check_nothing_due(&copy.pool).await?;
+    leave(bench, copy).await?;
+    felt.take_in(&operations, &[from..from + wall]);
+    Ok(())
+}
+
+async fn leave(bench: &Bench, copy: Copy) -> Result<()> {
+    copy.pool.close().await;
+    bench.server.drop("copy").await
+}
+
+/// The main app at work on a copy.
+struct Watched {
+    stop: watch::Sender<bool>,
+    app: JoinHandle<Result<Vec<Operation>>>,
+}
+
+impl Watched {
+    /// Starts it, and lets it settle.
+    async fn begin(copy: &Copy) -> Result<Self> {
+        let (stop, stopping) = watch::channel(false);
+        let app = tokio::spawn(MainApp::open(&copy.url).await?.work(stopping));
+        sleep(SETTLE).await;
+        Ok(Self { stop, app })
+    }
+
+    /// Everything that it did.
+    async fn end(self) -> Result<Vec<Operation>> {
+        self.stop.send(true)?;
+        self.app.await?
+    }
+}
+
+impl Felt {
+    fn of(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// One round: what was due within these spans.
+    fn take_in(&mut self, operations: &[Operation], spans: &[Range<Instant>]) {
+        let seconds: f64 = spans
+            .iter()
+            .map(|span| (span.end - span.start).as_secs_f64())
+            .sum();
+        let mut latencies: Vec<f64> = operations
+            .iter()
+            .filter(|done| spans.iter().any(|span| span.contains(&done.due)))
+            .map(|done| done.latency.as_secs_f64() * 1000.0)
+            .collect();
+        latencies.sort_by(f64::total_cmp);
+        let p99 = quantile(&latencies, 0.99);
+        println!(
+            "{}: {} operations in {seconds:.1} s, p99 {p99:.2} ms",
+            self.name,
+            latencies.len()
+        );
+        self.seconds.0.push(seconds);
+        self.operations.0.push(float(latencies.len() as u64));
+        self.median.0.push(quantile(&latencies, 0.5));
+        self.p99.0.push(p99);
+        self.worst.0.push(quantile(&latencies, 1.0));
+    }
+}
+
+fn section(organizations: u64, conditions: &[&Felt; 3]) -> Section {
     let [quiet, ours, bound] = conditions;
     let mut rows = vec![head(&[
         "",
@@ -150,10 +225,13 @@ fn section(conditions: &[&Felt; 3]) -> Section {
     Section {
         title: "foreground: what the main app feels".to_owned(),
         about: vec![format!(
-            "Copies of *loaded*. The main app does {RATE} operations a second on {CONNECTIONS} connections, at fixed times whatever the \
-             answers take: it writes checks with five flags, reads an environment's newest check, lists incidents, writes payloads \
-             and closes incidents. A latency counts from when the operation was due. Only operations that were due while the \
-             purge ran count; without a purge, half a minute."
+            "Copies of a smaller *loaded*, {organizations} organizations. The main app does {RATE} operations a second on {CONNECTIONS} \
+             connections, at fixed times whatever the answers take: it writes checks with five flags, reads an environment's newest \
+             check, lists incidents, writes payloads and closes incidents. A latency counts from when the operation was due. Our \
+             worker is stopped after {} seconds, started again after as many, until everything is purged: what is felt with it and \
+             without it is felt in turns, on the same copy. An operation that was due while autovacuum was at work there counts as \
+             beside the purge, whose rows it takes away; one that was due while the worker stopped does not count.",
+            TURN.as_secs()
         )],
         tables: vec![Table(rows)],
         targets: vec![
