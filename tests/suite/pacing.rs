@@ -44,7 +44,7 @@ impl AppAtWork {
             db.value::<i64>(at_work).await >= 2
         })
         .await;
-        Self { sessions, over }
+        Self { over, sessions }
     }
 
     async fn rest(self) {
