@@ -111,8 +111,7 @@ async fn nothing_more_goes_until_a_replica_that_stands_still_has_caught_up() {
         ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "1"),
         ("DRIFT_RETENTION_PURGE__MAX_REPLICA_LAG", "1s"),
     ];
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let worker = Service::start_logging(&primary.url, "worker", &settings, log.reopen().unwrap());
+    let (worker, log) = Service::logged(&primary.url, "worker", &settings);
     let run = product::enqueue(&primary.pool, org).await;
     eventually("the log says what the purge waits for", async || {
         std::fs::read_to_string(log.path())

@@ -284,7 +284,7 @@ async fn keys_come_by_url_even_when_it_answers_only_after_the_start() {
 #[tokio::test]
 async fn without_keys_the_api_refuses_all_but_health_and_says_what_to_set() {
     let db = TestDatabase::new().await;
-    let (service, log) = logged(&db.url, &[]);
+    let (service, log) = Service::logged(&db.url, "api", &[]);
     service.ready().await;
     for path in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(service.get(path).await.unwrap().status(), 200, "{path}");
@@ -307,7 +307,11 @@ async fn without_keys_the_api_refuses_all_but_health_and_says_what_to_set() {
 #[tokio::test]
 async fn neither_secret_nor_token_is_logged() {
     let db = TestDatabase::new().await;
-    let (service, log) = logged(&db.url, &[&HS256[..], &[("RUST_LOG", "trace")]].concat());
+    let (service, log) = Service::logged(
+        &db.url,
+        "api",
+        &[&HS256[..], &[("RUST_LOG", "trace")]].concat(),
+    );
     service.ready().await;
     let url = format!("http://127.0.0.1:{}{LIST}", service.port);
     let good = token("operator", None);
@@ -327,15 +331,6 @@ async fn neither_secret_nor_token_is_logged() {
     ] {
         assert!(!log.contains(hidden), "{hidden} stands in the log");
     }
-}
-
-/// A service in the role `api` whose log goes to a file.
-fn logged(url: &str, env: &[(&str, &str)]) -> (Service, tempfile::NamedTempFile) {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    (
-        Service::start_logging(url, "api", env, log.reopen().unwrap()),
-        log,
-    )
 }
 
 /// Stops the service; returns its log.

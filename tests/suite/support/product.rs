@@ -94,6 +94,17 @@ impl Service {
         }
     }
 
+    /// The same, with its log in a file.
+    pub fn logged(
+        database_url: &str,
+        roles: &str,
+        env: &[(&str, &str)],
+    ) -> (Self, tempfile::NamedTempFile) {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let service = Self::start_logging(database_url, roles, env, log.reopen().unwrap());
+        (service, log)
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = self
             .child
