@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use sqlx::Row;
+use sqlx::{Postgres, Row, Transaction};
 use tokio::time::{Instant, sleep};
 
 use super::memory;
@@ -23,6 +23,9 @@ const ORGANIZATIONS: u64 = 200;
 const NIGHTS: u32 = 30;
 /// How many days a row is kept.
 const KEPT: u32 = 5;
+/// Nights in which nothing can be vacuumed. What a first one costs is in the sizes that later ones are compared with;
+/// the others have to get along with it. The last is as far from the end as the first from then.
+const HELD_UP: [u32; 3] = [2, 12, 27];
 /// A day, in seconds.
 const DAY: u32 = 12;
 /// Sizes are compared with those after this night: by then every row that was seeded has gone once.
@@ -65,6 +68,7 @@ async fn nights(bench: &Bench, copy: &Copy) -> Result<(Vec<Sizes>, Series)> {
         make_day(copy, first, day).await?;
     }
     let (mut sizes, mut held) = (Vec::new(), Series::default());
+    let mut snapshot: Option<Transaction<'_, Postgres>> = None;
     for night in 1..=NIGHTS {
         let over = first + f64::from((night + 1) * DAY);
         let now: f64 = sql::value(
@@ -74,6 +78,12 @@ async fn nights(bench: &Bench, copy: &Copy) -> Result<(Vec<Sizes>, Series)> {
         .await?;
         sleep(Duration::from_secs_f64((over - now).max(0.0))).await;
         make_day(copy, first, KEPT + night).await?;
+        if let Some(last_nights) = snapshot.take() {
+            last_nights.rollback().await?;
+        }
+        if HELD_UP.contains(&night) {
+            snapshot = Some(take_snapshot(copy).await?);
+        }
         let outcome = bench.ours().purge(copy).await?;
         held.0
             .extend(outcome.memory_kib.map(|kib| float(kib) / 1024.0));
@@ -88,6 +98,19 @@ async fn nights(bench: &Bench, copy: &Copy) -> Result<(Vec<Sizes>, Series)> {
         sizes.push(after);
     }
     Ok((sizes, held))
+}
+
+/// A transaction that is left open, as a backup's: what is deleted from now on cannot be vacuumed before its end.
+async fn take_snapshot(copy: &Copy) -> Result<Transaction<'static, Postgres>> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+    let mut snapshot = copy.pool.begin_with(begin).await?;
+    sql::script(
+        &mut snapshot,
+        "-- bench.nights.snapshot
+         SELECT 1",
+    )
+    .await?;
+    Ok(snapshot)
 }
 
 async fn make_day(copy: &Copy, first: f64, day: u32) -> Result<()> {
@@ -203,10 +226,13 @@ fn section(organizations: u64, sizes: &[Sizes], held: Series) -> Section {
             "{} organizations whose rows are kept for {KEPT} days; each day brings as many rows as expire: {} checks, {} flags, \
              and incidents with payloads and approvals. A day passes in {DAY} seconds, and autovacuum looks every second instead of once a minute; \
              it is otherwise as the schema sets it. Every night the worker purges what is due, autovacuum is waited for, and \
-             sizes are read. The table `incidents` is not here: its rows are never deleted.",
+             sizes are read. In the nights {} a transaction that stays open until the next, as a backup's does, keeps \
+             everything from being vacuumed: what such a night costs is in the sizes that are compared with, and may not be \
+             taken again by the next one. The table `incidents` is not here: its rows are never deleted.",
             count(organizations),
             count(organizations * 60),
-            count(organizations * 300)
+            count(organizations * 300),
+            HELD_UP.map(|night| night.to_string()).join(", ")
         )],
         tables: vec![Table(rows)],
         targets: vec![flat("tables", false), flat("indexes", true), memory(held)],
