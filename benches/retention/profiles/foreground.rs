@@ -32,6 +32,9 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// A machine that others share is slower for some minutes and faster for some. So the purge is stopped and goes on in turns
 /// of so long, and what the main app feels with it and without it is felt at the same time.
 const TURN: Duration = Duration::from_secs(15);
+/// A worker that starts opens its sessions and reads its gauges. A service does so once; here it is once in each turn, and
+/// would weigh as much as everything that follows.
+const START: Duration = Duration::from_millis(500);
 /// How often it is looked whether autovacuum is at work.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -50,15 +53,26 @@ struct Felt {
 /// Spans of time, none of which overlaps another.
 type Spans = Vec<Range<Instant>>;
 
+/// When what was at work on one copy.
+#[derive(Default)]
+struct Turns {
+    starting: Spans,
+    purging: Spans,
+    resting: Spans,
+}
+
 pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
     let organizations = bench.scaled(ORGANIZATIONS);
     let seed = Seed::loaded(organizations);
     seed.plant(&bench.server).await?;
-    let [mut quiet, mut ours, mut bound] = ["no purge", "ours", "set-based bound"].map(Felt::of);
+    let names = ["no purge", "ours", "ours, its start", "set-based bound"];
+    let [mut quiet, mut ours, mut start, mut bound] = names.map(Felt::of);
     for _ in 0..bench.args.rounds {
-        beside_ours(bench, &seed, &mut quiet, &mut ours)
-            .await
-            .context("beside ours")?;
+        let (operations, turns, held) = beside_ours(bench, &seed).await.context("beside ours")?;
+        quiet.take_in(&operations, &turns.resting);
+        ours.take_in(&operations, &turns.purging);
+        start.take_in(&operations, &turns.starting);
+        ours.memory.0.push(float(held) / 1024.0);
         beside_bound(bench, &seed, &mut bound)
             .await
             .context("beside the bound")?;
@@ -66,23 +80,27 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
     if !bench.args.keep {
         bench.server.drop(&seed.database).await?;
     }
-    Ok(section(organizations, &[&quiet, &ours, &bound]))
+    Ok(section(organizations, &[&quiet, &ours, &start, &bound]))
 }
 
-/// The worker, started and stopped in turns until nothing is left to do.
-async fn beside_ours(bench: &Bench, seed: &Seed, quiet: &mut Felt, ours: &mut Felt) -> Result<()> {
+/// The worker, started and stopped in turns until nothing is left to do: everything that the main app did, when, and
+/// the most memory that a worker held, in KiB.
+async fn beside_ours(bench: &Bench, seed: &Seed) -> Result<(Vec<Operation>, Turns, u64)> {
     let copy = bench.server.copy(&seed.database, "copy").await?;
     bench.ours().prepare(&copy).await?;
     let app = Watched::begin(&copy).await?;
-    let (mut purging, mut resting, mut held) = (Spans::new(), Spans::new(), 0);
+    let (mut turns, mut held) = (Turns::default(), 0);
     loop {
         let from = Instant::now();
         let mut worker = Worker::spawn(&bench.args.binary, &copy.url, &[])?;
         let over = timeout(TURN, worker.finish(&copy.pool)).await;
-        purging.push(from..Instant::now());
+        let until = Instant::now();
+        let started = until.min(from + START);
+        turns.starting.push(from..started);
+        turns.purging.push(started..until);
         held = worker.usage()?.0.max(held);
         worker.stop().await?;
-        rest(&copy, &mut purging, &mut resting).await?;
+        rest(&copy, &mut turns).await?;
         if let Ok(over) = over {
             over?;
             break;
@@ -91,14 +109,11 @@ async fn beside_ours(bench: &Bench, seed: &Seed, quiet: &mut Felt, ours: &mut Fe
     let operations = app.end().await?;
     verify::check_nothing_due(&copy.pool).await?;
     leave(bench, copy).await?;
-    quiet.take_in(&operations, &resting);
-    ours.take_in(&operations, &purging);
-    ours.memory.0.push(float(held) / 1024.0);
-    Ok(())
+    Ok((operations, turns, held))
 }
 
 /// One turn without the purge. While autovacuum tidies up after it, the purge is still felt.
-async fn rest(copy: &Copy, purging: &mut Spans, resting: &mut Spans) -> Result<()> {
+async fn rest(copy: &Copy, turns: &mut Turns) -> Result<()> {
     let until = Instant::now() + TURN;
     let mut from = Instant::now();
     while from < until {
@@ -111,9 +126,9 @@ async fn rest(copy: &Copy, purging: &mut Spans, resting: &mut Spans) -> Result<(
         sleep(LOOK).await;
         let now = Instant::now();
         if vacuuming {
-            &mut *purging
+            &mut turns.purging
         } else {
-            &mut *resting
+            &mut turns.resting
         }
         .push(from..now);
         from = now;
@@ -194,8 +209,8 @@ impl Felt {
     }
 }
 
-fn section(organizations: u64, conditions: &[&Felt; 3]) -> Section {
-    let [quiet, ours, bound] = conditions;
+fn section(organizations: u64, conditions: &[&Felt; 4]) -> Section {
+    let [quiet, ours, _, bound] = conditions;
     let mut rows = vec![head(&[
         "",
         "Seconds",
@@ -230,8 +245,10 @@ fn section(organizations: u64, conditions: &[&Felt; 3]) -> Section {
              check, lists incidents, writes payloads and closes incidents. A latency counts from when the operation was due. Our \
              worker is stopped after {} seconds, started again after as many, until everything is purged: what is felt with it and \
              without it is felt in turns, on the same copy. An operation that was due while autovacuum was at work there counts as \
-             beside the purge, whose rows it takes away; one that was due while the worker stopped does not count.",
-            TURN.as_secs()
+             beside the purge, whose rows it takes away; one that was due while the worker stopped does not count. A service starts \
+             once and not every half a minute, so the first {} ms of each turn stand by themselves.",
+            TURN.as_secs(),
+            START.as_millis()
         )],
         tables: vec![Table(rows)],
         targets: vec![
