@@ -58,11 +58,7 @@ async fn set_naptime(copy: &Copy, change: &str) -> Result<()> {
 async fn nights(bench: &Bench, copy: &Copy) -> Result<(Vec<Sizes>, Series)> {
     // The days that are kept are made beforehand; making one takes a fraction of it.
     let lead = KEPT * DAY / 2;
-    let began: f64 = sql::value(
-        &copy.pool,
-        "SELECT extract(epoch FROM clock_timestamp())::float8",
-    )
-    .await?;
+    let began = now(copy).await?;
     let first = began + f64::from(lead);
     for day in 1..=KEPT {
         make_day(copy, first, day).await?;
@@ -71,12 +67,8 @@ async fn nights(bench: &Bench, copy: &Copy) -> Result<(Vec<Sizes>, Series)> {
     let mut snapshot: Option<Transaction<'_, Postgres>> = None;
     for night in 1..=NIGHTS {
         let over = first + f64::from((night + 1) * DAY);
-        let now: f64 = sql::value(
-            &copy.pool,
-            "SELECT extract(epoch FROM clock_timestamp())::float8",
-        )
-        .await?;
-        sleep(Duration::from_secs_f64((over - now).max(0.0))).await;
+        let left = over - now(copy).await?;
+        sleep(Duration::from_secs_f64(left.max(0.0))).await;
         make_day(copy, first, KEPT + night).await?;
         if let Some(last_nights) = snapshot.take() {
             last_nights.rollback().await?;
@@ -98,6 +90,12 @@ async fn nights(bench: &Bench, copy: &Copy) -> Result<(Vec<Sizes>, Series)> {
         sizes.push(after);
     }
     Ok((sizes, held))
+}
+
+/// By the server's clock, in seconds since 1970.
+async fn now(copy: &Copy) -> Result<f64> {
+    let now = "SELECT extract(epoch FROM clock_timestamp())::float8";
+    sql::value(&copy.pool, now).await
 }
 
 /// A transaction that is left open, as a backup's: what is deleted from now on cannot be vacuumed before its end.
