@@ -127,20 +127,38 @@ impl Settings {
 
     /// The settings, and a database whose schema is the one this program knows.
     async fn ready_database(&self) -> Result<(Config, Database)> {
+        self.ready_database_to(Use::Any).await
+    }
+
+    async fn ready_database_to(&self, to: Use) -> Result<(Config, Database)> {
         let config = self.load()?;
-        let database = open_database(&config)?;
+        let database = open_database(&config, to)?;
         migrations::check(&database).await?;
         Ok((config, database))
     }
 }
 
+/// What a process does with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A worker's process.
+    Purge,
+    Any,
+}
+
 /// The database, past a pooler where the settings name a way.
-fn open_database(config: &Config) -> Result<Database> {
+fn open_database(config: &Config, to: Use) -> Result<Database> {
     let (url, connections) = (config.database_url()?, pool_size(config));
+    let concurrency = config.worker.concurrency();
     Ok(match &config.database.direct_url {
         Some(direct) => {
-            let sessions = queue::sessions(config.worker.concurrency()).min(connections);
+            let sessions = queue::sessions(concurrency).min(connections);
             Database::behind_pooler(url, connections, direct, sessions)?
+        }
+        // One for each that deletes, and one for a commit that waits for the disk. Who allows few connections has them shared.
+        None if to == Use::Purge && connections >= enough_connections(concurrency) => {
+            let yielding = u32::try_from(concurrency + 1).unwrap_or(u32::MAX);
+            Database::for_purging(url, connections, yielding)?
         }
         None => Database::new(url, connections)?,
     })
@@ -158,13 +176,15 @@ fn reading_database(config: &Config, database: &Database) -> Result<Database> {
     })
 }
 
-/// What the settings allow. Unless they say: per run in hand a connection for its batches and one for its record, and a
-/// few more for the loops and LISTEN.
+/// What the settings allow, or enough.
 fn pool_size(config: &Config) -> u32 {
-    config
-        .database
-        .connections
-        .unwrap_or_else(|| u32::try_from(config.worker.concurrency() * 2 + 8).unwrap_or(u32::MAX))
+    let enough = || enough_connections(config.worker.concurrency());
+    config.database.connections.unwrap_or_else(enough)
+}
+
+/// Per run at once a connection for its batches and one for its record, and a few more for the loops and LISTEN.
+fn enough_connections(concurrency: usize) -> u32 {
+    u32::try_from(concurrency * 2 + 8).unwrap_or(u32::MAX)
 }
 
 /// Runs the command. Exit status: 0 done, 1 it failed, 2 wrong usage.

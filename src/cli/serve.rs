@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Settings, reading_database, stopping};
+use super::{Settings, Use, reading_database, stopping};
 use crate::{
     config::{Config, Hours},
     gauges::Gauges,
@@ -42,7 +42,12 @@ pub(super) enum Role {
 }
 
 pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCode> {
-    let (mut config, database) = settings.ready_database().await?;
+    let to = if args.roles.contains(&Role::Worker) {
+        Use::Purge
+    } else {
+        Use::Any
+    };
+    let (mut config, database) = settings.ready_database_to(to).await?;
     config.purge.between = args.between.or(config.purge.between);
     let stop = stopping::on_signal()?;
     serve(&config, database, &args.roles, stop).await?;

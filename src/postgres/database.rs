@@ -6,11 +6,14 @@
 //! statement has a name. This type and [`Transaction`] are the only places that know; above
 //! them, the same statements run either way.
 
+use std::{iter, sync::Arc};
+
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use sqlx::{
     AssertSqlSafe, Describe, Execute, Executor, PgPool, Postgres, SqlStr,
     postgres::{PgRow, PgStatement, PgTypeInfo},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Flush, Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results,
@@ -33,6 +36,17 @@ pub struct Database {
     pool: PgPool,
     /// Sessions of our own; absent: `pool` has them.
     direct: Option<PgPool>,
+    /// Sessions of their own for the transactions that give way; absent: `pool` has them.
+    yielding: Option<Yielding>,
+}
+
+/// Few sessions, and a place in line for each. A pool hands out the session that has been idle for longest, and each maps every page
+/// of the tables that it comes to into its own memory: the fewer a purge goes through, the less it costs.
+#[derive(Debug, Clone)]
+struct Yielding {
+    pool: PgPool,
+    /// Waited for as long as it takes: where every session is taken, it is by a purge of ours, and no failure.
+    places: Arc<Semaphore>,
 }
 
 impl Database {
@@ -44,6 +58,21 @@ impl Database {
         Ok(Self {
             pool: direct_pool(url, connections)?,
             direct: None,
+            yielding: None,
+        })
+    }
+
+    /// The same for a process that purges: `yielding` of the `connections` are for transactions that give way, and no others.
+    ///
+    /// # Errors
+    /// When `url` is no Postgres URL.
+    pub fn for_purging(url: &str, connections: u32, yielding: u32) -> sqlx::Result<Self> {
+        Ok(Self {
+            yielding: Some(Yielding {
+                pool: direct_pool(url, yielding)?,
+                places: Arc::new(Semaphore::new(usize::try_from(yielding).unwrap_or(1))),
+            }),
+            ..Self::new(url, connections.saturating_sub(yielding))?
         })
     }
 
@@ -61,6 +90,7 @@ impl Database {
         Ok(Self {
             pool: pooler_pool(url, connections)?,
             direct: Some(direct_pool(direct_url, sessions)?),
+            yielding: None,
         })
     }
 
@@ -74,19 +104,21 @@ impl Database {
     /// Connections that are open now, and how many of them nobody uses.
     #[must_use]
     pub fn connections(&self) -> (u32, usize) {
-        let direct = self.direct.iter();
-        direct.fold(
-            (self.pool.size(), self.pool.num_idle()),
-            |(open, idle), pool| (open + pool.size(), idle + pool.num_idle()),
-        )
+        self.pools().fold((0, 0), |(open, idle), pool| {
+            (open + pool.size(), idle + pool.num_idle())
+        })
     }
 
     /// Closes every connection, once it is free.
     pub async fn close(&self) {
-        self.pool.close().await;
-        if let Some(direct) = &self.direct {
-            direct.close().await;
+        for pool in self.pools() {
+            pool.close().await;
         }
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &PgPool> {
+        let yielding = self.yielding.iter().map(|yielding| &yielding.pool);
+        iter::once(&self.pool).chain(&self.direct).chain(yielding)
     }
 
     /// Begins a transaction.
@@ -143,7 +175,18 @@ impl Database {
         if flush == Flush::Later {
             settings.push("SET LOCAL synchronous_commit = off");
         }
-        let mut tx = self.begin_with(&settings).await?;
+        let mut tx = match &self.yielding {
+            Some(yielding) => {
+                // Closed it never is.
+                let place = yielding.places.clone().acquire_owned().await.ok();
+                match self.begin_on(&yielding.pool, &settings, place).await {
+                    // The server has no more connections to give: then one that is there already.
+                    Err(sqlx::Error::PoolTimedOut) => self.begin_with(&settings).await?,
+                    begun => begun?,
+                }
+            }
+            None => self.begin_with(&settings).await?,
+        };
         if patience == Patience::Short {
             tx.yields();
         }
@@ -158,6 +201,15 @@ impl Database {
         &self,
         settings: &[&'static str],
     ) -> sqlx::Result<Transaction<'static>> {
+        self.begin_on(&self.pool, settings, None).await
+    }
+
+    async fn begin_on(
+        &self,
+        pool: &PgPool,
+        settings: &[&'static str],
+        place: Option<OwnedSemaphorePermit>,
+    ) -> sqlx::Result<Transaction<'static>> {
         let session = if self.is_pooled() {
             SESSION.map(|(name, value)| format!("SET LOCAL {name} = '{value}';"))
         } else {
@@ -168,8 +220,8 @@ impl Database {
             session.concat(),
             settings.join("; ")
         ));
-        let inner = self.pool.begin_with(begin).await?;
-        Ok(Transaction::new(inner, self.is_pooled()))
+        let inner = pool.begin_with(begin).await?;
+        Ok(Transaction::new(inner, place, self.is_pooled()))
     }
 
     fn is_pooled(&self) -> bool {

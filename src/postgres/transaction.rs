@@ -8,6 +8,7 @@ use sqlx::{
     error::BoxDynError,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 /// What one statement gives: rows, and the counts that end it.
 pub(super) type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
@@ -35,6 +36,8 @@ pub enum Flush {
 #[derive(Debug)]
 pub struct Transaction<'c> {
     inner: sqlx::Transaction<'c, Postgres>,
+    /// Others wait for it until this transaction is over.
+    _place: Option<OwnedSemaphorePermit>,
     is_pooled: bool,
     /// When a yielding transaction has to come to its end.
     deadline: Option<Instant>,
@@ -53,9 +56,14 @@ pub(super) struct TookTooLong;
 
 impl<'c> Transaction<'c> {
     /// One that has begun, through a pooler or not.
-    pub(super) fn new(inner: sqlx::Transaction<'c, Postgres>, is_pooled: bool) -> Self {
+    pub(super) fn new(
+        inner: sqlx::Transaction<'c, Postgres>,
+        place: Option<OwnedSemaphorePermit>,
+        is_pooled: bool,
+    ) -> Self {
         Self {
             inner,
+            _place: place,
             is_pooled,
             deadline: None,
             is_marked: false,

@@ -53,7 +53,6 @@ pub async fn purge_together(
     organizations: &[(OrgId, Option<&str>)],
     now: DateTime<Utc>,
     limits: Limits,
-    deleting: impl Send,
     span_of: impl Fn(usize) -> Span,
 ) -> sqlx::Result<Option<Vec<Option<(Span, AtRest)>>>> {
     let found = find(tx, organizations.to_vec(), now).await?;
@@ -71,7 +70,6 @@ pub async fn purge_together(
     if all[0].is_none() && purged.first().is_none_or(|(n, ..)| *n > 0) {
         return Ok(None);
     }
-    drop(deleting);
     let asked = purged.iter().map(|(n, ..)| organizations[*n]).collect();
     let verified = verified(tx, asked, now).await?;
     for ((n, span, done), rest) in purged.into_iter().zip(verified) {

@@ -23,7 +23,7 @@ use crate::{
 ///
 /// Only what was never tried is taken: a run over which its worker died is claimed, and its attempts are counted.
 ///
-/// `deleting` is what others wait for who want to delete: it is dropped when everything is deleted, before it is verified.
+/// `deleting` is what others wait for who want to delete: it is dropped before the commit, which waits for the disk.
 ///
 /// # Errors
 /// When the database fails, or it takes too long; then nothing was purged.
@@ -48,8 +48,7 @@ pub async fn purge_together(
         .map(|run| (OrgId(run.org_id), run.plan.as_deref()))
         .collect();
     let span_of = |n: usize| waiting[n].span();
-    let purged =
-        purge::purge_together(&mut tx, &organizations, now, limits, deleting, span_of).await?;
+    let purged = purge::purge_together(&mut tx, &organizations, now, limits, span_of).await?;
     let Some(purged) = purged else {
         tx.rollback().await?;
         return Ok(Some(Vec::new()));
@@ -60,6 +59,7 @@ pub async fn purge_together(
     });
     let closing: Vec<_> = closing.collect();
     bulk::close(&mut tx, &closing, behalf).await?;
+    drop(deleting);
     bulk::commit(tx, closing).await.map(Some)
 }
 

@@ -1,5 +1,8 @@
 //! Where something is full: connections, the queue.
 
+use drift_retention::postgres::{Database, Flush, Patience, Transaction};
+use futures::FutureExt;
+
 use crate::support::{
     TestDatabase,
     app::App,
@@ -60,6 +63,45 @@ async fn nothing_is_lost_while_no_more_connections_are_to_be_had() {
         .await;
     all_succeed(&db, 12).await;
     ledger::assert_exact(&db.pool, &before).await;
+}
+
+/// Which of the server's sessions it runs in.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test asks the product's own sessions"
+)]
+async fn session(tx: &mut Transaction<'_>) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(tx)
+        .await
+        .expect("a session tells its pid")
+}
+
+#[tokio::test]
+async fn transactions_that_give_way_take_turns_in_sessions_of_their_own() {
+    let db = TestDatabase::new().await;
+    let database = Database::for_purging(&db.url, 3, 1).expect("the test's own database");
+    let begin = || database.begin_yielding(Patience::Long, Flush::AtOnce);
+    let mut first = begin().await.unwrap();
+    let taken = session(&mut first).await;
+    let mut next = Box::pin(begin());
+    assert!((&mut next).now_or_never().is_none(), "it waits its turn");
+    let mut others = [
+        database.begin().await.unwrap(),
+        database.begin().await.unwrap(),
+    ];
+    for other in &mut others {
+        assert_ne!(session(other).await, taken, "others need not wait");
+    }
+    first.commit().await.unwrap();
+    let mut next = next.await.unwrap();
+    assert_eq!(
+        session(&mut next).await,
+        taken,
+        "the same session once more"
+    );
+    drop((next, others));
+    database.close().await;
 }
 
 #[tokio::test]
