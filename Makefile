@@ -65,7 +65,7 @@ bench-console: postgres ## Server time of every page of the console at 100 000 r
 	cargo bench --locked --bench console_pages
 
 .PHONY: bench
-bench: postgres ## The purge measured: writes docs/benchmarks.md and its plots (about 80 minutes; ARGS='--profile idle')
+bench: postgres ## The purge measured: writes docs/benchmarks.md and its plots (40 to 80 minutes; ARGS='--profile idle')
 	cargo bench --locked --bench retention -- $(ARGS)
 
 .PHONY: screenshots

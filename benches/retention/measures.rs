@@ -1,6 +1,6 @@
 //! Medians, ranges and ratios of what the rounds measured, and how they are written.
 
-/// What the rounds measured of one thing, in their order.
+/// What the rounds measured of one thing, in their order; NaN where a round had nothing to measure, which counts for nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Series(pub(crate) Vec<f64>);
 
@@ -50,7 +50,8 @@ impl Series {
     }
 
     fn sorted(&self) -> Vec<f64> {
-        let mut sorted = self.0.clone();
+        let measured = self.0.iter().copied().filter(|value| !value.is_nan());
+        let mut sorted: Vec<_> = measured.collect();
         sorted.sort_by(f64::total_cmp);
         sorted
     }

@@ -189,6 +189,10 @@ impl Felt {
 
     /// One round: what was due within these spans.
     fn take_in(&mut self, operations: &[Operation], spans: &[Range<Instant>]) {
+        if spans.is_empty() {
+            println!("{}: not in this round", self.name);
+            return self.push([f64::NAN; 5]);
+        }
         let seconds: f64 = spans
             .iter()
             .map(|span| (span.end - span.start).as_secs_f64())
@@ -205,11 +209,21 @@ impl Felt {
             self.name,
             latencies.len()
         );
+        self.push([
+            seconds,
+            float(latencies.len() as u64),
+            quantile(&latencies, 0.5),
+            p99,
+            quantile(&latencies, 1.0),
+        ]);
+    }
+
+    fn push(&mut self, [seconds, operations, median, p99, worst]: [f64; 5]) {
         self.seconds.0.push(seconds);
-        self.operations.0.push(float(latencies.len() as u64));
-        self.median.0.push(quantile(&latencies, 0.5));
+        self.operations.0.push(operations);
+        self.median.0.push(median);
         self.p99.0.push(p99);
-        self.worst.0.push(quantile(&latencies, 1.0));
+        self.worst.0.push(worst);
     }
 }
 
