@@ -155,8 +155,10 @@ fn draw_lines(
     let ticks: Vec<f64> = if xs.len() <= 8 {
         xs
     } else {
-        (0..=5)
-            .map(|n| first + (last - first) * f64::from(n) / 5.0)
+        let fifths = (0..=5).map(|n| first + (last - first) * f64::from(n) / 5.0);
+        // A night has no fifths, and a second needs none.
+        fifths
+            .map(|x| if last - first > 10.0 { x.round() } else { x })
             .collect()
     };
     for x in ticks {
