@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use tokio::{
     sync::Mutex,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
 use crate::{
@@ -24,8 +24,12 @@ use crate::{
 
 /// How often a process looks for a new reading.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// How long after its start a process looks first: it has enough to do until then.
+const SETTLED: Duration = Duration::from_secs(2);
 /// How old a reading is before another is made. A little less, so that a process that is alone makes one every time.
 const FRESH: Duration = Duration::from_secs(25);
+/// The pause between two parts of a reading, so that it is felt nowhere.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How many days of purged rows a reading has.
 const DAYS: i32 = 14;
 
@@ -79,7 +83,7 @@ impl Gauges {
 
     /// Reads at the interval until dropped.
     pub async fn keep_fresh(&self) {
-        let mut ticks = interval(REFRESH_EVERY);
+        let mut ticks = interval_at(Instant::now() + SETTLED, REFRESH_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -157,13 +161,15 @@ impl Gauges {
     }
 }
 
-/// Reads part after part. One that fails, or takes longer than a statement may, is what it was `before`.
+/// Reads part after part, with pauses. One that fails, or takes longer than a statement may, is what it was `before`.
 async fn read(database: &Database, before: Option<Standing>) -> sqlx::Result<Standing> {
     let mut standing = before.unwrap_or_default();
     // Where not even this is answered, nothing is.
     standing.taken_at = postgres::now(database).await?;
     let runs = queue::count_by_status(database).await;
-    let overdue = purge::overdue(database).await;
+    sleep(PAUSE).await;
+    let overdue = purge::overdue(database, PAUSE).await;
+    sleep(PAUSE).await;
     let purged_per_day = queue::purged_per_day(database, DAYS).await;
     let last_slot = queue::last_slot(database).await;
     standing.not_read = [

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use chrono_tz::Tz;
 use tokio::{
     sync::{Mutex, Semaphore},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, field};
@@ -33,6 +33,8 @@ use crate::{
 
 /// How often stranded runs are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_mins(1);
+/// How long after its start a worker looks for them first: it has enough to do until then.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Runs in hand for each that deletes: the others claim, commit, verify or end meanwhile, which is waiting for the disk.
 const IN_HAND: usize = 2;
 /// The pause before an ending that could not be recorded is recorded again.
@@ -101,6 +103,7 @@ impl Worker {
 
     /// Works until `stop`; then gives running runs back and drains, within the grace.
     pub async fn run(&self, stop: &CancellationToken) {
+        self.database.open_gently().await;
         let _reconciler = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_reconciling()));
         let handler = {
             let (worker, stop) = (self.clone(), stop.clone());
@@ -130,7 +133,7 @@ impl Worker {
     }
 
     async fn keep_reconciling(self) {
-        let mut ticks = interval(RECONCILE_EVERY);
+        let mut ticks = interval_at(Instant::now() + SETTLED, RECONCILE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -6,14 +6,17 @@
 //! statement has a name. This type and [`Transaction`] are the only places that know; above
 //! them, the same statements run either way.
 
-use std::{iter, sync::Arc};
+use std::{iter, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use sqlx::{
     AssertSqlSafe, Describe, Execute, Executor, PgPool, Postgres, SqlStr,
     postgres::{PgRow, PgStatement, PgTypeInfo},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
 
 use super::{
     Flush, Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results,
@@ -29,6 +32,11 @@ const YIELDING: [&str; 5] = [
     "SET LOCAL enable_seqscan = off",
     "SET LOCAL enable_bitmapscan = off",
 ];
+
+/// The pause after each connection that is opened ahead.
+const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(30);
+/// How long opening ahead may take.
+const OPEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Postgres, by one URL or by two.
 #[derive(Debug, Clone)]
@@ -107,6 +115,26 @@ impl Database {
         self.pools().fold((0, 0), |(open, idle), pool| {
             (open + pool.size(), idle + pool.num_idle())
         })
+    }
+
+    /// Opens every connection before it is needed, one after the other: a server of two processors feels it when ten begin at
+    /// once. What cannot be opened by then is when it is needed, or that fails.
+    pub async fn open_gently(&self) {
+        let open_all = async {
+            for pool in self.pools() {
+                let mut open = Vec::new();
+                while pool.size() < pool.options().get_max_connections() {
+                    open.push(pool.acquire().await?);
+                    sleep(BETWEEN_CONNECTIONS).await;
+                }
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        match timeout(OPEN_WITHIN, open_all).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot open every connection now"),
+            Err(_) => tracing::debug!("not every connection is open yet"),
+        }
     }
 
     /// Closes every connection, once it is free.

@@ -1,8 +1,12 @@
 //! How far behind the promises the whole database is: what the gauges show.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::datasets::DATASETS;
 use crate::{
@@ -44,18 +48,17 @@ impl Overdue {
     }
 }
 
-/// Looks at the oldest expired row of every organization and dataset.
+/// Looks at the oldest expired row of every organization and dataset; pauses between two datasets.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn overdue(database: &Database) -> sqlx::Result<Overdue> {
-    let mut tx = database.begin().await?;
-    let now = postgres::now(&mut tx).await?;
+pub async fn overdue(database: &Database, pause: Duration) -> sqlx::Result<Overdue> {
+    let now = postgres::now(database).await?;
     let spellings = sqlx::query!(
         r#"-- purge.plan_spellings
         SELECT plan, count(*) AS "organizations!" FROM public.organizations GROUP BY plan"#
     )
-    .fetch_all(&mut tx)
+    .fetch_all(database)
     .await?;
     let mut found = Overdue::default();
     let mut known = Vec::new();
@@ -75,7 +78,10 @@ pub async fn overdue(database: &Database) -> sqlx::Result<Overdue> {
             .iter()
             .filter_map(|(plan, cutoffs)| Some((plan.clone(), cutoffs.get(dataset.name())?.0)))
             .unzip();
+        sleep(pause).await;
+        let mut tx = database.begin().await?;
         let rows = dataset.overdue(&mut tx, &plans, &cutoffs).await?;
+        tx.commit().await?;
         let oldest = rows.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
         found.seconds.insert(dataset.tables()[0].to_owned(), oldest);
         for (org, seconds) in rows {

@@ -65,6 +65,28 @@ async fn nothing_is_lost_while_no_more_connections_are_to_be_had() {
     ledger::assert_exact(&db.pool, &before).await;
 }
 
+#[tokio::test]
+async fn connections_are_opened_one_after_the_other_before_they_are_needed() {
+    let db = TestDatabase::new().await;
+    let database = Database::for_purging(&db.url, 5, 2).expect("the test's own database");
+    database.open_gently().await;
+    assert_eq!(database.connections(), (5, 5));
+    let closest = "SELECT min(began - before) >= interval '25 ms' FROM (
+        SELECT backend_start AS began, lag(backend_start) OVER (ORDER BY backend_start) AS before
+        FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'drift-retention') s";
+    assert!(db.value::<bool>(closest).await, "some were opened at once");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn no_more_connections_are_opened_than_there_are() {
+    let (_db, user, _) = few_connections(4).await;
+    let database = Database::new(&user, 12).expect("the test's own database");
+    database.open_gently().await;
+    assert_eq!(database.connections().0, 4);
+    database.close().await;
+}
+
 /// Which of the server's sessions it runs in.
 #[allow(
     clippy::disallowed_methods,

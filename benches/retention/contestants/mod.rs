@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 
-pub(crate) use self::ours::{Worker, enqueue};
+pub(crate) use self::ours::{POLL, Worker, enqueue};
 use crate::{measures::float, server::Copy, sql};
 
 /// One of those that purge the same data.

@@ -29,7 +29,8 @@ use crate::{machine, measures::float, server::Copy, sql};
 
 /// As many organizations per transaction as the scheduler takes.
 const CHUNK: usize = 2_000;
-const POLL: Duration = Duration::from_millis(20);
+/// How often it is looked whether a purge is done, where its time counts.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 /// A worker that makes no progress for so long never will.
 const PATIENCE: Duration = Duration::from_mins(30);
 /// How long the worker may take to stop when it is told to.
@@ -64,8 +65,8 @@ impl Worker {
         Ok(Self { child, pid })
     }
 
-    /// Waits until no run is live.
-    pub(crate) async fn finish(&mut self, pool: &PgPool) -> Result<()> {
+    /// Waits until no run is live; looks so often.
+    pub(crate) async fn finish(&mut self, pool: &PgPool, every: Duration) -> Result<()> {
         let began = Instant::now();
         // By the index of live runs, whatever a planner without statistics thinks: looking must cost next to nothing.
         let by_index = [("enable_seqscan", "off"), ("enable_bitmapscan", "off")];
@@ -75,7 +76,7 @@ impl Worker {
             if began.elapsed() > PATIENCE {
                 bail!("runs are still live after {PATIENCE:?}");
             }
-            sleep(POLL).await;
+            sleep(every).await;
         }
         Ok(())
     }
@@ -118,7 +119,7 @@ impl Worker {
 pub(super) async fn purge(copy: &Copy, binary: &Path) -> Result<Outcome> {
     let began = Instant::now();
     let mut worker = Worker::spawn(binary, &copy.url, &[])?;
-    worker.finish(&copy.pool).await?;
+    worker.finish(&copy.pool, POLL).await?;
     let wall = began.elapsed();
     let (memory, cpu) = worker.usage()?;
     worker.stop().await?;

@@ -29,13 +29,13 @@ use crate::{
 const ORGANIZATIONS: u64 = 250;
 /// The main app runs for so long before anything counts.
 const SETTLE: Duration = Duration::from_secs(3);
-/// A machine that others share is slower for some minutes and faster for some. So the purge is stopped and goes on in turns
+/// A machine that others share is slower for some seconds and faster for some. So the purge is stopped and goes on in turns
 /// of so long, and what the main app feels with it and without it is felt at the same time.
-const TURN: Duration = Duration::from_secs(15);
-/// A worker that starts opens its sessions and reads its gauges. A purge has one such start, which counts as part of it;
+const TURN: Duration = Duration::from_secs(5);
+/// A worker that starts opens its sessions and makes its plans. A purge has one such start, which counts as part of it;
 /// those of the further turns are the measurement's own.
-const RESTART: Duration = Duration::from_millis(500);
-/// How often it is looked whether autovacuum is at work.
+const RESTART: Duration = Duration::from_secs(1);
+/// How often it is looked whether the purge is done, and whether autovacuum is at work.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What was measured of one condition, by round.
@@ -93,7 +93,7 @@ async fn beside_ours(bench: &Bench, seed: &Seed) -> Result<(Vec<Operation>, Turn
     loop {
         let from = Instant::now();
         let mut worker = Worker::spawn(&bench.args.binary, &copy.url, &[])?;
-        let over = timeout(TURN, worker.finish(&copy.pool)).await;
+        let over = timeout(TURN, worker.finish(&copy.pool, LOOK)).await;
         let until = Instant::now();
         if turns.purging.is_empty() {
             turns.purging.push(from..until);

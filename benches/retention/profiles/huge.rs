@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::memory;
 use crate::{
     Bench,
-    contestants::{Worker, enqueue},
+    contestants::{POLL, Worker, enqueue},
     measures::{Series, count, float},
     plot::{Kind, Plot},
     report::{Bound, Section, Table, Target, head},
@@ -79,7 +79,7 @@ async fn purge(bench: &Bench, seed: &Seed, expected: Option<&Expected>) -> Resul
     let began: f64 = sql::value(&copy.pool, NOW).await?;
     let mut worker = Worker::spawn(&bench.args.binary, &copy.url, &[])?;
     let watcher = AbortOnDropHandle::new(tokio::spawn(sample(copy.pool.clone(), began)));
-    worker.finish(&copy.pool).await?;
+    worker.finish(&copy.pool, POLL).await?;
     let samples = watcher.await??;
     let (kib, _) = worker.usage()?;
     worker.stop().await?;

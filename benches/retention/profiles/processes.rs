@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use super::loaded::seed;
 use crate::{
     Bench,
-    contestants::{Worker, enqueue},
+    contestants::{POLL, Worker, enqueue},
     measures::{Series, count, float},
     plot::{Kind, Plot},
     report::{Section, Table, head},
@@ -69,7 +69,7 @@ async fn purge(
     for _ in 0..processes {
         workers.push(Worker::spawn(&bench.args.binary, &copy.url, &[ALONE])?);
     }
-    workers[0].finish(&copy.pool).await?;
+    workers[0].finish(&copy.pool, POLL).await?;
     let (took, after) = (began.elapsed().as_secs_f64(), processor()?);
     let total = after.1 - before.1;
     let mut cpu = 0.0;
