@@ -116,12 +116,13 @@ async fn down_takes_one_step_and_status_tells_where_it_stands() {
      12       speed               yes      
      13       cancelled runs      yes      
      14       cached plans        yes      
-     15       steps at once       no
+     15       steps at once       yes      
+     16       gentle vacuum       no
     ");
     migrate(&db, &["down"]).await;
     assert_eq!(
         applied(&db).await,
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
     );
     for _ in every_version() {
         migrate(&db, &["down"]).await;
