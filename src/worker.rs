@@ -103,7 +103,10 @@ impl Worker {
 
     /// Works until `stop`; then gives running runs back and drains, within the grace.
     pub async fn run(&self, stop: &CancellationToken) {
-        self.database.open_gently().await;
+        // Where nobody feels it, they are opened as they are needed, all at once.
+        if !self.purger.pace.is_free(&self.database).await {
+            stop.run_until_cancelled(self.database.open_gently()).await;
+        }
         let _reconciler = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_reconciling()));
         let handler = {
             let (worker, stop) = (self.clone(), stop.clone());

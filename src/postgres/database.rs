@@ -36,7 +36,7 @@ const YIELDING: [&str; 5] = [
 /// The pause after each connection that is opened ahead.
 const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(30);
 /// How long opening ahead may take.
-const OPEN_WITHIN: Duration = Duration::from_secs(1);
+const OPEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// Postgres, by one URL or by two.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ impl Database {
     }
 
     /// Opens every connection before it is needed, one after the other: a server of two processors feels it when ten begin at
-    /// once. What cannot be opened by then is when it is needed, or that fails.
+    /// once. What cannot be opened in time is when it is needed, or that fails.
     pub async fn open_gently(&self) {
         let open_all = async {
             for pool in self.pools() {

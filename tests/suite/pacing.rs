@@ -113,6 +113,22 @@ async fn scheduled_run_goes_slowly_beside_the_main_app_and_says_so() {
 }
 
 #[tokio::test]
+async fn worker_opens_its_connections_ahead_beside_the_main_app() {
+    let db = TestDatabase::new().await;
+    let app = AppAtWork::on(&db).await;
+    let two = ("DRIFT_RETENTION_WORKER__CONCURRENCY", "2");
+    let _worker = Service::start(&db.url, "worker", &[two]);
+    // With nothing to do it would need half of them.
+    eventually("every connection is open", async || {
+        let open = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'drift-retention'";
+        db.value::<i64>(open).await == 12
+    })
+    .await;
+    app.rest().await;
+}
+
+#[tokio::test]
 async fn runs_with_nothing_to_purge_are_closed_a_few_at_a_time_beside_the_main_app() {
     let db = TestDatabase::new().await;
     db.execute(
