@@ -81,6 +81,18 @@ impl Gauges {
         }
     }
 
+    /// Sets every gauge by the reading that the processes before this one have left: the first scrape shows it, and no 0, which
+    /// an alert would take for an all-clear.
+    pub async fn show_last(&self) {
+        match shared(&self.database).await {
+            Ok(last) => last.iter().for_each(|standing| self.show(standing)),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "cannot take over the last reading of the gauges; they begin at 0"
+            ),
+        }
+    }
+
     /// Reads at the interval until dropped.
     pub async fn keep_fresh(&self) {
         let mut ticks = interval_at(Instant::now() + SETTLED, REFRESH_EVERY);

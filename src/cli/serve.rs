@@ -108,6 +108,7 @@ pub(super) async fn serve(
     };
     let reading = reading_database(config, &database)?;
     let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
+    gauges.show_last().await;
     let api = roles.contains(&Role::Api).then(|| ApiState {
         database: database.clone(),
         reading,

@@ -57,6 +57,16 @@ async fn readings_in_turn(db: &TestDatabase) -> i64 {
 }
 
 #[tokio::test]
+async fn process_that_starts_shows_the_last_reading_from_its_first_scrape_on() {
+    let db = TestDatabase::new().await;
+    App::on(&db.pool).org_with_expired(3).await;
+    drop(reader_that_shows(&db, OVERDUE, 1.0).await);
+    let next = Service::start(&db.url, "api", &[]);
+    next.ready().await;
+    assert_eq!(next.metric(OVERDUE).await, Some(1.0));
+}
+
+#[tokio::test]
 async fn processes_read_the_database_in_turn_and_all_show_the_same() {
     let db = TestDatabase::new().await;
     App::on(&db.pool).org_with_expired(3).await;
