@@ -27,6 +27,8 @@ pub use self::{
 
 /// The prefix of every environment name; levels are joined by `__`.
 const PREFIX: &str = "DRIFT_RETENTION";
+/// With fewer connections a process would wait for itself.
+pub const FEWEST_CONNECTIONS: u32 = 4;
 
 /// All settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -330,7 +332,7 @@ impl Config {
             "database.connections",
             self.database
                 .connections
-                .is_none_or(|n| (4..=10_000).contains(&n)),
+                .is_none_or(|n| (FEWEST_CONNECTIONS..=10_000).contains(&n)),
             "from 4 to 10000",
             || self.database.connections.unwrap_or_default().to_string(),
         )?;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Settings, output, pool_size, preview, purge,
+    Settings, allowed_connections, output, preview, purge,
     serve::{self, Role, new_metrics},
     stopping,
     token::signin_link,
@@ -82,7 +82,7 @@ async fn on(
     server.create_database(DATABASE).await?;
     let url = server.url(DATABASE);
     migrations::up(&postgres::pool_for_migrations(&url)?).await?;
-    let database = Database::new(&url, pool_size(config))?;
+    let database = Database::new(&url, allowed_connections(config))?;
     if sample_data::is_loaded(database.sessions()).await? {
         println!("Going on with the data of the last demo; --reset starts over.");
     } else {

@@ -28,8 +28,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, ConfigError},
-    postgres::{Database, migrations},
+    config::{Config, ConfigError, FEWEST_CONNECTIONS},
+    postgres::{self, Database, migrations},
     queue,
     schedule::BadSchedule,
     telemetry::{logs, traces::Traces},
@@ -127,12 +127,16 @@ impl Settings {
 
     /// The settings, and a database whose schema is the one this program knows.
     async fn ready_database(&self) -> Result<(Config, Database)> {
-        self.ready_database_to(Use::Any).await
+        self.ready_database_to(Use::Ask).await
     }
 
     async fn ready_database_to(&self, to: Use) -> Result<(Config, Database)> {
         let config = self.load()?;
-        let database = open_database(&config, to)?;
+        let connections = match to {
+            Use::Ask => allowed_connections(&config),
+            Use::Serve | Use::Purge => connections_to_be_had(&config).await?,
+        };
+        let database = open_database(&config, to, connections)?;
         migrations::check(&database).await?;
         Ok((config, database))
     }
@@ -141,14 +145,17 @@ impl Settings {
 /// What a process does with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
+    /// A command, and soon over.
+    Ask,
+    /// A process of any other role.
+    Serve,
     /// A worker's process.
     Purge,
-    Any,
 }
 
-/// The database, past a pooler where the settings name a way.
-fn open_database(config: &Config, to: Use) -> Result<Database> {
-    let (url, connections) = (config.database_url()?, pool_size(config));
+/// The database over so many connections, past a pooler where the settings name a way.
+fn open_database(config: &Config, to: Use, connections: u32) -> Result<Database> {
+    let url = config.database_url()?;
     let concurrency = config.worker.concurrency();
     Ok(match &config.database.direct_url {
         Some(direct) => {
@@ -176,8 +183,39 @@ fn reading_database(config: &Config, database: &Database) -> Result<Database> {
     })
 }
 
+/// What the settings allow, or what the server has left of it: a pool that may open more than there are makes whoever asks
+/// wait for another connection in vain, while those that there are come free.
+async fn connections_to_be_had(config: &Config) -> Result<u32> {
+    let allowed = allowed_connections(config);
+    if config.database.direct_url.is_some() {
+        return Ok(allowed); // the pooler has them
+    }
+    let database = Database::new(config.database_url()?, 1)?;
+    let left = postgres::connections_left(&database).await;
+    database.close().await;
+    let connections = match left {
+        Ok(left) => u32::try_from(left)
+            .unwrap_or_default()
+            .clamp(FEWEST_CONNECTIONS, allowed),
+        Err(error) => {
+            // What is done next with the database says what is wrong with it.
+            tracing::debug!(%error, "cannot see how many connections are left");
+            allowed
+        }
+    };
+    if connections < allowed {
+        tracing::warn!(
+            connections,
+            wanted = allowed,
+            "the server has fewer connections left than this process would use; it does with them until its next start: \
+            raise max_connections, or the limit of the user or database, or lower database.connections"
+        );
+    }
+    Ok(connections)
+}
+
 /// What the settings allow, or enough.
-fn pool_size(config: &Config) -> u32 {
+fn allowed_connections(config: &Config) -> u32 {
     let enough = || enough_connections(config.worker.concurrency());
     config.database.connections.unwrap_or_else(enough)
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCod
     let to = if args.roles.contains(&Role::Worker) {
         Use::Purge
     } else {
-        Use::Any
+        Use::Serve
     };
     let (mut config, database) = settings.ready_database_to(to).await?;
     config.purge.between = args.between.or(config.purge.between);

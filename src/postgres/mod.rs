@@ -107,3 +107,27 @@ pub async fn now(on: impl PgExecutor<'_>) -> sqlx::Result<chrono::DateTime<chron
     .fetch_one(on)
     .await
 }
+
+/// How many connections the server has left for this user and database, the one that asks included; others may be
+/// quicker to take them.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn connections_left(on: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    // least() leaves out a limit that there is not; of which type others' backends are, not everybody is shown.
+    sqlx::query_scalar!(
+        r#"-- postgres.connections_left
+        SELECT least(
+            current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+                - coalesce(current_setting('reserved_connections', true)::bigint, 0) - count(*),
+            (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = session_user)
+                - count(*) FILTER (WHERE usename = session_user),
+            (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+                - count(*) FILTER (WHERE datname = current_database())
+        ) AS "left!"
+        FROM pg_stat_activity
+        WHERE datid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend' AND pid <> pg_backend_pid()"#
+    )
+    .fetch_one(on)
+    .await
+}

@@ -6,12 +6,15 @@ use futures::FutureExt;
 use crate::support::{
     TestDatabase,
     app::App,
+    app_at_work::AppAtWork,
     ledger,
     product::{self, Service, eventually, until_status},
     roles,
 };
 
 const CONCURRENCY: (&str, &str) = ("DRIFT_RETENTION_WORKER__CONCURRENCY", "4");
+/// What is logged where one was waited for and did not come.
+const IN_VAIN: &str = "pool timed out while waiting for an open connection";
 
 async fn all_succeed(db: &TestDatabase, runs: i64) {
     eventually("every run has succeeded", async || {
@@ -36,27 +39,54 @@ async fn few_connections(connections: u32) -> (TestDatabase, String, String) {
     (db, user, name)
 }
 
-#[tokio::test]
-async fn worker_does_with_the_connections_that_it_may_have() {
-    let (db, user, _) = few_connections(4).await;
+async fn worker_does_with(db: &TestDatabase, user: &str, settings: &[(&str, &str)]) {
     let before = ledger::rows(&db.pool).await;
-    let few = ("DRIFT_RETENTION_DATABASE__CONNECTIONS", "4");
-    let _worker = Service::start(&user, "worker", &[CONCURRENCY, few]);
+    let (_worker, log) = Service::logged(user, "worker", settings);
     product::json(&db.url, &["purge", "--all", "--json"]).await;
-    all_succeed(&db, 12).await;
+    all_succeed(db, 12).await;
     ledger::assert_exact(&db.pool, &before).await;
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(!log.contains(IN_VAIN), "{log}");
     let attempts = "SELECT max(attempts) FROM retention.purge_runs";
     assert_eq!(db.value::<i32>(attempts).await, 1);
 }
 
 #[tokio::test]
+async fn worker_does_with_the_connections_that_it_may_have() {
+    let (db, user, _) = few_connections(4).await;
+    let few = ("DRIFT_RETENTION_DATABASE__CONNECTIONS", "4");
+    worker_does_with(&db, &user, &[CONCURRENCY, few]).await;
+}
+
+#[tokio::test]
+async fn worker_finds_out_how_many_connections_it_may_have() {
+    let (db, user, _) = few_connections(5).await;
+    worker_does_with(&db, &user, &[CONCURRENCY]).await;
+}
+
+#[tokio::test]
+async fn worker_beside_the_main_app_finds_out_how_many_connections_it_may_have() {
+    let (db, user, _) = few_connections(5).await;
+    let app = AppAtWork::on(&db).await;
+    worker_does_with(&db, &user, &[CONCURRENCY]).await;
+    app.rest().await;
+}
+
+#[tokio::test]
 async fn nothing_is_lost_while_no_more_connections_are_to_be_had() {
-    let (db, user, name) = few_connections(4).await;
+    let (db, user, name) = few_connections(100).await;
     let before = ledger::rows(&db.pool).await;
-    let _worker = Service::start(&user, "worker", &[CONCURRENCY]);
+    let (worker, log) = Service::logged(&user, "worker", &[CONCURRENCY]);
+    worker.ready().await;
+    db.execute(&format!(
+        "ALTER ROLE {name} CONNECTION LIMIT 4;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'"
+    ))
+    .await;
     product::json(&db.url, &["purge", "--all", "--json"]).await;
-    eventually("something is purged all the same", async || {
-        ledger::recorded(&db.pool).await[1] > 0
+    eventually("it has waited for one in vain", async || {
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        log.contains(IN_VAIN)
     })
     .await;
     db.execute(&format!("ALTER ROLE {name} CONNECTION LIMIT -1"))

@@ -1,59 +1,18 @@
 //! The purge makes way for what else the database does, says for what, and never for longer than it must.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::support::{
     TestDatabase,
     app::App,
-    execute_on, ledger,
+    app_at_work::AppAtWork,
+    ledger,
     product::{self, Service, eventually, until_status},
     runs, trouble,
 };
 
 const SMALL_BATCHES: (&str, &str) = ("DRIFT_RETENTION_PURGE__BATCH_SIZE", "5");
 const FOREGROUND: &str = r#"drift_retention_throttled_seconds_total{reason="foreground"}"#;
-
-/// The main app with several sessions at work, until dropped.
-struct AppAtWork {
-    over: Arc<AtomicBool>,
-    sessions: Vec<JoinHandle<()>>,
-}
-
-impl AppAtWork {
-    /// Begins, and waits until it shows.
-    async fn on(db: &TestDatabase) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let session = || {
-            let (pool, over) = (db.pool.clone(), over.clone());
-            tokio::spawn(async move {
-                while !over.load(Ordering::Relaxed) {
-                    execute_on(&pool, "SELECT pg_sleep(0.05)").await;
-                }
-            })
-        };
-        let sessions = (0..3).map(|_| session()).collect();
-        eventually("the main app is at work", async || {
-            let at_work = "SELECT count(*) FROM pg_stat_activity
-                           WHERE datname = current_database() AND query = 'SELECT pg_sleep(0.05)'";
-            db.value::<i64>(at_work).await >= 2
-        })
-        .await;
-        Self { over, sessions }
-    }
-
-    async fn rest(self) {
-        self.over.store(true, Ordering::Relaxed);
-        for session in self.sessions {
-            session.await.unwrap();
-        }
-    }
-}
 
 async fn scheduled(db: &TestDatabase, org: Uuid) -> Uuid {
     db.execute(&format!(

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod app;
+pub mod app_at_work;
 pub mod browser;
 pub mod client;
 pub mod collector;
