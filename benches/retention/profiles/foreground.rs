@@ -264,9 +264,9 @@ fn section(organizations: u64, conditions: &[&Felt; 4]) -> Section {
              worker is stopped after {} seconds, started again after as many, until everything is purged: what is felt with it and \
              without it is felt in turns, on the same copy. An operation that was due while autovacuum was at work there counts as \
              beside the purge, whose rows it takes away; one that was due while the worker stopped does not count. A purge has \
-             one start of a worker, which counts; the first {} ms of the further turns stand by themselves.",
+             one start of a worker, which counts; the first {} s of the further turns stand by themselves.",
             TURN.as_secs(),
-            RESTART.as_millis()
+            RESTART.as_secs()
         )],
         tables: vec![Table(rows)],
         targets: vec![
