@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Settings, allowed_connections, output, preview, purge,
+    Settings,
+    database::allowed_connections,
+    output, preview, purge,
     serve::{self, Role, new_metrics},
     stopping,
     token::signin_link,

@@ -9,6 +9,7 @@
 mod chaos;
 mod completions;
 mod config;
+mod database;
 mod demo;
 mod health;
 mod migrate;
@@ -27,10 +28,10 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use self::database::Use;
 use crate::{
-    config::{Config, ConfigError, FEWEST_CONNECTIONS},
-    postgres::{self, Database, migrations},
-    queue,
+    config::{Config, ConfigError},
+    postgres::{Database, migrations},
     schedule::BadSchedule,
     telemetry::{logs, traces::Traces},
 };
@@ -50,9 +51,6 @@ pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
-
-/// Connections to a replica: previews and gauges are few.
-const READING_CONNECTIONS: u32 = 4;
 
 /// Where settings come from.
 #[derive(Debug, Clone, clap::Args)]
@@ -132,97 +130,10 @@ impl Settings {
 
     async fn ready_database_to(&self, to: Use) -> Result<(Config, Database)> {
         let config = self.load()?;
-        let connections = match to {
-            Use::Ask => allowed_connections(&config),
-            Use::Serve | Use::Purge => connections_to_be_had(&config).await?,
-        };
-        let database = open_database(&config, to, connections)?;
+        let database = database::open(&config, to).await?;
         migrations::check(&database).await?;
         Ok((config, database))
     }
-}
-
-/// What a process does with the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// A command, and soon over.
-    Ask,
-    /// A process of any other role.
-    Serve,
-    /// A worker's process.
-    Purge,
-}
-
-/// The database over so many connections, past a pooler where the settings name a way.
-fn open_database(config: &Config, to: Use, connections: u32) -> Result<Database> {
-    let url = config.database_url()?;
-    let concurrency = config.worker.concurrency();
-    Ok(match &config.database.direct_url {
-        Some(direct) => {
-            let sessions = queue::sessions(concurrency).min(connections);
-            Database::behind_pooler(url, connections, direct, sessions)?
-        }
-        // One for each that deletes, and one for a commit that waits for the disk. Who allows few connections has them shared.
-        None if to == Use::Purge && connections >= enough_connections(concurrency) => {
-            let yielding = u32::try_from(concurrency + 1).unwrap_or(u32::MAX);
-            Database::for_purging(url, connections, yielding)?
-        }
-        None => Database::new(url, connections)?,
-    })
-}
-
-/// The replica that the settings name, or the database itself. A replica of a database behind a pooler may stand
-/// behind one too; nothing that is read there needs a session.
-fn reading_database(config: &Config, database: &Database) -> Result<Database> {
-    Ok(match &config.replica_url {
-        Some(url) if config.database.direct_url.is_some() => {
-            Database::behind_pooler(url, READING_CONNECTIONS, url, READING_CONNECTIONS)?
-        }
-        Some(url) => Database::new(url, READING_CONNECTIONS)?,
-        None => database.clone(),
-    })
-}
-
-/// What the settings allow, or what the server has left of it: a pool that may open more than there are makes whoever asks
-/// wait for another connection in vain, while those that there are come free.
-async fn connections_to_be_had(config: &Config) -> Result<u32> {
-    let allowed = allowed_connections(config);
-    if config.database.direct_url.is_some() {
-        return Ok(allowed); // the pooler has them
-    }
-    let database = Database::new(config.database_url()?, 1)?;
-    let left = postgres::connections_left(&database).await;
-    database.close().await;
-    let connections = match left {
-        Ok(left) => u32::try_from(left)
-            .unwrap_or_default()
-            .clamp(FEWEST_CONNECTIONS, allowed),
-        Err(error) => {
-            // What is done next with the database says what is wrong with it.
-            tracing::debug!(%error, "cannot see how many connections are left");
-            allowed
-        }
-    };
-    if connections < allowed {
-        tracing::warn!(
-            connections,
-            wanted = allowed,
-            "the server has fewer connections left than this process would use; it does with them until its next start: \
-            raise max_connections, or the limit of the user or database, or lower database.connections"
-        );
-    }
-    Ok(connections)
-}
-
-/// What the settings allow, or enough.
-fn allowed_connections(config: &Config) -> u32 {
-    let enough = || enough_connections(config.worker.concurrency());
-    config.database.connections.unwrap_or_else(enough)
-}
-
-/// Per run at once a connection for its batches and one for its record, and a few more for the loops and LISTEN.
-fn enough_connections(concurrency: usize) -> u32 {
-    u32::try_from(concurrency * 2 + 8).unwrap_or(u32::MAX)
 }
 
 /// Runs the command. Exit status: 0 done, 1 it failed, 2 wrong usage.

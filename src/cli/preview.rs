@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Settings, output, reading_database, whose::Whose};
+use super::{Settings, database, output, whose::Whose};
 use crate::{
     figures,
     ids::OrgId,
@@ -25,7 +25,7 @@ pub(super) struct PreviewArgs {
 
 pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
     let (config, database) = settings.ready_database().await?;
-    let database = reading_database(&config, &database)?;
+    let database = database::open_reading(&config, &database)?;
     let orgs = args.whose.ids(&database).await?;
     let previews = previews(&database, &orgs).await?;
     if args.json {

@@ -7,7 +7,11 @@ use clap::ValueEnum;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Settings, Use, reading_database, stopping};
+use super::{
+    Settings,
+    database::{self, Use},
+    stopping,
+};
 use crate::{
     config::{Config, Hours},
     gauges::Gauges,
@@ -106,7 +110,7 @@ pub(super) async fn serve(
             .as_ref()
             .map(|worker| (worker.identity.clone(), worker.lease())),
     };
-    let reading = reading_database(config, &database)?;
+    let reading = database::open_reading(config, &database)?;
     let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
     gauges.show_last().await;
     let api = roles.contains(&Role::Api).then(|| ApiState {

@@ -1,15 +1,19 @@
 //! Where something is full: connections, the queue.
 
-use drift_retention::postgres::{Database, Flush, Patience, Transaction};
+use drift_retention::postgres::{
+    Database, Flush, Patience, Transaction, connections_left, local::StopMode,
+};
 use futures::FutureExt;
+use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgPoolOptions};
 
 use crate::support::{
     TestDatabase,
     app::App,
     app_at_work::AppAtWork,
-    ledger,
+    execute_on, ledger,
+    own_server::OwnServer,
     product::{self, Service, eventually, until_status},
-    roles,
+    roles, value,
 };
 
 const CONCURRENCY: (&str, &str) = ("DRIFT_RETENTION_WORKER__CONCURRENCY", "4");
@@ -39,6 +43,7 @@ async fn few_connections(connections: u32) -> (TestDatabase, String, String) {
     (db, user, name)
 }
 
+/// Purges with a worker of this user, who waits for no connection in vain.
 async fn worker_does_with(db: &TestDatabase, user: &str, settings: &[(&str, &str)]) {
     let before = ledger::rows(&db.pool).await;
     let (_worker, log) = Service::logged(user, "worker", settings);
@@ -60,16 +65,72 @@ async fn worker_does_with_the_connections_that_it_may_have() {
 
 #[tokio::test]
 async fn worker_finds_out_how_many_connections_it_may_have() {
-    let (db, user, _) = few_connections(5).await;
+    let (db, user, _) = few_connections(4).await;
     worker_does_with(&db, &user, &[CONCURRENCY]).await;
 }
 
 #[tokio::test]
 async fn worker_beside_the_main_app_finds_out_how_many_connections_it_may_have() {
-    let (db, user, _) = few_connections(5).await;
+    let (db, user, _) = few_connections(4).await;
     let app = AppAtWork::on(&db).await;
     worker_does_with(&db, &user, &[CONCURRENCY]).await;
     app.rest().await;
+}
+
+/// How many connections can be opened until one is refused.
+async fn opened_until_refused(url: &str) -> i64 {
+    let mut open = Vec::new();
+    let refused = loop {
+        match PgConnection::connect(url).await {
+            Ok(connection) => open.push(connection),
+            Err(refused) => break refused,
+        }
+    };
+    let code = refused.as_database_error().and_then(DatabaseError::code);
+    assert_eq!(code.as_deref(), Some("53300"), "{refused}");
+    i64::try_from(open.len()).unwrap()
+}
+
+#[tokio::test]
+async fn own_server_tells_how_many_connections_it_has_left() {
+    let mut server = OwnServer::start().await;
+    execute_on(
+        &server.pool,
+        "CREATE ROLE few LOGIN PASSWORD 'secret' CONNECTION LIMIT 7;
+         CREATE ROLE any_number LOGIN PASSWORD 'secret'",
+    )
+    .await;
+    for setting in [
+        "autovacuum = off",
+        "max_connections = 20",
+        "superuser_reserved_connections = 2",
+    ] {
+        execute_on(&server.pool, &format!("ALTER SYSTEM SET {setting}")).await;
+    }
+    server.pool.close().await;
+    server.stop(StopMode::Fast).await;
+    server.start_again().await;
+    // It counts, so there is one.
+    let one = PgPoolOptions::new().max_connections(1);
+    let admin = one.connect_lazy(&server.url).unwrap();
+    let address = server.url.split_once('@').unwrap().1;
+    let url_of = |name: &str| format!("postgres://{name}:secret@{address}");
+    for (in_database, name, most) in [(-1, "few", 7), (-1, "any_number", 17), (9, "any_number", 8)]
+    {
+        let limit = format!("ALTER DATABASE app CONNECTION LIMIT {in_database}");
+        execute_on(&admin, &limit).await;
+        eventually("nobody else is connected", async || {
+            let others =
+                "SELECT count(*) FROM pg_stat_activity WHERE usename IN ('few', 'any_number')";
+            value::<i64>(&admin, others).await == 0
+        })
+        .await;
+        let asking = Database::new(&url_of(name), 1).unwrap();
+        assert_eq!(connections_left(&asking).await.unwrap(), most);
+        // The one that asks is open meanwhile.
+        assert_eq!(opened_until_refused(&url_of(name)).await + 1, most);
+        asking.close().await;
+    }
 }
 
 #[tokio::test]

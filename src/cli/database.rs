@@ -1,0 +1,99 @@
+//! How a command reaches the database that the settings name: by which way, and over how many connections.
+
+use anyhow::Result;
+
+use crate::{
+    config::{Config, FEWEST_CONNECTIONS},
+    postgres::{self, Database},
+    queue,
+};
+
+/// Connections to a replica: previews and gauges are few.
+const READING_CONNECTIONS: u32 = 4;
+
+/// What a process does with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A command, and soon over.
+    Ask,
+    /// A process of any other role.
+    Serve,
+    /// A worker's process.
+    Purge,
+}
+
+/// The database, past a pooler where the settings name a way.
+pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
+    let url = config.database_url()?;
+    let connections = match to {
+        Use::Ask => allowed_connections(config),
+        Use::Serve | Use::Purge => connections_to_be_had(config).await?,
+    };
+    let concurrency = config.worker.concurrency();
+    Ok(match &config.database.direct_url {
+        Some(direct) => {
+            let sessions = queue::sessions(concurrency).min(connections);
+            Database::behind_pooler(url, connections, direct, sessions)?
+        }
+        // One for each that deletes, and one for a commit that waits for the disk. Who allows few connections has them shared.
+        None if to == Use::Purge && connections >= enough_connections(concurrency) => {
+            let yielding = u32::try_from(concurrency + 1).unwrap_or(u32::MAX);
+            Database::for_purging(url, connections, yielding)?
+        }
+        None => Database::new(url, connections)?,
+    })
+}
+
+/// The replica that the settings name, or the database itself. A replica of a database behind a pooler may stand
+/// behind one too; nothing that is read there needs a session.
+pub(super) fn open_reading(config: &Config, database: &Database) -> Result<Database> {
+    Ok(match &config.replica_url {
+        Some(url) if config.database.direct_url.is_some() => {
+            Database::behind_pooler(url, READING_CONNECTIONS, url, READING_CONNECTIONS)?
+        }
+        Some(url) => Database::new(url, READING_CONNECTIONS)?,
+        None => database.clone(),
+    })
+}
+
+/// What the settings allow, or what the server has left of it: a pool that may open more than there are makes whoever asks
+/// wait for another connection in vain, while those that there are come free.
+async fn connections_to_be_had(config: &Config) -> Result<u32> {
+    let allowed = allowed_connections(config);
+    if config.database.direct_url.is_some() {
+        return Ok(allowed); // the pooler has them
+    }
+    let database = Database::new(config.database_url()?, 1)?;
+    let left = postgres::connections_left(&database).await;
+    database.close().await;
+    let connections = match left {
+        Ok(left) => u32::try_from(left)
+            .unwrap_or_default()
+            .clamp(FEWEST_CONNECTIONS, allowed),
+        Err(error) => {
+            // What is done next with the database says what is wrong with it.
+            tracing::debug!(%error, "cannot see how many connections are left");
+            allowed
+        }
+    };
+    if connections < allowed {
+        tracing::warn!(
+            connections,
+            wanted = allowed,
+            "the server has fewer connections left than this process would use; it does with them until its next start: \
+            raise max_connections, or the limit of the user or database, or lower database.connections"
+        );
+    }
+    Ok(connections)
+}
+
+/// What the settings allow, or enough.
+pub(super) fn allowed_connections(config: &Config) -> u32 {
+    let enough = || enough_connections(config.worker.concurrency());
+    config.database.connections.unwrap_or_else(enough)
+}
+
+/// Per run at once a connection for its batches and one for its record, and a few more for the loops and LISTEN.
+fn enough_connections(concurrency: usize) -> u32 {
+    u32::try_from(concurrency * 2 + 8).unwrap_or(u32::MAX)
+}
