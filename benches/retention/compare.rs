@@ -43,7 +43,7 @@ impl Comparison {
             .iter()
             .map(|who| (who.clone(), Vec::new()))
             .collect();
-        for round in 0..bench.args.rounds {
+        for round in 0..bench.rounds() {
             for turn in 0..outcomes.len() {
                 let index = (turn + round) % contestants.len();
                 let (who, done) = &mut outcomes[index];

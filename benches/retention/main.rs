@@ -44,9 +44,9 @@ pub(crate) struct Arguments {
     /// The size of growth's ×1, relative to the scale
     #[arg(long, default_value_t = 0.1)]
     pub(crate) growth_scale: f64,
-    /// How often each contestant purges
-    #[arg(long, default_value_t = 3)]
-    pub(crate) rounds: usize,
+    /// How often each contestant purges [default: 3; 5 where one round differs from the next by more than what is measured]
+    #[arg(long)]
+    rounds: Option<usize>,
     /// Where the report and its plots go
     #[arg(long, default_value = "docs")]
     out: PathBuf,
@@ -63,6 +63,11 @@ pub(crate) struct Arguments {
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// How often each contestant purges, …
+const ROUNDS: usize = 3;
+/// … and how often where one round differs from the next by more than what is measured.
+const MANY_ROUNDS: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
@@ -96,6 +101,16 @@ impl Bench {
     /// A size at this scale.
     pub(crate) fn scaled(&self, full: u64) -> u64 {
         scaled(full, self.args.scale)
+    }
+
+    /// How often each contestant purges.
+    pub(crate) fn rounds(&self) -> usize {
+        self.args.rounds.unwrap_or(ROUNDS)
+    }
+
+    /// The same in the profiles that one round says little of.
+    pub(crate) fn many_rounds(&self) -> usize {
+        self.args.rounds.unwrap_or(MANY_ROUNDS)
     }
 
     /// The product.
@@ -179,7 +194,7 @@ async fn write(
         settings: &bench.server.settings,
         date: sql::value(&postgres, "SELECT now()::date::text").await?,
         command: command(),
-        rounds: bench.args.rounds,
+        rounds: bench.rounds(),
         took: began.elapsed(),
     };
     postgres.close().await;

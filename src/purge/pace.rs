@@ -79,7 +79,7 @@ impl Throttle {
         match self {
             Self::ReplicaLag => HOLD,
             Self::LockWaits => worked.max(Duration::from_millis(100)),
-            Self::Foreground | Self::WalRate => worked * 3,
+            Self::Foreground | Self::WalRate => worked * 2,
             Self::Autovacuum => worked / 10,
         }
     }

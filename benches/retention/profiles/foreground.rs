@@ -67,7 +67,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
     seed.plant(&bench.server).await?;
     let names = ["no purge", "ours", "ours, restarting", "set-based bound"];
     let [mut quiet, mut ours, mut restart, mut bound] = names.map(Felt::of);
-    for _ in 0..bench.args.rounds {
+    for _ in 0..bench.many_rounds() {
         let (operations, turns, held) = beside_ours(bench, &seed).await.context("beside ours")?;
         quiet.take_in(&operations, &turns.resting);
         ours.take_in(&operations, &turns.purging);
@@ -104,6 +104,7 @@ async fn beside_ours(bench: &Bench, seed: &Seed) -> Result<(Vec<Operation>, Turn
         }
         held = worker.usage()?.0.max(held);
         worker.stop().await?;
+        until_its_sessions_are_gone(&copy).await?;
         rest(&copy, &mut turns).await?;
         if let Ok(over) = over {
             over?;
@@ -114,6 +115,17 @@ async fn beside_ours(bench: &Bench, seed: &Seed) -> Result<(Vec<Operation>, Turn
     verify::check_nothing_due(&copy.pool).await?;
     leave(bench, copy).await?;
     Ok((operations, turns, held))
+}
+
+/// A session's process lets go of all the memory that it has seen, and takes a while for that.
+async fn until_its_sessions_are_gone(copy: &Copy) -> Result<()> {
+    let are_there = "-- bench.foreground.its_sessions
+        SELECT EXISTS (SELECT FROM pg_stat_activity
+                       WHERE datname = current_database() AND application_name = 'drift-retention')";
+    while sql::value::<bool>(&copy.pool, are_there).await? {
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// One turn without the purge. While autovacuum tidies up after it, the purge is still felt.
@@ -263,10 +275,11 @@ fn section(organizations: u64, conditions: &[&Felt; 4]) -> Section {
              check, lists incidents, writes payloads and closes incidents. A latency counts from when the operation was due. Our \
              worker is stopped after {} seconds, started again after as many, until everything is purged: what is felt with it and \
              without it is felt in turns, on the same copy. An operation that was due while autovacuum was at work there counts as \
-             beside the purge, whose rows it takes away; one that was due while the worker stopped does not count. A purge has \
-             one start of a worker, which counts; the first {} s of the further turns stand by themselves.",
+             beside the purge, whose rows it takes away; one that was due while the worker and its sessions ended does not count. A purge has \
+             one start of a worker, which counts; the first {} s of the further turns stand by themselves. {} rounds.",
             TURN.as_secs(),
-            RESTART.as_secs()
+            RESTART.as_secs(),
+            quiet.p99.0.len()
         )],
         tables: vec![Table(rows)],
         targets: vec![

@@ -51,7 +51,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
     let (mut purges, mut bare) = (Vec::new(), Vec::new());
     seed.plant(&bench.server).await?;
     let expected = Expected::of(&bench.server.url(&seed.database)).await?;
-    for round in 0..bench.args.rounds {
+    for round in 0..bench.many_rounds() {
         for turn in 0..2 {
             if (round + turn) % 2 == 0 {
                 purges.push(purge(bench, &seed, Some(&expected)).await?);
@@ -236,9 +236,10 @@ fn section(expired: u64, small: u64, with: &[Purge], without: &[Purge]) -> Secti
              200 flags and 10 payloads each, all in the same slot; and the same small ones in the same database, where nobody asked for \
              the huge one's run. Batches of the huge one \
              are looked at from when the small ones are done (all of them, if most were over by then), by tenths of the rows: its \
-             run's own counts, read five times a second.",
+             run's own counts, read five times a second. {} rounds.",
             count(expired),
-            count(small)
+            count(small),
+            with.len()
         )],
         tables: vec![Table(vec![
             head(&["", "Beside the huge run", "Without it"]),

@@ -39,7 +39,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
     seed.plant(&bench.server).await?;
     let expected = Expected::of(&bench.server.url(&seed.database)).await?;
     let mut sides: Vec<Side> = (0..MOST).map(|_| Side::default()).collect();
-    for round in 0..bench.args.rounds {
+    for round in 0..bench.rounds() {
         for turn in 0..MOST {
             let processes = (turn + round) % MOST;
             let side = &mut sides[processes];
