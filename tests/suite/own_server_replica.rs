@@ -11,6 +11,7 @@ use crate::support::{
     app::App,
     execute_on, ledger,
     own_server::OwnServer,
+    port::Port,
     product::{self, Service, eventually, until_status},
     value,
 };
@@ -19,6 +20,7 @@ use crate::support::{
 struct Standby {
     _server: Child,
     _dir: TempDir,
+    _held: Port,
     pool: PgPool,
 }
 
@@ -57,11 +59,8 @@ impl Standby {
             .await
             .unwrap();
         assert!(copied.status.success(), "{copied:?}");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let held = Port::reserve();
+        let port = held.number;
         let server = program("postgres")
             .arg("-D")
             .arg(&data)
@@ -82,6 +81,7 @@ impl Standby {
         Self {
             _server: server,
             _dir: dir,
+            _held: held,
             pool,
         }
     }

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod model;
 pub mod own_server;
 pub mod pooler;
+pub mod port;
 pub mod product;
 pub mod roles;
 pub mod runs;

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, Permissions},
-    net::TcpListener,
     os::unix::fs::PermissionsExt,
     process::Stdio,
     str::FromStr,
@@ -15,7 +14,7 @@ use sqlx::{
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{TestDatabase, product::eventually};
+use super::{TestDatabase, port::Port, product::eventually};
 
 /// So few that transactions of several clients take turns on every session.
 const SESSIONS: usize = 3;
@@ -28,6 +27,7 @@ pub struct Pooler {
     port: u16,
     _child: Child,
     _dir: TempDir,
+    _held: Port,
 }
 
 impl Pooler {
@@ -36,11 +36,8 @@ impl Pooler {
         let dir = tempfile::tempdir().unwrap();
         // Reachable by the user that it drops to when the tests run as root, which it refuses.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let held = Port::reserve();
+        let port = held.number;
         let server = PgConnectOptions::from_str(&db.url).unwrap();
         let settings = dir.path().join("pgbouncer.ini");
         fs::write(&settings, ini(&server, &db.url, port)).unwrap();
@@ -65,6 +62,7 @@ impl Pooler {
             port,
             _child: child,
             _dir: dir,
+            _held: held,
         };
         eventually("the pooler answers", async || {
             pooler.show("VERSION").await.is_ok()

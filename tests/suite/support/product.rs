@@ -17,6 +17,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use super::port::Port;
+
 /// The binary, with nothing of our environment but what is given.
 pub fn command(database_url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drift-retention"));
@@ -59,6 +61,7 @@ pub async fn purge(database_url: &str, org: Uuid) -> Uuid {
 pub struct Service {
     pub child: Child,
     pub port: u16,
+    _held: Port,
 }
 
 impl Service {
@@ -74,11 +77,8 @@ impl Service {
         env: &[(&str, &str)],
         log: impl Into<Stdio>,
     ) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let held = Port::reserve();
+        let port = held.number;
         let mut command = command(database_url);
         command
             .args(["serve", "--roles", roles])
@@ -91,6 +91,7 @@ impl Service {
         Self {
             child: command.spawn().unwrap(),
             port,
+            _held: held,
         }
     }
 
