@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::support::{
     TestDatabase,
     api::{AUDIENCE, Api, HS256, SECRET, answer, but, claims, signed, signed_with, token},
+    port::Port,
     product::{Service, eventually},
 };
 
@@ -266,14 +267,13 @@ async fn new_key_in_the_file_is_taken_without_a_restart() {
 
 #[tokio::test]
 async fn keys_come_by_url_even_when_it_answers_only_after_the_start() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let port = Port::reserve();
+    let address = format!("127.0.0.1:{}", port.number);
     let api = Api::with(&jwks(&format!("http://{address}/jwks.json"))).await;
     for (key, token) in by_every_key() {
         api.get(LIST, &token).await.assert_problem(401, key);
     }
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
     let sign_in = Router::new().route("/jwks.json", get(async || JWKS));
     tokio::spawn(async { axum::serve(listener, sign_in).await });
     for (key, token) in by_every_key() {

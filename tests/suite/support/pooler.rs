@@ -24,10 +24,9 @@ const ADMIN: &str = "pgbouncer";
 pub struct Pooler {
     /// The test's database, through the pooler.
     pub url: String,
-    port: u16,
+    port: Port,
     _child: Child,
     _dir: TempDir,
-    _held: Port,
 }
 
 impl Pooler {
@@ -36,11 +35,10 @@ impl Pooler {
         let dir = tempfile::tempdir().unwrap();
         // Reachable by the user that it drops to when the tests run as root, which it refuses.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let held = Port::reserve();
-        let port = held.number;
+        let port = Port::reserve();
         let server = PgConnectOptions::from_str(&db.url).unwrap();
         let settings = dir.path().join("pgbouncer.ini");
-        fs::write(&settings, ini(&server, &db.url, port)).unwrap();
+        fs::write(&settings, ini(&server, &db.url, port.number)).unwrap();
         fs::write(
             dir.path().join("users.txt"),
             format!("\"{ADMIN}\" \"{ADMIN}\"\n"),
@@ -58,11 +56,10 @@ impl Pooler {
             .spawn()
             .expect("`make test` installs pgbouncer");
         let pooler = Self {
-            url: with_port(&db.url, &server, port),
+            url: with_port(&db.url, &server, port.number),
             port,
             _child: child,
             _dir: dir,
-            _held: held,
         };
         eventually("the pooler answers", async || {
             pooler.show("VERSION").await.is_ok()
@@ -86,7 +83,7 @@ impl Pooler {
     async fn show(&self, what: &str) -> sqlx::Result<Vec<PgRow>> {
         let mut console = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
-            .port(self.port)
+            .port(self.port.number)
             .username(ADMIN)
             .password(ADMIN)
             .database(ADMIN)
