@@ -108,8 +108,12 @@ mod tests {
         assert_eq!(size.rows(), 2 * START);
         size.follow(Duration::from_millis(300), false);
         assert_eq!(size.rows(), START);
-        size.follow(Duration::from_millis(10), true);
+        size.follow(Duration::from_micros(1_600), true);
         assert_eq!(size.rows(), START / 2);
+        size.follow(Duration::from_micros(800), true);
+        assert_eq!(size.rows(), START / 2);
+        size.follow(Duration::from_micros(700), true);
+        assert_eq!(size.rows(), START);
     }
 
     #[test]
