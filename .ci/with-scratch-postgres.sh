@@ -39,7 +39,8 @@ apalis=$(cargo metadata --format-version 1 --locked |
 migrate() { cargo sqlx migrate run --no-dotenv --ignore-missing --source "$1"; }
 {
     "$bin/psql" --no-psqlrc --quiet "$DATABASE_URL" --command 'CREATE SCHEMA IF NOT EXISTS retention' &&
-        migrate "$(dirname "$apalis")/migrations" && migrate "$here/../migrations"
+        migrate "$(dirname "$apalis")/migrations" && migrate "$here/../migrations" &&
+        migrate "$here/../migrations/main_app"
 } >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
 
 "$@"

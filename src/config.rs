@@ -2,6 +2,7 @@
 
 mod duration;
 mod hours;
+mod list;
 mod purge;
 mod reference;
 mod secret;
@@ -52,6 +53,18 @@ pub struct Config {
     pub purge: PurgeConfig,
     /// `schedule.*`
     pub schedule: ScheduleConfig,
+    /// `attach.*`
+    pub attach: AttachConfig,
+}
+
+/// `attach.*`: what the operator has acknowledged of the main app's tables.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttachConfig {
+    /// Tables whose rows may go with purged rows by a foreign key's cascade, each with its schema: `["public.approval_audit"]`.
+    /// In the environment separated by commas.
+    #[serde(deserialize_with = "list::several")]
+    pub cascades: Vec<String>,
 }
 
 /// `database.*`

@@ -30,7 +30,7 @@ macro_rules! id {
 }
 
 id!(
-    /// An organization: `public.organizations.id`.
+    /// An organization: `main_app.organizations.id`.
     OrgId
 );
 id!(

@@ -4,6 +4,7 @@
 //! ([`worker`], [`queue`]), resolves the organization's policy into cutoffs ([`retention`]), deletes per
 //! dataset in batches ([`purge`]), verifies, and closes the run. `ARCHITECTURE.md` is the tour.
 
+pub mod attach;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod cli;

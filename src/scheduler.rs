@@ -264,8 +264,8 @@ async fn next_organizations(
     after: Option<Uuid>,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
-        "-- scheduler.next_organizations
-         SELECT id FROM public.organizations WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
+        r#"-- scheduler.next_organizations
+        SELECT id AS "id!" FROM main_app.organizations WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"#,
         after,
         CHUNK
     )

@@ -59,6 +59,8 @@ pub struct Worker {
     lap: Arc<Mutex<idle::Lap>>,
     group: Arc<Mutex<together::Group>>,
     hours: Option<(Hours, Tz)>,
+    /// Cancelled when the mapping is no longer the one that this process has checked: it purges nothing more.
+    pub mapping_changed: CancellationToken,
 }
 
 impl Worker {
@@ -92,6 +94,7 @@ impl Worker {
             lap: Arc::default(),
             group: Arc::new(Mutex::new(together::Group::new(purge.batch_size))),
             hours: purge.between.map(|hours| (hours, timezone)),
+            mapping_changed: CancellationToken::new(),
         }
     }
 
@@ -101,8 +104,16 @@ impl Worker {
         self.consumer.lease()
     }
 
-    /// Works until `stop`; then gives running runs back and drains, within the grace.
+    /// Works until `stop`, or until the mapping has changed; then gives running runs back and drains, within the grace.
     pub async fn run(&self, stop: &CancellationToken) {
+        let stop = &stop.child_token();
+        let _until_changed = {
+            let (changed, stop) = (self.mapping_changed.clone(), stop.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                changed.cancelled().await;
+                stop.cancel();
+            }))
+        };
         // Where nobody feels it, they are opened as they are needed, all at once.
         if !self.purger.pace.is_free(&self.database).await {
             stop.run_until_cancelled(self.database.open_gently()).await;
@@ -227,7 +238,11 @@ impl Worker {
             .observe(started.elapsed().as_secs_f64());
         match outcome {
             Ok(report) => self.succeed(&run, &report).await,
-            Err(PurgeError::Stopped) => {
+            Err(error @ (PurgeError::Stopped | PurgeError::MappingChanged(_))) => {
+                if let PurgeError::MappingChanged(error) = &error {
+                    tracing::error!(run_id = %run.id, org_id = %run.org, error = chain(error), "this worker stops");
+                    self.mapping_changed.cancel();
+                }
                 let given = self
                     .persist(|| queue::give_back(&self.database, &run))
                     .await;

@@ -93,7 +93,7 @@ impl Server {
         self.drop(database).await?;
         self.postgres.create_database(database).await?;
         let pool = postgres::pool_for_migrations(&self.url(database))?;
-        migrations::up(&pool).await?;
+        migrations::up_main_app(&pool).await?;
         sql::run(&pool, "CREATE EXTENSION pg_prewarm").await?;
         pool.close().await;
         Ok(())

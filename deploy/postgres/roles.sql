@@ -30,24 +30,31 @@ $$;
 BEGIN;
 
 -- From nothing: what an earlier version of this file granted does not stay.
-REVOKE ALL ON ALL TABLES IN SCHEMA public, retention, apalis
+REVOKE ALL ON ALL TABLES IN SCHEMA retention, apalis
     FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA retention
     FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
+-- Nor does what somebody granted on the main app's own tables. Only tables with such a right are touched.
+DO $$
+DECLARE
+    granted text;
+BEGIN
+    FOR granted IN
+        SELECT DISTINCT format('%I.%I', n.nspname, c.relname)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attacl IS NOT NULL
+        CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, '{}') || coalesce(a.attacl, '{}')) acl
+        JOIN pg_roles r ON r.oid = acl.grantee
+        WHERE r.rolname IN ('drift_retention_worker', 'drift_retention_app', 'drift_retention_reader')
+          AND n.nspname NOT IN ('retention', 'apalis', 'main_app')
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM drift_retention_worker, drift_retention_app, drift_retention_reader', granted);
+    END LOOP;
+END;
+$$;
 
--- The worker reads what it shows and decides by …
-GRANT USAGE ON SCHEMA public, retention, apalis TO drift_retention_worker;
-GRANT SELECT ON public.organizations, public.environments, public.drift_checks, public.workflow_drift_flags,
-    public.incidents, public.incident_payloads, public.approvals TO drift_retention_worker;
--- … deletes what it purges …
-GRANT DELETE ON public.drift_checks, public.workflow_drift_flags, public.incident_payloads, public.approvals
-    TO drift_retention_worker;
--- … and writes one column of the main app's. A row can only be locked by who may update a column of it: the two keys
--- are there for that (an identity column refuses to be written, and approvals are the worker's to delete anyway).
-GRANT UPDATE (payload_purged_at) ON public.incidents TO drift_retention_worker;
-GRANT UPDATE (id) ON public.drift_checks, public.approvals TO drift_retention_worker;
-
--- Its own records: nothing of them is deleted but old runs (by trigger, 30 days at least) and spent notes.
+-- The worker's own records: nothing of them is deleted but old runs (by trigger, 30 days at least) and spent notes.
+GRANT USAGE ON SCHEMA retention, apalis TO drift_retention_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA retention TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.purge_runs TO drift_retention_worker;
 GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, retention.idempotency_keys
@@ -58,7 +65,8 @@ GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_sign
 GRANT DELETE ON retention.rewritten_payloads, retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
-    retention.enqueue_slot(timestamptz, uuid[]), retention.hold_plan(uuid), retention.pressure(regclass[])
+    retention.enqueue_slot(timestamptz, uuid[]), retention.erase_payloads(uuid[]), retention.first_check_key(),
+    retention.mapping_fingerprint(), retention.pressure(oid[])
     TO drift_retention_worker;
 
 -- The queue's tables are the worker's.
@@ -70,9 +78,43 @@ GRANT USAGE ON SCHEMA retention TO drift_retention_app;
 GRANT EXECUTE ON FUNCTION retention.enqueue_purge(uuid, text, text) TO drift_retention_app;
 GRANT SELECT ON retention.purge_runs, retention.purge_run_steps TO drift_retention_app;
 
--- Dashboards tell of runs, by the names of organizations.
-GRANT USAGE ON SCHEMA public, retention TO drift_retention_reader;
-GRANT SELECT (id, name, plan) ON public.organizations TO drift_retention_reader;
+-- Dashboards tell of runs.
+GRANT USAGE ON SCHEMA retention TO drift_retention_reader;
 GRANT SELECT ON retention.purge_runs, retention.purge_run_steps, retention.operator_actions TO drift_retention_reader;
+
+-- The mapping to the main app's tables, where there is one. Whoever creates a view or function of it anew applies this file
+-- once more. On the tables themselves none of these roles has any right.
+DO $$
+DECLARE
+    keeper text; -- whose functions read the mapping: enqueueing checks that the organization is there
+BEGIN
+    IF to_regnamespace('main_app') IS NULL THEN
+        RAISE NOTICE 'there is no schema main_app yet: apply this file again after the mapping';
+        RETURN;
+    END IF;
+    REVOKE ALL ON ALL TABLES IN SCHEMA main_app FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA main_app FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
+
+    -- The worker reads what it shows and decides by ...
+    GRANT USAGE ON SCHEMA main_app TO drift_retention_worker;
+    GRANT SELECT ON main_app.organizations, main_app.environments, main_app.drift_checks, main_app.workflow_drift_flags,
+        main_app.incidents, main_app.incident_payloads, main_app.approvals TO drift_retention_worker;
+    -- ... deletes what it purges, and stamps incidents ...
+    GRANT DELETE ON main_app.drift_checks, main_app.approvals TO drift_retention_worker;
+    GRANT UPDATE (payload_purged_at) ON main_app.incidents TO drift_retention_worker;
+    -- ... and locks rows: that takes the right to update a column. This column nobody can write.
+    GRANT UPDATE (ctid) ON main_app.drift_checks, main_app.approvals TO drift_retention_worker;
+    GRANT EXECUTE ON FUNCTION main_app.lock_plan(uuid), main_app.erase_payloads(uuid[]) TO drift_retention_worker;
+
+    -- Dashboards show the names of organizations.
+    GRANT USAGE ON SCHEMA main_app TO drift_retention_reader;
+    GRANT SELECT (id, name, plan) ON main_app.organizations TO drift_retention_reader;
+
+    SELECT pg_get_userbyid(nspowner) INTO keeper FROM pg_namespace WHERE nspname = 'retention';
+    EXECUTE format('GRANT USAGE ON SCHEMA main_app TO %I', keeper);
+    EXECUTE format('GRANT SELECT ON main_app.organizations, main_app.incidents, main_app.incident_payloads TO %I', keeper);
+    EXECUTE format('GRANT UPDATE (ctid) ON main_app.incidents TO %I', keeper);
+END;
+$$;
 
 COMMIT;

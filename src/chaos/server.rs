@@ -107,7 +107,7 @@ impl Server {
         };
         server.create_database(name).await?;
         let pool = postgres::pool_for_migrations(&server.url(name))?;
-        migrations::up(&pool).await?;
+        migrations::up_main_app(&pool).await?;
         pool.close().await;
         let database = self.database(name);
         let mut conn = database.connect().await?;

@@ -22,6 +22,7 @@ use super::{
     token::signin_link,
 };
 use crate::{
+    attach::{self, Depth},
     config::{Config, Secret},
     demo::sample_data,
     drift::organizations::{self, OrganizationFilter},
@@ -83,8 +84,14 @@ async fn on(
 ) -> Result<ExitCode> {
     server.create_database(DATABASE).await?;
     let url = server.url(DATABASE);
-    migrations::up(&postgres::pool_for_migrations(&url)?).await?;
+    migrations::up_main_app(&postgres::pool_for_migrations(&url)?)
+        .await
+        .context(
+            "the demo's data may be of another version: `drift-retention demo --reset` starts over",
+        )?;
     let database = Database::new(&url, allowed_connections(config))?;
+    let mapping = attach::prove(&database, &[], Depth::Trial).await?;
+    let database = database.with_mapping(mapping);
     if sample_data::is_loaded(database.sessions()).await? {
         println!("Going on with the data of the last demo; --reset starts over.");
     } else {

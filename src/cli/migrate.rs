@@ -8,10 +8,22 @@ use clap::Subcommand;
 use super::{Settings, output};
 use crate::postgres::{self, migrations};
 
+/// What comes after `migrate up` on a database without a mapping.
+const NEXT: &str = "
+Next, map the main app's tables:
+  drift-retention attach template > main_app.sql    fill it in, apply it with psql
+  drift-retention attach check                      prove it
+To try drift-retention without a main app:
+  drift-retention migrate up --main-app             creates a reference main app";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrateCommand {
-    /// Bring the schema up to this version
-    Up,
+    /// Bring the schemas retention and apalis up to this version; changes nothing else
+    Up {
+        /// And create the reference main app in schema public, with its mapping
+        #[arg(long)]
+        main_app: bool,
+    },
     /// Take one step back, or all those after a version
     Down {
         /// Step back to this version; 0: all the way
@@ -26,7 +38,8 @@ pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<
     let config = settings.load()?;
     let database = postgres::pool_for_migrations(config.direct_database_url()?)?;
     match command {
-        MigrateCommand::Up => migrations::up(&database).await?,
+        MigrateCommand::Up { main_app: true } => migrations::up_main_app(&database).await?,
+        MigrateCommand::Up { main_app: false } => migrations::up(&database).await?,
         MigrateCommand::Down { to } => migrations::down(&database, to).await?,
         MigrateCommand::Status => {}
     }
@@ -40,5 +53,8 @@ pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<
         ]);
     }
     println!("{table}");
+    if matches!(command, MigrateCommand::Up { .. }) && !migrations::is_mapped(&database).await? {
+        println!("{NEXT}");
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@
     reason = "the one place that prints"
 )]
 
+mod attach;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod completions;
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
 
 use self::database::Use;
 use crate::{
+    attach::Depth,
     config::{Config, ConfigError},
     postgres::{Database, migrations},
     schedule::BadSchedule,
@@ -74,6 +76,9 @@ enum Command {
     /// Bring the database schema up, step it back, or show where it stands
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
+    /// Map the tables of a main app that exists already, and prove the mapping
+    #[command(subcommand)]
+    Attach(attach::AttachCommand),
     /// Run the service: HTTP, the scheduler and the worker
     Serve(serve::ServeArgs),
     /// Ask the service at `http.listen` whether it is ready
@@ -123,16 +128,25 @@ impl Settings {
         Ok(config)
     }
 
-    /// The settings, and a database whose schema is the one this program knows.
-    async fn ready_database(&self) -> Result<(Config, Database)> {
-        self.ready_database_to(Use::Ask).await
+    /// The settings, and a database whose schema is the one this program knows: for what reads our own records.
+    async fn records_database(&self) -> Result<(Config, Database)> {
+        let config = self.load()?;
+        let database = database::open(&config, Use::Ask).await?;
+        migrations::check(&database).await?;
+        Ok((config, database))
     }
 
-    async fn ready_database_to(&self, to: Use) -> Result<(Config, Database)> {
+    /// The same, with a proved mapping to the main app: for what reads or purges its tables.
+    async fn ready_database(&self) -> Result<(Config, Database)> {
+        self.ready_database_to(Use::Ask, Depth::Structure).await
+    }
+
+    async fn ready_database_to(&self, to: Use, depth: Depth) -> Result<(Config, Database)> {
         let config = self.load()?;
         let database = database::open(&config, to).await?;
         migrations::check(&database).await?;
-        Ok((config, database))
+        let mapping = crate::attach::prove(&database, &config.attach.cascades, depth).await?;
+        Ok((config, database.with_mapping(mapping)))
     }
 }
 
@@ -180,6 +194,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Demo(args) => demo::run(args, &settings).await,
         Command::Migrate(command) => migrate::run(command, &settings).await,
+        Command::Attach(command) => attach::run(command, &settings).await,
         Command::Serve(args) => serve::run(&args, &settings).await,
         Command::Health => health::run(&settings).await,
         Command::Purge(args) => purge::run(args, &settings).await,

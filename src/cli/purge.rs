@@ -8,8 +8,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Settings, output, serve::new_metrics, stopping, whose::Whose};
+use super::{Settings, database::Use, output, serve::new_metrics, stopping, whose::Whose};
 use crate::{
+    attach::{AttachError, Depth},
     config::Config,
     figures,
     postgres::Database,
@@ -43,7 +44,13 @@ pub(super) struct PurgeArgs {
 }
 
 pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode> {
-    let (config, database) = settings.ready_database().await?;
+    // Who works them off here calls the mapping's functions: they are tried first.
+    let depth = if args.work {
+        Depth::Trial
+    } else {
+        Depth::Structure
+    };
+    let (config, database) = settings.ready_database_to(Use::Ask, depth).await?;
     let mut runs = enqueue(&database, &args.whose, args.reason.as_deref()).await?;
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
     let stop = stopping::on_signal()?;
@@ -118,7 +125,10 @@ pub(super) async fn work(
     let enough = stop.child_token();
     let (followed, ()) = tokio::join!(
         async {
-            let followed = finished(database, ids, stop).await;
+            let followed = tokio::select! {
+                followed = finished(database, ids, stop) => followed,
+                () = worker.mapping_changed.cancelled() => Err(AttachError::Changed.into()),
+            };
             enough.cancel();
             followed
         },

@@ -84,7 +84,7 @@ pub(super) struct ReplayArgs {
 }
 
 pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<ExitCode> {
-    let (_, database) = settings.ready_database().await?;
+    let (_, database) = settings.records_database().await?;
     match command {
         RunsCommand::List(args) => list(&database, args).await,
         RunsCommand::Show { id, json } => show(&database, id, json).await,

@@ -1,10 +1,10 @@
 //! `serve`: HTTP, the scheduler and the worker, together or apart.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Mutex, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -13,17 +13,21 @@ use super::{
     stopping,
 };
 use crate::{
+    attach::{self, AttachError, Depth},
     config::{Config, Hours},
     gauges::Gauges,
     http::{self, ApiState, Health, Verifier},
-    postgres::Database,
+    postgres::{Database, Mapping},
     purge::datasets::DATASETS,
     retention::Plan,
     schedule::Schedule,
     scheduler::Scheduler,
-    telemetry::metrics::Metrics,
+    telemetry::{logs::chain, metrics::Metrics},
     worker::Worker,
 };
+
+/// How often the mapping is looked at while serving.
+const WATCH_EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
@@ -51,7 +55,12 @@ pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCod
     } else {
         Use::Serve
     };
-    let (mut config, database) = settings.ready_database_to(to).await?;
+    let depth = if to == Use::Purge {
+        Depth::Trial
+    } else {
+        Depth::Structure
+    };
+    let (mut config, database) = settings.ready_database_to(to, depth).await?;
     config.purge.between = args.between.or(config.purge.between);
     let stop = stopping::on_signal()?;
     serve(&config, database, &args.roles, stop).await?;
@@ -103,7 +112,9 @@ pub(super) async fn serve(
     tracing::info!(address = %listener.local_addr()?, ?roles, "serving");
 
     let drained = CancellationToken::new();
+    let watched = Watched::of(&database);
     let health = Health {
+        mapping: watched.warning.clone(),
         database: database.clone(),
         metrics: metrics.clone(),
         worker: worker
@@ -121,6 +132,13 @@ pub(super) async fn serve(
         schedule,
         stop: stop.clone(),
     });
+    let mapping_changed = worker.as_ref().map(|worker| worker.mapping_changed.clone());
+    let watch = watched.watch(
+        &database,
+        &config.attach.cascades,
+        mapping_changed.unwrap_or_default(),
+        &stop,
+    );
     let http = http::serve(listener, http::router(health, api), drained.clone());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(async move { gauges.keep_fresh().await }));
     let loops = async {
@@ -139,8 +157,69 @@ pub(super) async fn serve(
         );
         drained.cancel();
     };
-    let (http, ()) = tokio::join!(http, loops);
+    let (http, (), mapping) = tokio::join!(http, loops, watch);
     http.context("the HTTP listener failed")?;
     tracing::info!("stopped");
-    Ok(())
+    Ok(mapping?)
+}
+
+/// The mapping as this process goes by it: looked at again and again, while it serves.
+struct Watched {
+    fingerprint: String,
+    /// What is worth knowing of it, in words; empty: nothing.
+    warning: Arc<Mutex<String>>,
+}
+
+impl Watched {
+    fn of(database: &Database) -> Self {
+        let mapping = database.mapping();
+        Self {
+            fingerprint: mapping.map_or_else(String::new, |mapping| mapping.fingerprint.clone()),
+            warning: Arc::new(Mutex::new(mapping.map_or_else(String::new, warning))),
+        }
+    }
+
+    /// Ends with `stop`, or stops the process: once the mapping has changed, or cannot be used any more. A batch that is the
+    /// first to notice says so by `changed`.
+    async fn watch(
+        &self,
+        database: &Database,
+        cascades: &[String],
+        changed: CancellationToken,
+        stop: &CancellationToken,
+    ) -> Result<(), AttachError> {
+        let outcome = loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = changed.cancelled() => break Err(AttachError::Changed),
+                () = sleep(WATCH_EVERY) => {}
+            }
+            match attach::prove(database, cascades, Depth::Structure).await {
+                Ok(mapping) if mapping.fingerprint != self.fingerprint => {
+                    break Err(AttachError::Changed);
+                }
+                Ok(mapping) => *self.warning.lock().await = warning(&mapping),
+                Err(AttachError::Database(error)) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot look at the mapping to the main app; trying again"
+                    );
+                }
+                Err(refused) => break Err(refused),
+            }
+        };
+        stop.cancel();
+        outcome
+    }
+}
+
+fn warning(mapping: &Mapping) -> String {
+    if mapping.unnoticed.is_empty() {
+        return String::new();
+    }
+    format!(
+        "payloads that are written again after a purge go unnoticed: the trigger note_rewritten_payload is missing on {}, or is \
+         not ENABLE ALWAYS",
+        mapping.unnoticed.join(", ")
+    )
 }

@@ -6,8 +6,8 @@ use utoipa::{
 };
 
 use super::{
-    AuthConfig, Config, DatabaseConfig, HttpConfig, PREFIX, PurgeConfig, ScheduleConfig,
-    WorkerConfig,
+    AttachConfig, AuthConfig, Config, DatabaseConfig, HttpConfig, PREFIX, PurgeConfig,
+    ScheduleConfig, WorkerConfig,
 };
 
 /// One setting.
@@ -40,6 +40,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
         ("worker", WorkerConfig::schema()),
         ("purge", PurgeConfig::schema()),
         ("schedule", ScheduleConfig::schema()),
+        ("attach", AttachConfig::schema()),
     ];
     let values = serde_json::to_value(config).unwrap_or_default();
     let mut settings = Vec::new();
@@ -49,8 +50,10 @@ pub fn settings(config: &Config) -> Vec<Setting> {
         };
         for (name, property) in &object.properties {
             // A reference is a section; it has its own turn.
-            let RefOr::T(Schema::Object(property)) = property else {
-                continue;
+            let about = match property {
+                RefOr::T(Schema::Object(property)) => &property.description,
+                RefOr::T(Schema::Array(property)) => &property.description,
+                _ => continue,
             };
             let (key, value) = match section {
                 "" => (name.clone(), &values[name]),
@@ -59,7 +62,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
             settings.push(Setting {
                 key,
                 value: (!value.is_null()).then(|| value.to_string()),
-                about: property.description.clone().unwrap_or_default(),
+                about: about.clone().unwrap_or_default(),
             });
         }
     }

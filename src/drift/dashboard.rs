@@ -62,7 +62,7 @@ pub async fn dashboard(database: &Database, org: OrgId) -> sqlx::Result<Dashboar
         SELECT (avg(extract(epoch FROM closed_at - detected_at)) FILTER (
                    WHERE status = 'closed' AND isfinite(closed_at) AND isfinite(detected_at)))::float8 AS mean,
                count(*) FILTER (WHERE payload_purged_at IS NOT NULL) AS "purged!"
-        FROM public.incidents WHERE org_id = $1 AND NOT is_deleted"#,
+        FROM main_app.incidents WHERE org_id = $1 AND NOT is_deleted"#,
         org.0
     )
     .fetch_one(database)
@@ -85,8 +85,8 @@ type Counts = BTreeMap<String, i64>;
 async fn open_incidents(database: &Database, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
     let rows = sqlx::query!(
         r#"-- drift.open_incidents
-        SELECT status, coalesce(severity, 'none') AS "severity!", count(*) AS "count!"
-        FROM public.incidents WHERE org_id = $1 AND NOT is_deleted AND status <> 'closed'
+        SELECT status AS "status!", coalesce(severity, 'none') AS "severity!", count(*) AS "count!"
+        FROM main_app.incidents WHERE org_id = $1 AND NOT is_deleted AND status <> 'closed'
         GROUP BY 1, 2"#,
         org.0
     )
@@ -105,10 +105,10 @@ async fn weeks(database: &Database, org: OrgId) -> sqlx::Result<Vec<Week>> {
         Week,
         r#"-- drift.incidents_per_week
         SELECT w.week AS "week!",
-               (SELECT count(*) FROM public.incidents i
+               (SELECT count(*) FROM main_app.incidents i
                 WHERE i.org_id = $1 AND NOT i.is_deleted
                   AND i.detected_at >= w.week AND i.detected_at < w.week + interval '7 days') AS "opened!",
-               (SELECT count(*) FROM public.incidents i
+               (SELECT count(*) FROM main_app.incidents i
                 WHERE i.org_id = $1 AND NOT i.is_deleted AND i.status = 'closed'
                   AND i.closed_at >= w.week AND i.closed_at < w.week + interval '7 days') AS "closed!"
         FROM (SELECT (date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')

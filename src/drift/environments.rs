@@ -27,7 +27,7 @@ pub struct Environment {
     pub unknown_count: i32,
     /// The newest check.
     #[serde(skip)]
-    pub check_id: Option<i64>,
+    pub check_id: Option<String>,
 }
 
 /// A workflow that the newest check flagged.
@@ -72,20 +72,20 @@ async fn select(
     sqlx::query_as!(
         Environment,
         r#"-- drift.select_environments
-        SELECT e.id, e.name, coalesce(c.status, 'never_checked') AS "drift_status!",
+        SELECT e.id AS "id!", coalesce(e.name, '') AS "name!", coalesce(c.status, 'never_checked') AS "drift_status!",
                CASE WHEN c.checked_at >= '0001-01-01Z' THEN c.checked_at END AS "last_checked_at?",
                coalesce(c.modified_count, 0) AS "modified_count!",
                coalesce(c.not_in_git_count, 0) AS "not_in_git_count!",
                coalesce(c.unknown_count, 0) AS "unknown_count!",
-               c.id AS "check_id?"
-        FROM public.environments e
+               c.id::text AS check_id
+        FROM main_app.environments e
         LEFT JOIN LATERAL (
-            SELECT c.* FROM public.drift_checks c
+            SELECT c.* FROM main_app.drift_checks c
             WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
             ORDER BY c.checked_at DESC, c.id DESC LIMIT 1) c ON true
         WHERE e.org_id = $1 AND ($2::uuid IS NULL OR e.id = $2)
           AND ($3::uuid IS NULL OR (e.name, e.id) >
-               (SELECT l.name, l.id FROM public.environments l WHERE l.id = $3 AND l.org_id = $1))
+               (SELECT l.name, l.id FROM main_app.environments l WHERE l.id = $3 AND l.org_id = $1))
         ORDER BY e.name, e.id LIMIT $4"#,
         org.0,
         id,
@@ -100,12 +100,13 @@ async fn select(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn flags(database: &Database, check: i64) -> sqlx::Result<Vec<WorkflowFlag>> {
+pub async fn flags(database: &Database, check: &str) -> sqlx::Result<Vec<WorkflowFlag>> {
     sqlx::query_as!(
         WorkflowFlag,
-        "-- drift.check_flags
-         SELECT workflow_id, workflow_name, flag FROM public.workflow_drift_flags
-         WHERE check_id = $1 ORDER BY workflow_id LIMIT 1000",
+        r#"-- drift.check_flags
+        SELECT workflow_id AS "workflow_id!", workflow_name, coalesce(flag, 'unknown') AS "flag!"
+        FROM main_app.workflow_drift_flags
+        WHERE check_id = $1::text::main_app.check_key ORDER BY workflow_id LIMIT 1000"#,
         check
     )
     .fetch_all(database)
@@ -121,10 +122,10 @@ pub async fn count_by_status(database: &Database, org: OrgId) -> sqlx::Result<Ve
         r#"-- drift.environments_by_status
         SELECT json_build_array(s.status, count(*)) AS "count!: Json<(String, i64)>"
         FROM (SELECT coalesce((
-                  SELECT c.status FROM public.drift_checks c
+                  SELECT c.status FROM main_app.drift_checks c
                   WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
                   ORDER BY c.checked_at DESC, c.id DESC LIMIT 1), 'never_checked') AS status
-              FROM public.environments e WHERE e.org_id = $1) s
+              FROM main_app.environments e WHERE e.org_id = $1) s
         GROUP BY s.status"#,
         org.0
     )

@@ -43,7 +43,7 @@ impl PayloadState {
 
 /// An incident without its payload: what stays after a purge.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-#[allow(missing_docs, reason = "the columns of public.incidents")]
+#[allow(missing_docs, reason = "the columns of main_app.incidents")]
 pub struct Incident {
     pub id: Uuid,
     pub env_id: Uuid,
@@ -68,7 +68,7 @@ pub struct Incident {
 
 /// An approval of an incident.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-#[allow(missing_docs, reason = "the columns of public.approvals")]
+#[allow(missing_docs, reason = "the columns of main_app.approvals")]
 pub struct Approval {
     pub id: Uuid,
     pub action: String,
@@ -126,7 +126,7 @@ async fn select(
 ) -> sqlx::Result<Vec<Incident>> {
     let rows = sqlx::query!(
         r#"-- drift.select_incidents
-        SELECT i.id, i.env_id, i.title, i.severity, i.status, i.owner,
+        SELECT i.id AS "id!", i.env_id AS "env_id!", coalesce(i.title, '') AS "title!", i.severity, i.status AS "status!", i.owner,
                least(greatest(i.detected_at, '0001-01-01Z'), '9999-12-31Z') AS "detected_at!",
                CASE WHEN i.acknowledged_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.acknowledged_at END AS acknowledged_at,
                CASE WHEN i.stabilized_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.stabilized_at END AS stabilized_at,
@@ -134,15 +134,15 @@ async fn select(
                CASE WHEN i.closed_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.closed_at END AS closed_at,
                CASE WHEN i.payload_purged_at IS NOT NULL
                     THEN least(greatest(i.payload_purged_at, '0001-01-01Z'), '9999-12-31Z') END AS payload_purged_at,
-               EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = i.id) AS "available!"
-        FROM public.incidents i
+               EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id) AS "available!"
+        FROM main_app.incidents i
         WHERE i.org_id = $1 AND NOT i.is_deleted
           AND ($2::uuid IS NULL OR i.id = $2)
           AND ($3::text IS NULL OR i.status = $3)
           AND ($6::text IS NULL OR i.severity = $6)
           AND ($7::uuid IS NULL OR i.env_id = $7)
           AND ($4::uuid IS NULL OR (i.detected_at, i.id) <
-               (SELECT l.detected_at, l.id FROM public.incidents l WHERE l.id = $4 AND l.org_id = $1))
+               (SELECT l.detected_at, l.id FROM main_app.incidents l WHERE l.id = $4 AND l.org_id = $1))
         ORDER BY i.detected_at DESC, i.id DESC LIMIT $5"#,
         org.0,
         id,
@@ -187,7 +187,8 @@ pub async fn payload(
 ) -> sqlx::Result<Option<serde_json::Value>> {
     let payload = sqlx::query_scalar!(
         r#"-- drift.incident_payload
-        SELECT payload_json AS "payload: Json<serde_json::Value>" FROM public.incident_payloads WHERE incident_id = $1"#,
+        SELECT coalesce(payload_json, 'null') AS "payload!: Json<serde_json::Value>"
+        FROM main_app.incident_payloads WHERE incident_id = $1 LIMIT 1"#,
         incident
     )
     .fetch_optional(database)
@@ -203,10 +204,11 @@ pub async fn approvals(database: &Database, incident: Uuid) -> sqlx::Result<Vec<
     sqlx::query_as!(
         Approval,
         r#"-- drift.incident_approvals
-        SELECT a.id, a.action, a.status, a.requested_by, a.decided_by, a.notes,
+        SELECT a.id AS "id!", coalesce(a.action, '') AS "action!", a.status AS "status!", coalesce(a.requested_by, '') AS "requested_by!",
+               a.decided_by, a.notes,
                least(greatest(a.created_at, '0001-01-01Z'), '9999-12-31Z') AS "created_at!",
                CASE WHEN a.decided_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN a.decided_at END AS decided_at
-        FROM public.approvals a WHERE a.incident_id = $1 ORDER BY a.created_at, a.id LIMIT 1000"#,
+        FROM main_app.approvals a WHERE a.incident_id = $1 ORDER BY a.created_at, a.id LIMIT 1000"#,
         incident
     )
     .fetch_all(database)

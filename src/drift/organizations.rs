@@ -13,7 +13,7 @@ use crate::{ids::OrgId, postgres::Database};
 pub async fn ids(database: &Database) -> sqlx::Result<Vec<OrgId>> {
     sqlx::query_scalar!(
         r#"-- drift.organization_ids
-        SELECT id AS "id: OrgId" FROM public.organizations ORDER BY id"#
+        SELECT id AS "id!: OrgId" FROM main_app.organizations ORDER BY id"#
     )
     .fetch_all(database)
     .await
@@ -26,7 +26,7 @@ pub async fn ids(database: &Database) -> sqlx::Result<Vec<OrgId>> {
 pub async fn exists(database: &Database, org: OrgId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- drift.organization_exists
-        SELECT EXISTS (SELECT FROM public.organizations WHERE id = $1) AS "exists!""#,
+        SELECT EXISTS (SELECT FROM main_app.organizations WHERE id = $1) AS "exists!""#,
         org.0
     )
     .fetch_one(database)
@@ -40,7 +40,7 @@ pub struct Organization {
     pub id: OrgId,
     /// Its name.
     pub name: String,
-    /// Its plan, as the main app wrote it.
+    /// Its plan, as the main app wrote it; empty where it has none.
     pub plan: String,
 }
 
@@ -52,7 +52,8 @@ pub async fn get(database: &Database, org: OrgId) -> sqlx::Result<Option<Organiz
     sqlx::query_as!(
         Organization,
         r#"-- drift.get_organization
-        SELECT id AS "id: OrgId", name, plan FROM public.organizations WHERE id = $1"#,
+        SELECT id AS "id!: OrgId", coalesce(name, '') AS "name!", coalesce(plan, '') AS "plan!"
+        FROM main_app.organizations WHERE id = $1"#,
         org.0
     )
     .fetch_optional(database)
@@ -81,10 +82,10 @@ pub async fn list(
     sqlx::query_as!(
         Organization,
         r#"-- drift.list_organizations
-        SELECT id AS "id: OrgId", name, plan FROM public.organizations
+        SELECT id AS "id!: OrgId", coalesce(name, '') AS "name!", coalesce(plan, '') AS "plan!" FROM main_app.organizations
         WHERE ($1::text IS NULL OR position(lower($1) IN lower(name)) > 0 OR starts_with(id::text, lower($1)))
           AND ($2::text[] IS NULL OR plan = ANY ($2))
-          AND ($3::uuid IS NULL OR (name, id) > (SELECT l.name, l.id FROM public.organizations l WHERE l.id = $3))
+          AND ($3::uuid IS NULL OR (name, id) > (SELECT l.name, l.id FROM main_app.organizations l WHERE l.id = $3))
         ORDER BY name, id LIMIT $4"#,
         filter.search.as_deref(),
         filter.plans.as_deref(),
@@ -102,7 +103,7 @@ pub async fn list(
 pub async fn names(database: &Database, ids: &[Uuid]) -> sqlx::Result<HashMap<OrgId, String>> {
     let found = sqlx::query!(
         r#"-- drift.organization_names
-        SELECT id AS "id: OrgId", name FROM public.organizations WHERE id = ANY ($1)"#,
+        SELECT id AS "id!: OrgId", coalesce(name, '') AS "name!" FROM main_app.organizations WHERE id = ANY ($1)"#,
         ids
     )
     .fetch_all(database)

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     postgres::Database,
@@ -30,6 +30,8 @@ pub struct Health {
     pub metrics: Arc<Metrics>,
     /// This process's workers and their lease; none where it has no worker role.
     pub worker: Option<(WorkerIdentity, Lease)>,
+    /// What is worth knowing of the mapping to the main app, in words; empty: nothing.
+    pub mapping: Arc<Mutex<String>>,
 }
 
 /// What `/readyz` found; every part is `ok` or says what is wrong.
@@ -37,6 +39,8 @@ pub struct Health {
 struct Readiness {
     ready: bool,
     schema: String,
+    /// A warning, which keeps nobody from being ready.
+    mapping: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<String>,
 }
@@ -77,6 +81,10 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
         Json(Readiness {
             ready,
             schema,
+            mapping: match health.mapping.lock().await.as_str() {
+                "" => "ok".to_owned(),
+                warning => format!("warning: {warning}"),
+            },
             worker,
         }),
     )

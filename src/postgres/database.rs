@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Flush, Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results,
+    Flush, Mapping, Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results,
 };
 
 /// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
@@ -46,6 +46,8 @@ pub struct Database {
     direct: Option<PgPool>,
     /// Sessions of their own for the transactions that give way; absent: `pool` has them.
     yielding: Option<Yielding>,
+    /// The mapping that this process has checked; absent: nothing may be purged.
+    mapping: Option<Arc<Mapping>>,
 }
 
 /// Few sessions, and a place in line for each. A pool hands out the session that has been idle for longest, and each maps every page
@@ -67,6 +69,7 @@ impl Database {
             pool: direct_pool(url, connections)?,
             direct: None,
             yielding: None,
+            mapping: None,
         })
     }
 
@@ -99,7 +102,23 @@ impl Database {
             pool: pooler_pool(url, connections)?,
             direct: Some(direct_pool(direct_url, sessions)?),
             yielding: None,
+            mapping: None,
         })
+    }
+
+    /// The same database for a process that has checked `mapping`: it may purge.
+    #[must_use]
+    pub fn with_mapping(self, mapping: Mapping) -> Self {
+        Self {
+            mapping: Some(Arc::new(mapping)),
+            ..self
+        }
+    }
+
+    /// The mapping that this process has checked.
+    #[must_use]
+    pub fn mapping(&self) -> Option<&Mapping> {
+        self.mapping.as_deref()
     }
 
     /// Sessions that stay ours from one statement to the next: LISTEN and advisory locks need them, and with them
@@ -215,6 +234,7 @@ impl Database {
             }
             None => self.begin_with(&settings).await?,
         };
+        tx.purges();
         if patience == Patience::Short {
             tx.yields();
         }
@@ -249,7 +269,12 @@ impl Database {
             settings.join("; ")
         ));
         let inner = pool.begin_with(begin).await?;
-        Ok(Transaction::new(inner, place, self.is_pooled()))
+        Ok(Transaction::new(
+            inner,
+            place,
+            self.is_pooled(),
+            self.mapping.clone(),
+        ))
     }
 
     fn is_pooled(&self) -> bool {

@@ -1,7 +1,10 @@
-//! The schema: apalis's own migrations, then ours, then what our load needs of apalis's tables.
+//! The schema: apalis's own migrations, then ours, then what our load needs of apalis's tables; and, for whoever asks, a
+//! reference main app.
 //!
 //! Only the `migrate` command changes the schema (racing first starts of a queue fail); everything else checks
 //! that it finds exactly the schema it was built for, and names the command that mends it.
+
+mod preflight;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +17,10 @@ use sqlx::{
 
 /// Our bookkeeping stands in our own schema: the main app may use sqlx as well.
 const TABLE: &str = "retention.migrations";
+/// The bookkeeping of the reference main app.
+const MAIN_APP_TABLE: &str = "retention.main_app_migrations";
+/// The reference main app's migration that creates the schema `main_app`.
+const MAPPING: i64 = 1006;
 
 /// One migration and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +37,18 @@ pub struct MigrationStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// Migrations are missing, or apalis's own are, or its settings.
-    #[error("the database schema is behind this program ({0}); run `drift-retention migrate up`")]
-    Behind(String),
+    #[error(
+        "the database schema is behind this program ({what}); run `drift-retention migrate {command}`"
+    )]
+    Behind {
+        /// What is missing.
+        what: String,
+        /// What brings it: the arguments of `migrate`.
+        command: &'static str,
+    },
+    /// The database cannot take the schema, or give it up: nothing was changed.
+    #[error("{0}; nothing was changed")]
+    Refused(String),
     /// The database knows migrations that this program does not.
     #[error(
         "the database schema is newer than this program (migration {0}); upgrade drift-retention"
@@ -76,6 +93,7 @@ impl From<sqlx::Error> for SchemaError {
     }
 }
 
+/// Our own schema: runs, the queue's entry, what serving keeps. It touches nothing of the main app.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
     migrator.create_schema("retention");
@@ -83,23 +101,59 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Brings the schema up to this program's. Safe to run twice and from several places at once.
+/// The reference main app in `public`, with its mapping. Its versions come after ours: the mapping stands on our functions.
+fn main_app_migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("./migrations/main_app");
+    migrator.dangerous_set_table_name(MAIN_APP_TABLE);
+    migrator
+}
+
+/// Brings the schemas `retention` and `apalis` up to this program's, and changes nothing else. Safe to run twice and from
+/// several places at once.
 ///
 /// # Errors
-/// When a migration fails; those before it stay applied.
+/// When the database cannot take them: then nothing is changed. When a migration fails; those before it stay applied.
 pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
-    // One at a time: of several first set-ups of the queue at once, some would fail.
+    alone(pool, async {
+        preflight::own_schemas(pool).await?;
+        up_own(pool).await
+    })
+    .await
+}
+
+/// The same, and then the reference main app with its mapping.
+///
+/// # Errors
+/// As [`up`]; and when tables of these names, or a mapping, are there that are not ours.
+pub async fn up_main_app(pool: &PgPool) -> Result<(), SchemaError> {
+    alone(pool, async {
+        preflight::own_schemas(pool).await?;
+        let applied = applied_in(pool, MAIN_APP_TABLE).await?;
+        preflight::main_app(pool, applied.contains(&MAPPING)).await?;
+        up_own(pool).await?;
+        main_app_migrator().run(pool).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// One at a time: of several first set-ups of the queue at once, some would fail.
+async fn alone(
+    pool: &PgPool,
+    work: impl Future<Output = Result<(), SchemaError>>,
+) -> Result<(), SchemaError> {
     let mut guard = pool.acquire().await?;
     sqlx::raw_sql("SELECT pg_advisory_lock(hashtext('drift-retention migrate'))")
         .execute(&mut *guard)
         .await?;
-    let outcome = up_alone(pool).await;
+    let outcome = work.await;
     // The lock goes with its session, whatever happened.
     guard.close().await?;
     outcome
 }
 
-async fn up_alone(pool: &PgPool) -> Result<(), SchemaError> {
+async fn up_own(pool: &PgPool) -> Result<(), SchemaError> {
+    queue_extensions(pool).await?;
     PostgresStorage::migrations()
         .run(pool)
         .await
@@ -109,44 +163,72 @@ async fn up_alone(pool: &PgPool) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Steps back: one migration, or all those after `to`. apalis's own schema stays.
+/// The extensions of the queue stay where they are; where they are missing they come into the queue's own schema.
+async fn queue_extensions(pool: &PgPool) -> sqlx::Result<()> {
+    let mut connection = pool.acquire().await?;
+    sqlx::raw_sql(
+        "-- migrations.queue_extensions
+         CREATE SCHEMA IF NOT EXISTS apalis;
+         CREATE EXTENSION IF NOT EXISTS hstore SCHEMA apalis;
+         CREATE EXTENSION IF NOT EXISTS pgcrypto SCHEMA apalis;",
+    )
+    .execute(&mut *connection)
+    .await?;
+    // This session looked for them before they were there.
+    connection.close().await
+}
+
+/// Steps back: one migration, or all those after `to`; those of the reference main app first. apalis's own schema stays.
 ///
 /// # Errors
-/// When `to` is unknown or a migration fails.
+/// When `to` is unknown, something of the main app's stands on ours, or a migration fails.
 pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
-    let migrator = migrator();
-    let known: Vec<i64> = versions(&migrator).into_keys().collect();
+    let migrations = status(pool).await?;
     let target = match to {
-        Some(version) if version == 0 || known.contains(&version) => version,
+        Some(0) => 0,
+        Some(version) if migrations.iter().any(|m| m.version == version) => version,
         Some(version) => return Err(SchemaError::NoSuchVersion(version)),
         None => {
-            let applied: Vec<i64> = status(pool)
-                .await?
-                .iter()
-                .filter(|m| m.applied)
-                .map(|m| m.version)
-                .collect();
-            applied.iter().rev().nth(1).copied().unwrap_or(0)
+            let applied = migrations.iter().filter(|m| m.applied).map(|m| m.version);
+            applied.rev().nth(1).unwrap_or(0)
         }
     };
-    migrator.undo(pool, target).await?;
+    let own_last = versions(&migrator()).into_keys().next_back().unwrap_or(0);
+    if !applied_in(pool, MAIN_APP_TABLE).await?.is_empty() {
+        // 0, or a version of ours: none of the reference main app's stays.
+        let target = if target > own_last { target } else { 0 };
+        main_app_migrator().undo(pool, target).await?;
+    }
+    if target < own_last && !applied(pool).await?.is_empty() {
+        preflight::triggers_of_ours(pool).await?;
+        migrator().undo(pool, target).await?;
+    }
     Ok(())
 }
 
-/// Our migrations in order, and which of them this database has.
+/// Our migrations in order, and which of them this database has. Those of the reference main app are listed only where one
+/// of them is applied.
 ///
 /// # Errors
 /// When the database cannot be read.
 pub async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, SchemaError> {
-    let applied = applied(pool).await?;
-    Ok(versions(&migrator())
+    let mut all = status_of(&migrator(), &applied(pool).await?);
+    let of_main_app = applied_in(pool, MAIN_APP_TABLE).await?;
+    if !of_main_app.is_empty() {
+        all.extend(status_of(&main_app_migrator(), &of_main_app));
+    }
+    Ok(all)
+}
+
+fn status_of(migrator: &Migrator, applied: &[i64]) -> Vec<MigrationStatus> {
+    versions(migrator)
         .into_iter()
         .map(|(version, name)| MigrationStatus {
             version,
             name,
             applied: applied.contains(&version),
         })
-        .collect())
+        .collect()
 }
 
 /// Checks that the schema is exactly the one this program was built for.
@@ -154,17 +236,30 @@ pub async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, SchemaError> 
 /// # Errors
 /// [`SchemaError::Behind`] or [`SchemaError::Ahead`], which say what to do.
 pub async fn check(database: &Database) -> Result<(), SchemaError> {
-    let known = versions(&migrator());
-    let applied = applied(database).await?;
+    check_versions(&migrator(), &applied(database).await?, "up")?;
+    let of_main_app = applied_in(database, MAIN_APP_TABLE).await?;
+    if !of_main_app.is_empty() {
+        check_versions(&main_app_migrator(), &of_main_app, "up --main-app")?;
+    }
+    check_queue(database).await
+}
+
+fn check_versions(
+    migrator: &Migrator,
+    applied: &[i64],
+    command: &'static str,
+) -> Result<(), SchemaError> {
+    let known = versions(migrator);
     if let Some(newer) = applied.iter().find(|version| !known.contains_key(version)) {
         return Err(SchemaError::Ahead(*newer));
     }
     if let Some((version, name)) = known.iter().find(|(version, _)| !applied.contains(version)) {
-        return Err(SchemaError::Behind(format!(
-            "migration {version} {name:?} is missing"
-        )));
+        return Err(SchemaError::Behind {
+            what: format!("migration {version} {name:?} is missing"),
+            command,
+        });
     }
-    check_queue(database).await
+    Ok(())
 }
 
 fn versions(migrator: &Migrator) -> BTreeMap<i64, String> {
@@ -191,6 +286,19 @@ async fn applied_in(on: impl PgExecutor<'_> + Copy, table: &'static str) -> sqlx
     sqlx::query_scalar(AssertSqlSafe(select))
         .fetch_all(on)
         .await
+}
+
+/// Whether the main app's tables are mapped: whether there is a schema `main_app`.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn is_mapped(on: impl PgExecutor<'_>) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- migrations.is_mapped
+        SELECT to_regnamespace('main_app') IS NOT NULL AS "mapped!""#
+    )
+    .fetch_one(on)
+    .await
 }
 
 async fn exists(on: impl PgExecutor<'_>, table: &str) -> sqlx::Result<bool> {
@@ -233,10 +341,10 @@ async fn check_queue(database: &Database) -> Result<(), SchemaError> {
         .iter()
         .find(|m| !applied.contains(&m.version))
     {
-        return Err(SchemaError::Behind(format!(
-            "queue migration {} is missing",
-            missing.version
-        )));
+        return Err(SchemaError::Behind {
+            what: format!("queue migration {} is missing", missing.version),
+            command: "up",
+        });
     }
     let tuned = sqlx::query_scalar!(
         r#"-- migrations.check_queue
@@ -252,8 +360,9 @@ async fn check_queue(database: &Database) -> Result<(), SchemaError> {
     if tuned {
         Ok(())
     } else {
-        Err(SchemaError::Behind(
-            "the queue's settings are missing".into(),
-        ))
+        Err(SchemaError::Behind {
+            what: "the queue's settings are missing".into(),
+            command: "up",
+        })
     }
 }

@@ -1,24 +1,28 @@
 //! Postgres: the pool and its session settings, migrations, and a server of our own for the quick start.
 
 mod database;
+mod explain;
 pub mod local;
+mod mapping;
 pub mod migrations;
 mod transaction;
 
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions, Connection, PgExecutor, PgPool,
+    ConnectOptions, Connection, PgConnection, PgExecutor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 pub use self::{
     database::Database,
+    explain::{PlanNode, explain},
+    mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
     transaction::{Flush, Patience, Transaction},
 };
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.
-const SESSION: [(&str, &str); 3] = [
+const SESSION: [(&str, &str); 4] = [
     // How long any of our statements may take: a bound, not a goal (a batch aims at a fraction of a second).
     ("statement_timeout", "30s"),
     // A paused process must not hold row locks by an open transaction.
@@ -26,6 +30,8 @@ const SESSION: [(&str, &str); 3] = [
     // Beside a huge organization a plan that goes by index looks expensive enough to be compiled to machine code, every
     // time: tens of milliseconds for a statement that takes one.
     ("jit", "off"),
+    // Where a policy would hide rows from us Postgres refuses the statement: a purge of the rest would claim success.
+    ("row_security", "off"),
 ];
 /// How long to wait for a connection, a server that is restarting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +43,9 @@ const SLOW: Duration = Duration::from_secs(1);
 /// A pool of at most `connections` sessions on `url`.
 fn direct_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?.options(SESSION);
-    Ok(lazy_pool(options, "drift-retention", connections))
+    let pool = pool_options(connections)
+        .after_connect(|connection, _| Box::pin(find_extensions(connection)));
+    Ok(pool.connect_lazy_with(named(options, "drift-retention")))
 }
 
 /// A pool of at most `connections` connections to a transaction pooler, which refuses settings at start that it does
@@ -46,22 +54,57 @@ fn pooler_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?
         .extra_float_digits(None)
         .statement_cache_capacity(0);
-    Ok(lazy_pool(options, "drift-retention", connections))
+    Ok(pool_options(connections).connect_lazy_with(named(options, "drift-retention")))
 }
 
-/// Opens a pool for changing the schema: moving a large table's rows takes as long as it takes.
+/// Opens a pool for changing the schema: moving a large table's rows takes as long as it takes, whatever timeouts the
+/// database or the role begins its sessions with.
 ///
 /// # Errors
 /// When `url` is no Postgres URL.
 pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?;
-    Ok(lazy_pool(options, "drift-retention migrate", 2))
+    let options = PgConnectOptions::from_str(url)?.options([("row_security", "off")]);
+    let pool = pool_options(2).after_connect(|connection, _| {
+        Box::pin(async move {
+            find_extensions(connection).await?;
+            sqlx::query!(
+                "-- postgres.no_timeouts
+                 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+                 WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
+                                'transaction_timeout')"
+            )
+            .fetch_all(connection)
+            .await?;
+            Ok(())
+        })
+    });
+    Ok(pool.connect_lazy_with(named(options, "drift-retention migrate")))
 }
 
-fn lazy_pool(options: PgConnectOptions, name: &str, connections: u32) -> PgPool {
-    let options = options
+/// The queue's library looks for the type `hstore` without naming a schema. The extension may stand in any; the main app's
+/// own search path does not matter to us.
+async fn find_extensions(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- postgres.find_extensions
+         SELECT set_config('search_path',
+                           coalesce((SELECT string_agg(DISTINCT quote_ident(n.nspname), ', ')
+                                     FROM pg_catalog.pg_extension e
+                                     JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+                                     WHERE e.extname IN ('hstore', 'pgcrypto')), 'apalis'),
+                           false)"
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
+}
+
+fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
+    options
         .application_name(name)
-        .log_slow_statements(tracing::log::LevelFilter::Debug, SLOW);
+        .log_slow_statements(tracing::log::LevelFilter::Debug, SLOW)
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -74,7 +117,6 @@ fn lazy_pool(options: PgConnectOptions, name: &str, connections: u32) -> PgPool 
                 Ok(true)
             })
         })
-        .connect_lazy_with(options)
 }
 
 /// Whether a statement, or a yielding transaction as a whole, took longer than it may.

@@ -1,6 +1,9 @@
 //! A transaction, and how it keeps brief: what is held in one is held against the main app.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use sqlx::{
@@ -9,6 +12,8 @@ use sqlx::{
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 use tokio::sync::OwnedSemaphorePermit;
+
+use super::mapping::{Mapping, MappingChanged, NotChecked};
 
 /// What one statement gives: rows, and the counts that end it.
 pub(super) type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
@@ -43,6 +48,10 @@ pub struct Transaction<'c> {
     deadline: Option<Instant>,
     /// Whether [`Transaction::mark`] was called.
     is_marked: bool,
+    /// The mapping that this process has checked.
+    mapping: Option<Arc<Mapping>>,
+    /// Whether it may delete: then it commits only under that mapping.
+    purges: bool,
 }
 
 /// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
@@ -60,6 +69,7 @@ impl<'c> Transaction<'c> {
         inner: sqlx::Transaction<'c, Postgres>,
         place: Option<OwnedSemaphorePermit>,
         is_pooled: bool,
+        mapping: Option<Arc<Mapping>>,
     ) -> Self {
         Self {
             inner,
@@ -67,6 +77,44 @@ impl<'c> Transaction<'c> {
             is_pooled,
             deadline: None,
             is_marked: false,
+            mapping,
+            purges: false,
+        }
+    }
+
+    /// Makes it one that may delete: it commits only if the mapping is still the one that was checked.
+    pub(super) fn purges(&mut self) {
+        self.purges = true;
+    }
+
+    /// The mapping that this process has checked.
+    ///
+    /// # Errors
+    /// When it has checked none.
+    pub fn mapping(&self) -> sqlx::Result<&Mapping> {
+        self.mapping
+            .as_deref()
+            .ok_or_else(|| sqlx::Error::AnyDriverError(Box::new(NotChecked)))
+    }
+
+    /// Proves that the mapping is still the one that was checked, for all that this transaction has read and deleted: what
+    /// it has used of the mapping nobody can change before it ends. So this comes last.
+    ///
+    /// # Errors
+    /// When somebody changed the mapping: then nothing of this transaction may count.
+    pub async fn prove_mapping(&mut self) -> sqlx::Result<()> {
+        let fingerprint = self.mapping()?.fingerprint.clone();
+        let is_same = sqlx::query_scalar!(
+            r#"-- postgres.prove_mapping
+            SELECT retention.mapping_fingerprint() IS NOT DISTINCT FROM $1 AS "same!""#,
+            fingerprint
+        )
+        .fetch_one(&mut *self)
+        .await?;
+        if is_same {
+            Ok(())
+        } else {
+            Err(sqlx::Error::AnyDriverError(Box::new(MappingChanged)))
         }
     }
 
@@ -75,11 +123,14 @@ impl<'c> Transaction<'c> {
         self.deadline = Some(Instant::now() + BRIEF);
     }
 
-    /// Commits.
+    /// Commits; a transaction that may delete only under the mapping that was checked.
     ///
     /// # Errors
-    /// When the database fails; then it may have committed or not.
-    pub async fn commit(self) -> sqlx::Result<()> {
+    /// When the database fails; then it may have committed or not. When the mapping was changed: then it has not.
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        if self.purges {
+            self.prove_mapping().await?;
+        }
         self.inner.commit().await
     }
 

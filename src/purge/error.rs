@@ -1,5 +1,7 @@
 //! How an attempt can end other than done, and the one place that decides retry or abort.
 
+use sqlx::error::DatabaseError;
+
 use crate::{postgres, retention::ResolveError};
 
 /// Why an attempt stopped.
@@ -22,12 +24,37 @@ pub enum PurgeError {
         /// How many of them.
         rows: u64,
     },
+    /// Somebody changed the mapping under this process, which may purge nothing more: the run is given back.
+    #[error("{0}")]
+    MappingChanged(sqlx::Error),
+    /// A function of the mapping does not do what it is for.
+    #[error(
+        "the mapping in schema main_app is wrong; correct it, and run `drift-retention attach check`"
+    )]
+    Mapping(#[source] sqlx::Error),
     /// The attempt's code panicked.
     #[error("the purge panicked: {0}")]
     Panic(String),
     /// Postgres failed.
     #[error("the database failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for PurgeError {
+    fn from(error: sqlx::Error) -> Self {
+        if postgres::is_mapping_changed(&error) {
+            return Self::MappingChanged(error);
+        }
+        match error
+            .as_database_error()
+            .and_then(DatabaseError::code)
+            .as_deref()
+        {
+            // Raised by `retention.erase_payloads`.
+            Some("DR001") => Self::Mapping(error),
+            _ => Self::Database(error),
+        }
+    }
 }
 
 impl PurgeError {
@@ -40,6 +67,7 @@ impl PurgeError {
             Self::PolicyUnresolved(_) => "policy_unresolved",
             Self::LeftBehind { .. } => "contention",
             Self::Database(error) if postgres::is_contention(error) => "contention",
+            Self::MappingChanged(_) | Self::Mapping(_) => "mapping",
             Self::Panic(_) => "panic",
             Self::Database(_) => "database",
         }
@@ -55,7 +83,7 @@ impl PurgeError {
 impl From<ResolveError> for PurgeError {
     fn from(error: ResolveError) -> Self {
         match error {
-            ResolveError::Database(error) => Self::Database(error),
+            ResolveError::Database(error) => error.into(),
             unresolved => Self::PolicyUnresolved(unresolved),
         }
     }

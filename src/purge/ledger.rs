@@ -69,7 +69,9 @@ fn resolved(org: OrgId, plan: Option<&str>) -> Result<Plan, ResolveError> {
 pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Plan, PurgeError> {
     let proof = sqlx::query!(
         r#"-- purge.prove_ownership
-        SELECT r.status = 'running' AND r.token = $2 AS "owned!", retention.hold_plan(r.org_id) AS plan
+        SELECT r.status = 'running' AND r.token = $2 AS "owned!", 
+               coalesce(main_app.lock_plan(r.org_id),
+                        (SELECT '' FROM main_app.organizations o WHERE o.id = r.org_id)) AS plan
         FROM retention.purge_runs r
         WHERE r.id = $1
         FOR SHARE"#,

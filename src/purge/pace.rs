@@ -18,7 +18,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::datasets;
 use crate::{
     config::PurgeConfig,
     postgres::Database,
@@ -293,15 +292,15 @@ impl Seen {
 }
 
 async fn look(database: &Database) -> sqlx::Result<Pressure> {
-    let tables: Vec<String> = datasets::tables()
-        .map(|table| format!("public.{table}"))
-        .collect();
+    let tables = database
+        .mapping()
+        .map_or_else(Vec::new, |mapping| mapping.purged.clone());
     sqlx::query_as!(
         Pressure,
         r#"-- purge.look_around
         SELECT others_awake AS "others_awake!", waiting_for_us AS "waiting_for_us!", replica_lag AS "replica_lag!",
                vacuuming AS "vacuuming!", wal AS "wal!", replayed
-        FROM retention.pressure($1::text[]::regclass[])"#,
+        FROM retention.pressure($1::oid[])"#,
         &tables
     )
     .fetch_one(database)

@@ -339,6 +339,7 @@ impl Attempt<'_> {
             let nothing = || Remains::nothing(dataset.tables().len());
             remains.push(found.into_iter().next().unwrap_or_else(nothing));
         }
+        tx.prove_mapping().await?;
         Ok(remains)
     }
 

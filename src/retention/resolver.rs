@@ -24,8 +24,8 @@ pub enum ResolveError {
 /// When the organization is gone, its plan is unknown, or the lookup fails. Never falls back to a plan.
 pub async fn resolve(on: impl PgExecutor<'_>, org: OrgId) -> Result<Plan, ResolveError> {
     let plan = sqlx::query_scalar!(
-        "-- retention.resolve_plan
-         SELECT plan FROM public.organizations WHERE id = $1",
+        r#"-- retention.resolve_plan
+        SELECT coalesce(plan, '') AS "plan!" FROM main_app.organizations WHERE id = $1"#,
         org.0
     )
     .fetch_optional(on)

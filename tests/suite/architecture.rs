@@ -13,7 +13,7 @@ use drift_retention::purge::datasets::tables;
 const FLOORS: &[&[&str]] = &[
     &["config", "faults", "figures", "ids", "postgres"],
     &["retention", "schedule"],
-    &["drift", "demo", "telemetry"],
+    &["attach", "drift", "demo", "telemetry"],
     &["purge"],
     &["queue"],
     &["scheduler", "worker", "gauges"],

@@ -86,7 +86,7 @@ async fn service_on_a_schema_that_was_stepped_back_is_not_ready_and_says_why() {
         "{body}"
     );
     assert_eq!(service.get("/healthz").await.unwrap().status(), 200);
-    let up = product::run(&db.url, &["migrate", "up"]).await;
+    let up = product::run(&db.url, &["migrate", "up", "--main-app"]).await;
     assert!(up.status.success(), "{up:?}");
     service.ready().await;
 }

@@ -93,6 +93,10 @@ async fn incidents_that_are_not_exactly_closed_are_untouched_even_if_closed_at_i
             app.payload(incident).await;
         }
     }
+    // One that is: a table without it would be refused, as one where nothing would ever go.
+    let other = app.org("free").await;
+    let other_env = app.env(other).await;
+    app.incident(other, other_env, "closed", None).await;
     let before = runs::everything(&db, org).await;
 
     let run = product::purge(&db.url, org).await;

@@ -40,10 +40,17 @@ async fn applied(db: &TestDatabase) -> Vec<i64> {
         .await
 }
 
+async fn applied_to_main_app(db: &TestDatabase) -> Vec<i64> {
+    db.value(
+        "SELECT coalesce(array_agg(version ORDER BY version), '{}') FROM retention.main_app_migrations",
+    )
+    .await
+}
+
 /// A database that retention has worked on: payloads purged, one of them written again, one that is JSON's null.
 async fn lived_in() -> TestDatabase {
     let db = TestDatabase::empty().await;
-    migrate(&db, &["up"]).await;
+    migrate(&db, &["up", "--main-app"]).await;
     sample_data::load(&db.pool).await.unwrap();
     db.execute(
         "WITH gone AS (DELETE FROM incident_payloads WHERE incident_id IN (
@@ -69,7 +76,7 @@ async fn up_down_up_loses_nothing_of_the_main_apps() {
 
     migrate(&db, &["down", "--to", "0"]).await;
     assert!(applied(&db).await.is_empty());
-    migrate(&db, &["up"]).await;
+    migrate(&db, &["up", "--main-app"]).await;
 
     assert_eq!(main_app(&db).await, before);
     assert_eq!(db.value::<Vec<uuid::Uuid>>(rewritten).await, noted);
@@ -85,14 +92,14 @@ async fn down_puts_every_payload_back_on_its_incident() {
     db.execute("CREATE TABLE before AS SELECT * FROM incident_payloads")
         .await;
 
-    migrate(&db, &["down", "--to", "2"]).await;
+    migrate(&db, &["down", "--to", "1002"]).await;
 
     let differing = "SELECT count(*) FROM incidents i FULL JOIN before b ON b.incident_id = i.id
                      WHERE i.drift_summary IS DISTINCT FROM b.payload_json";
     assert_eq!(db.value::<i64>(differing).await, 0);
     let gone = "SELECT to_regclass('public.incident_payloads') IS NULL";
     assert!(db.value::<bool>(gone).await);
-    assert_eq!(applied(&db).await, [1, 2]);
+    assert_eq!(applied_to_main_app(&db).await, [1001, 1002]);
 }
 
 #[tokio::test]
@@ -102,38 +109,32 @@ async fn down_takes_one_step_and_status_tells_where_it_stands() {
     insta::assert_snapshot!(migrate(&db, &["status"]).await, @r"
      version  migration           applied  
     ───────────────────────────────────────
-     1        main app            yes      
-     2        incident lifecycle  yes      
-     3        incident payloads   yes      
-     4        retention indexes   yes      
-     5        rewritten payloads  yes      
-     6        purge runs          yes      
-     7        enqueue             yes      
-     8        api                 yes      
-     9        console             yes      
-     10       traces              yes      
-     11       standing            yes      
-     12       speed               yes      
-     13       cancelled runs      yes      
-     14       cached plans        yes      
-     15       steps at once       yes      
-     16       gentle vacuum       no
+     1        runs                yes      
+     2        history             yes      
+     3        enqueue             yes      
+     4        main app            yes      
+     5        pressure            yes      
+     6        serving             yes      
+     1001     main app            yes      
+     1002     incident lifecycle  yes      
+     1003     incident payloads   yes      
+     1004     indexes             yes      
+     1005     vacuum              yes      
+     1006     mapping             no
     ");
     migrate(&db, &["down"]).await;
-    assert_eq!(
-        applied(&db).await,
-        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
-    );
-    for _ in every_version() {
+    assert_eq!(applied_to_main_app(&db).await, [1001, 1002, 1003, 1004]);
+    for _ in 1..=20 {
         migrate(&db, &["down"]).await;
     }
+    assert!(applied_to_main_app(&db).await.is_empty());
     assert!(applied(&db).await.is_empty(), "and no further than all");
 }
 
 #[tokio::test]
 async fn up_is_safe_twice_and_from_two_places_at_once() {
     let db = TestDatabase::empty().await;
-    let up = ["migrate", "up"];
+    let up = ["migrate", "up", "--main-app"];
     let (one, other, third) = tokio::join!(
         product::run(&db.url, &up),
         product::run(&db.url, &up),
@@ -162,8 +163,10 @@ async fn down_to_an_unknown_version_is_refused_and_changes_nothing() {
 async fn inline_payloads_of_an_app_that_was_there_first_are_moved() {
     let db = TestDatabase::empty().await;
     // The main app's own tables, with a column that we know nothing of.
-    db.execute(include_str!("../../migrations/0001_main_app.up.sql"))
-        .await;
+    db.execute(include_str!(
+        "../../migrations/main_app/1001_main_app.up.sql"
+    ))
+    .await;
     db.execute(
         "ALTER TABLE incidents ADD COLUMN labels text[] DEFAULT '{drift}';
          INSERT INTO organizations (name, plan) VALUES ('Brightkiln', 'pro');
@@ -176,7 +179,7 @@ async fn inline_payloads_of_an_app_that_was_there_first_are_moved() {
     )
     .await;
 
-    migrate(&db, &["up"]).await;
+    migrate(&db, &["up", "--main-app"]).await;
 
     let moved = "SELECT count(*) FROM incident_payloads p JOIN before b ON b.id = p.incident_id
                  WHERE p.payload_json = b.drift_summary AND p.created_at = b.created_at";
@@ -227,7 +230,7 @@ async fn nothing_runs_on_a_database_that_was_never_migrated() {
 async fn nothing_runs_on_a_half_migrated_schema() {
     let db = TestDatabase::new().await;
     migrate(&db, &["down"]).await;
-    every_command_refuses(&db, "run `drift-retention migrate up`").await;
+    every_command_refuses(&db, "run `drift-retention migrate up --main-app`").await;
 }
 
 #[tokio::test]
@@ -247,7 +250,7 @@ async fn nothing_runs_when_the_queues_settings_are_missing() {
     db.execute("ALTER FUNCTION apalis.get_jobs(text, text, int) RESET ALL")
         .await;
     every_command_refuses(&db, "run `drift-retention migrate up`").await;
-    migrate(&db, &["up"]).await;
+    migrate(&db, &["up", "--main-app"]).await;
     let output = product::run(&db.url, &["runs", "list"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
 }

@@ -85,7 +85,7 @@ pub(super) async fn show(
     let environment = environments::get(&state.database, org, id)
         .await?
         .ok_or_else(Problem::not_found)?;
-    let flags = match environment.check_id {
+    let flags = match &environment.check_id {
         Some(check) => environments::flags(&state.database, check).await?,
         None => Vec::new(),
     };

@@ -8,12 +8,9 @@ use uuid::Uuid;
 use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
-/// `public.approvals` by `created_at`.
+/// `main_app.approvals` by `created_at`.
 #[derive(Debug)]
 pub struct Approvals;
-
-/// The smallest `approvals.id`.
-const SMALLEST_KEY: &str = "00000000-0000-0000-0000-000000000000";
 
 #[async_trait]
 impl Dataset for Approvals {
@@ -33,7 +30,7 @@ impl Dataset for Approvals {
         let count = sqlx::query_scalar!(
             r#"-- purge.approvals.count_expired
             SELECT count(*) AS "count!"
-            FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
+            FROM main_app.approvals a JOIN main_app.incidents i ON i.id = a.incident_id
             WHERE a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending' AND i.status = 'closed'"#,
             scope.org.0,
             scope.cutoff.0
@@ -50,31 +47,31 @@ impl Dataset for Approvals {
         progress: &mut Progress,
         limit: i64,
     ) -> sqlx::Result<Batch> {
-        let (after, after_key) = progress.after(SMALLEST_KEY);
+        let (after, after_key) = progress.after();
         // The incident is locked against change: it cannot be reopened while its approvals go. `IS TRUE` keeps its condition
         // a condition: as a join it would find the approvals once more, by their incidents' index.
         let gone = sqlx::query!(
             r#"-- purge.approvals.delete_batch
             WITH expired AS MATERIALIZED (
-                SELECT a.ctid AS place, a.id, a.incident_id, a.created_at FROM public.approvals a
+                SELECT a.ctid AS place, a.id, a.incident_id, a.created_at FROM main_app.approvals a
                 WHERE a.org_id = $1 AND a.created_at < $2
-                  AND (a.created_at, a.id) > ($3::text::timestamptz, $4::text::uuid)
+                  AND (a.created_at, a.id) > ($3::text::timestamptz, coalesce($4::text, '00000000-0000-0000-0000-000000000000')::uuid)
                 ORDER BY a.created_at, a.id LIMIT $5
             ), closed AS MATERIALIZED (
                 SELECT i.id FROM (SELECT DISTINCT incident_id FROM expired) e
                 CROSS JOIN LATERAL (
-                    SELECT i.id FROM public.incidents i WHERE i.id = e.incident_id AND i.status = 'closed'
+                    SELECT i.id FROM main_app.incidents i WHERE i.id = e.incident_id AND i.status = 'closed'
                     FOR SHARE SKIP LOCKED) i
             ), held AS MATERIALIZED (
                 SELECT a.place, a.incident_id FROM expired e
                 JOIN closed i ON i.id = e.incident_id
                 CROSS JOIN LATERAL (
-                    SELECT a.ctid AS place, a.incident_id FROM public.approvals a
+                    SELECT a.ctid AS place, a.incident_id FROM main_app.approvals a
                     WHERE a.ctid = e.place AND a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending'
                       AND a.incident_id = i.id
                     FOR UPDATE SKIP LOCKED) a
             ), gone AS (
-                DELETE FROM public.approvals a
+                DELETE FROM main_app.approvals a
                 WHERE a.ctid = ANY (ARRAY (SELECT place FROM held)) AND a.org_id = $1 AND a.created_at < $2
                   AND a.status <> 'pending' AND (a.incident_id IN (SELECT id FROM closed)) IS TRUE
                 RETURNING 1
@@ -106,12 +103,12 @@ impl Dataset for Approvals {
     ) -> sqlx::Result<Vec<(Uuid, f64)>> {
         let found = sqlx::query!(
             r#"-- purge.approvals.overdue
-            SELECT o.id, extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
-            FROM public.organizations o
+            SELECT o.id AS "id!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
                 SELECT a.created_at AS at
-                FROM public.approvals a JOIN public.incidents i ON i.id = a.incident_id
+                FROM main_app.approvals a JOIN main_app.incidents i ON i.id = a.incident_id
                 WHERE a.org_id = o.id AND a.created_at < p.cutoff AND isfinite(a.created_at)
                   AND a.status <> 'pending' AND i.status = 'closed'
                 ORDER BY a.created_at, a.id LIMIT 1) oldest"#,
@@ -138,8 +135,8 @@ impl Dataset for Approvals {
                 SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
                 FROM (
                     SELECT a.status <> 'pending'
-                           AND EXISTS (SELECT FROM public.incidents i WHERE i.id = a.incident_id AND i.status = 'closed') AS is_due
-                    FROM public.approvals a
+                           AND EXISTS (SELECT FROM main_app.incidents i WHERE i.id = a.incident_id AND i.status = 'closed') AS is_due
+                    FROM main_app.approvals a
                     WHERE a.org_id = s.org_id AND a.created_at < s.cutoff
                     ORDER BY a.created_at, a.id LIMIT $3) expired) found
             ORDER BY s.n"#,

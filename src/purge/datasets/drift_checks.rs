@@ -3,17 +3,15 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::postgres::types::Oid;
 use uuid::Uuid;
 
 use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
-/// `public.drift_checks` by `checked_at`, with `public.workflow_drift_flags`.
+/// `main_app.drift_checks` by `checked_at`, with `main_app.workflow_drift_flags`.
 #[derive(Debug)]
 pub struct DriftChecks;
-
-/// The smallest `drift_checks.id`.
-const SMALLEST_KEY: &str = "-9223372036854775808";
 
 #[async_trait]
 impl Dataset for DriftChecks {
@@ -33,13 +31,13 @@ impl Dataset for DriftChecks {
         let counts = sqlx::query!(
             r#"-- purge.drift_checks.count_expired
             WITH old AS MATERIALIZED (
-                SELECT c.id, c.env_id FROM public.drift_checks c
+                SELECT c.id, c.env_id FROM main_app.drift_checks c
                 WHERE c.org_id = $1 AND c.checked_at < $2
             ), newest AS MATERIALIZED (
                 SELECT n.id
                 FROM (SELECT DISTINCT env_id FROM old) e
                 CROSS JOIN LATERAL (
-                    SELECT n.id FROM public.drift_checks n
+                    SELECT n.id FROM main_app.drift_checks n
                     WHERE n.env_id = e.env_id AND n.checked_at <= now()
                     ORDER BY n.checked_at DESC, n.id DESC LIMIT 1) n
             ), expired AS MATERIALIZED (
@@ -48,7 +46,7 @@ impl Dataset for DriftChecks {
             SELECT (SELECT count(*) FROM expired) AS "checks!",
                    (SELECT coalesce(sum(f.flags), 0)::bigint FROM expired e
                     -- One look per check: a join could be planned as a scan of everybody's flags.
-                    CROSS JOIN LATERAL (SELECT count(*) AS flags FROM public.workflow_drift_flags f
+                    CROSS JOIN LATERAL (SELECT count(*) AS flags FROM main_app.workflow_drift_flags f
                                         WHERE f.check_id = e.id) f) AS "flags!""#,
             scope.org.0,
             scope.cutoff.0
@@ -65,41 +63,44 @@ impl Dataset for DriftChecks {
         progress: &mut Progress,
         limit: i64,
     ) -> sqlx::Result<Batch> {
-        let (after, after_key) = progress.after(SMALLEST_KEY);
+        let (after, after_key) = progress.after();
         if limit == 1 {
             // The cascade waits for flags that somebody holds, and gives up: then this check is to be passed over.
             pass_next(tx, scope, progress).await?;
         }
+        let flags = tx.mapping()?.flags.clone();
         // Locks, without ever waiting, the expired checks, and the newest check of each of their environments (against
         // deletion: it is what makes the older ones expendable). Rows are named by where they stand (`ctid`), which no
         // transaction but ours can change from then on.
         let gone = sqlx::query!(
             r#"-- purge.drift_checks.delete_batch
             WITH expired AS MATERIALIZED (
-                SELECT c.ctid AS place, c.id, c.env_id, c.checked_at FROM public.drift_checks c
+                SELECT c.ctid AS place, c.id, c.env_id, c.checked_at FROM main_app.drift_checks c
                 WHERE c.org_id = $1 AND c.checked_at < $2
-                  AND (c.checked_at, c.id) > ($3::text::timestamptz, $4::text::bigint)
+                  AND (c.checked_at, c.id) > ($3::text::timestamptz,
+                                              coalesce($4::text, retention.first_check_key())::main_app.check_key)
                 ORDER BY c.checked_at, c.id LIMIT $5
                 FOR UPDATE SKIP LOCKED
             ), newest AS MATERIALIZED (
                 SELECT n.id, n.env_id, n.checked_at
                 FROM (SELECT DISTINCT env_id FROM expired) e
                 CROSS JOIN LATERAL (
-                    SELECT n.id, n.env_id, n.checked_at FROM public.drift_checks n
+                    SELECT n.id, n.env_id, n.checked_at FROM main_app.drift_checks n
                     WHERE n.env_id = e.env_id AND n.checked_at <= now()
                     ORDER BY n.checked_at DESC, n.id DESC LIMIT 1
                     FOR KEY SHARE SKIP LOCKED) n
             ), gone AS (
-                DELETE FROM public.drift_checks c
+                DELETE FROM main_app.drift_checks c
                 WHERE c.ctid = ANY (ARRAY (SELECT place FROM expired)) AND c.org_id = $1 AND c.checked_at < $2
                   AND EXISTS (SELECT FROM newest n
                               WHERE n.env_id = c.env_id AND (n.checked_at, n.id) > (c.checked_at, c.id))
                 RETURNING 1
             )
             SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "checks!",
-                   (SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(relid)), 0)::bigint
-                    FROM (SELECT 'public.workflow_drift_flags'::regclass AS relid
-                          UNION SELECT relid FROM pg_partition_tree('public.workflow_drift_flags')) f) AS "flags_before!",
+                   (SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(flags.oid)), 0)::bigint
+                    FROM (SELECT oid FROM unnest($6::oid[]) AS own (oid)
+                          UNION SELECT p.relid FROM unnest($6::oid[]) AS own (oid), pg_partition_tree(own.oid) p) AS flags (oid)
+                   ) AS "flags_before!",
                    last.checked_at::text AS at, last.id::text AS key
             FROM (SELECT) one
             LEFT JOIN (SELECT checked_at, id FROM expired ORDER BY checked_at DESC, id DESC LIMIT 1) last ON true"#,
@@ -107,13 +108,14 @@ impl Dataset for DriftChecks {
             scope.cutoff.0,
             after,
             after_key,
-            limit
+            limit,
+            &flags
         )
         .fetch_one(&mut *tx)
         .await?;
         progress.move_on(gone.at, gone.key);
         let flags = if gone.checks > 0 {
-            count_flags(tx, gone.flags_before).await?
+            count_flags(tx, &flags, gone.flags_before).await?
         } else {
             0
         };
@@ -131,13 +133,13 @@ impl Dataset for DriftChecks {
     ) -> sqlx::Result<Vec<(Uuid, f64)>> {
         let found = sqlx::query!(
             r#"-- purge.drift_checks.overdue
-            SELECT o.id, extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
-            FROM public.organizations o
+            SELECT o.id AS "id!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
-                SELECT c.checked_at AS at FROM public.drift_checks c
+                SELECT c.checked_at AS at FROM main_app.drift_checks c
                 WHERE c.org_id = o.id AND c.checked_at < p.cutoff AND isfinite(c.checked_at)
-                  AND EXISTS (SELECT FROM public.drift_checks n
+                  AND EXISTS (SELECT FROM main_app.drift_checks n
                               WHERE n.env_id = c.env_id AND n.checked_at <= now()
                                 AND (n.checked_at, n.id) > (c.checked_at, c.id))
                 ORDER BY c.checked_at, c.id LIMIT 1) oldest"#,
@@ -164,10 +166,10 @@ impl Dataset for DriftChecks {
                 SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
                 FROM (
                     SELECT EXISTS (
-                        SELECT FROM public.drift_checks n
+                        SELECT FROM main_app.drift_checks n
                         WHERE n.env_id = c.env_id AND n.checked_at BETWEEN c.checked_at AND now()
                           AND (n.checked_at > c.checked_at OR n.id > c.id)) AS is_due
-                    FROM public.drift_checks c
+                    FROM main_app.drift_checks c
                     WHERE c.org_id = s.org_id AND c.checked_at < s.cutoff
                     ORDER BY c.checked_at, c.id LIMIT $3) expired) found
             ORDER BY s.n"#,
@@ -191,12 +193,13 @@ async fn pass_next(
     scope: Scope,
     progress: &mut Progress,
 ) -> sqlx::Result<()> {
-    let (after, after_key) = progress.after(SMALLEST_KEY);
+    let (after, after_key) = progress.after();
     let next = sqlx::query!(
         r#"-- purge.drift_checks.next
-        SELECT c.checked_at::text AS at, c.id::text AS key FROM public.drift_checks c
+        SELECT c.checked_at::text AS at, c.id::text AS key FROM main_app.drift_checks c
         WHERE c.org_id = $1 AND c.checked_at < $2
-          AND (c.checked_at, c.id) > ($3::text::timestamptz, $4::text::bigint)
+          AND (c.checked_at, c.id) > ($3::text::timestamptz,
+                                      coalesce($4::text, retention.first_check_key())::main_app.check_key)
         ORDER BY c.checked_at, c.id LIMIT 1"#,
         scope.org.0,
         scope.cutoff.0,
@@ -214,17 +217,19 @@ async fn pass_next(
 /// The flags that went with the checks, by the foreign key's cascade at the end of their statement, which takes those too
 /// that were added a moment ago. Postgres counts row by row what this session deletes, and had counted `before` when the
 /// statement began. A count of our own would miss some, or would have to lock them, which costs as much as deleting them.
-async fn count_flags(tx: &mut Transaction<'_>, before: i64) -> sqlx::Result<u64> {
+async fn count_flags(tx: &mut Transaction<'_>, tables: &[Oid], before: i64) -> sqlx::Result<u64> {
     let flags = sqlx::query_scalar!(
         "-- purge.drift_checks.count_flags
-         SELECT sum(pg_stat_get_xact_tuples_deleted(relid))::bigint - $1
-         FROM (SELECT 'public.workflow_drift_flags'::regclass AS relid
-               UNION SELECT relid FROM pg_partition_tree('public.workflow_drift_flags')) f
-         WHERE current_setting('track_counts')::boolean",
-        before
+         SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(flags.oid)), 0)::bigint - $1
+         FROM (SELECT oid FROM unnest($2::oid[]) AS own (oid)
+               UNION SELECT p.relid FROM unnest($2::oid[]) AS own (oid), pg_partition_tree(own.oid) p) AS flags (oid)
+         HAVING current_setting('track_counts')::boolean",
+        before,
+        tables
     )
-    .fetch_one(tx)
-    .await?;
+    .fetch_optional(tx)
+    .await?
+    .flatten();
     flags
         .map(rows)
         .ok_or_else(|| sqlx::Error::AnyDriverError(Box::new(NotCounting)))

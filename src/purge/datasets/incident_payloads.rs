@@ -10,12 +10,9 @@ use uuid::Uuid;
 use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
-/// `public.incident_payloads` by `incidents.closed_at`.
+/// `main_app.incident_payloads` by `incidents.closed_at`.
 #[derive(Debug)]
 pub struct IncidentPayloads;
-
-/// The smallest `incidents.id`.
-const SMALLEST_KEY: &str = "00000000-0000-0000-0000-000000000000";
 
 #[async_trait]
 impl Dataset for IncidentPayloads {
@@ -35,15 +32,16 @@ impl Dataset for IncidentPayloads {
         let count = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.count_expired
             SELECT (SELECT count(*)
-                    FROM public.incidents i JOIN public.incident_payloads p ON p.incident_id = i.id
+                    FROM main_app.incidents i
                     WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                      AND i.payload_purged_at IS NULL)
+                      AND i.payload_purged_at IS NULL
+                      AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id))
                  + (SELECT count(*)
                     FROM retention.rewritten_payloads w
-                    JOIN public.incidents i ON i.id = w.incident_id
-                    JOIN public.incident_payloads p ON p.incident_id = w.incident_id
+                    JOIN main_app.incidents i ON i.id = w.incident_id
                     WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                      AND i.payload_purged_at IS NOT NULL) AS "count!""#,
+                      AND i.payload_purged_at IS NOT NULL
+                      AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id)) AS "count!""#,
             scope.org.0,
             scope.cutoff.0
         )
@@ -59,22 +57,22 @@ impl Dataset for IncidentPayloads {
         progress: &mut Progress,
         limit: i64,
     ) -> sqlx::Result<Batch> {
-        let (after, after_key) = progress.after(SMALLEST_KEY);
+        let (after, after_key) = progress.after();
         // The full row lock also holds off a payload that the main app is about to write for the incident: its
         // foreign key waits, and then sees the stamp.
         let seen = sqlx::query!(
             r#"-- purge.incident_payloads.lock_batch
             WITH unstamped AS (
-                SELECT i.ctid AS place, i.closed_at, i.id FROM public.incidents i
+                SELECT i.ctid AS place, i.closed_at, i.id FROM main_app.incidents i
                 WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2 AND i.payload_purged_at IS NULL
-                  AND (i.closed_at, i.id) > ($3::text::timestamptz, $4::text::uuid)
+                  AND (i.closed_at, i.id) > ($3::text::timestamptz, coalesce($4::text, '00000000-0000-0000-0000-000000000000')::uuid)
                 ORDER BY i.closed_at, i.id LIMIT $5
             ), rewritten AS (
                 SELECT i.ctid AS place, i.closed_at, i.id
-                FROM retention.rewritten_payloads w JOIN public.incidents i ON i.id = w.incident_id
+                FROM retention.rewritten_payloads w JOIN main_app.incidents i ON i.id = w.incident_id
                 WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
                   AND i.payload_purged_at IS NOT NULL
-                  AND (i.closed_at, i.id) > ($3::text::timestamptz, $4::text::uuid)
+                  AND (i.closed_at, i.id) > ($3::text::timestamptz, coalesce($4::text, '00000000-0000-0000-0000-000000000000')::uuid)
                 ORDER BY i.closed_at, i.id LIMIT $5
             ), expired AS MATERIALIZED (
                 SELECT place, closed_at, id FROM unstamped UNION ALL SELECT place, closed_at, id FROM rewritten
@@ -82,7 +80,7 @@ impl Dataset for IncidentPayloads {
             ), held AS MATERIALIZED (
                 SELECT i.place FROM expired e
                 CROSS JOIN LATERAL (
-                    SELECT i.ctid AS place FROM public.incidents i
+                    SELECT i.ctid AS place FROM main_app.incidents i
                     WHERE i.ctid = e.place AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
                     FOR UPDATE SKIP LOCKED) i
             )
@@ -120,11 +118,11 @@ impl Dataset for IncidentPayloads {
     ) -> sqlx::Result<Vec<(Uuid, f64)>> {
         let found = sqlx::query!(
             r#"-- purge.incident_payloads.overdue
-            SELECT o.id, extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
-            FROM public.organizations o
+            SELECT o.id AS "id!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
-                SELECT i.closed_at AS at FROM public.incidents i
+                SELECT i.closed_at AS at FROM main_app.incidents i
                 WHERE i.org_id = o.id AND i.status = 'closed' AND i.payload_purged_at IS NULL
                   AND i.closed_at < p.cutoff AND isfinite(i.closed_at)
                 ORDER BY i.closed_at, i.id LIMIT 1) oldest"#,
@@ -149,15 +147,15 @@ impl Dataset for IncidentPayloads {
             FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
             CROSS JOIN LATERAL (
                 SELECT count(*) AS left_behind FROM (
-                    (SELECT FROM public.incidents i
+                    (SELECT FROM main_app.incidents i
                      WHERE i.org_id = s.org_id AND i.status = 'closed' AND i.payload_purged_at IS NULL
                        AND i.closed_at < s.cutoff
                      LIMIT $3)
                     UNION ALL
                     (SELECT FROM retention.rewritten_payloads w
                      WHERE w.org_id = s.org_id
-                       AND EXISTS (SELECT FROM public.incident_payloads p WHERE p.incident_id = w.incident_id)
-                       AND EXISTS (SELECT FROM public.incidents i
+                       AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id)
+                       AND EXISTS (SELECT FROM main_app.incidents i
                                    WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < s.cutoff)
                      LIMIT $3)) few) found
             ORDER BY s.n"#,
@@ -175,32 +173,31 @@ impl Dataset for IncidentPayloads {
     }
 }
 
-/// Deletes the payloads of the locked incidents, stamps those not stamped before, and forgets their rewriting. They are
-/// named by where they stand (`ctid`), which nobody else can change while they are locked.
+/// Stamps the locked incidents that have no stamp yet, erases their payloads, and forgets their rewriting. They are named
+/// by where they stand (`ctid`), which nobody else can change while they are locked.
 async fn purge(tx: &mut Transaction<'_>, scope: Scope, places: &[String]) -> sqlx::Result<u64> {
-    let purged = sqlx::query_scalar!(
+    let purged = sqlx::query!(
         r#"-- purge.incident_payloads.delete_batch
-        WITH gone AS (
-            DELETE FROM public.incident_payloads p
-            USING public.incidents i
-            WHERE p.incident_id = i.id AND i.ctid = ANY ($3::text[]::tid[]) AND i.org_id = $1
-              AND i.status = 'closed' AND i.closed_at < $2
-            RETURNING 1
+        WITH due AS MATERIALIZED (
+            SELECT i.id FROM main_app.incidents i
+            WHERE i.ctid = ANY ($3::text[]::tid[]) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
         ), stamped AS (
-            UPDATE public.incidents i SET payload_purged_at = now()
+            UPDATE main_app.incidents i SET payload_purged_at = now()
             WHERE i.ctid = ANY ($3::text[]::tid[]) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
               AND i.payload_purged_at IS NULL
+            RETURNING 1
         ), noted AS (
-            DELETE FROM retention.rewritten_payloads w
-            USING public.incidents i
-            WHERE w.incident_id = i.id AND i.ctid = ANY ($3::text[]::tid[]) AND w.org_id = $1
+            DELETE FROM retention.rewritten_payloads w USING due WHERE w.incident_id = due.id AND w.org_id = $1
         )
-        SELECT count(*) AS "count!" FROM gone"#,
+        -- Stamped first, which takes counting: a payload that stands on the incident itself is erased by an update of the
+        -- same row, and an update that comes second must find the first one done.
+        SELECT stamps.count AS "stamped!", retention.erase_payloads(ARRAY (SELECT id FROM due)) AS "erased!"
+        FROM (SELECT count(*) FROM stamped) stamps"#,
         scope.org.0,
         scope.cutoff.0,
         places
     )
     .fetch_one(tx)
     .await?;
-    Ok(rows(purged))
+    Ok(rows(purged.erased))
 }

@@ -47,11 +47,12 @@ pub struct Scope {
 pub struct Progress(Option<(String, String)>);
 
 impl Progress {
-    /// The row to go on after; `smallest` is the smallest key there is.
-    fn after(&self, smallest: &str) -> (String, String) {
-        self.0
-            .clone()
-            .unwrap_or_else(|| ("-infinity".into(), smallest.into()))
+    /// The row to continue after. No key: the statement takes the smallest one there is.
+    fn after(&self) -> (String, Option<String>) {
+        match &self.0 {
+            Some((at, key)) => (at.clone(), Some(key.clone())),
+            None => ("-infinity".into(), None),
+        }
     }
 
     /// Where an earlier attempt had come.

@@ -29,7 +29,7 @@ use std::{
     str::FromStr,
 };
 
-use drift_retention::postgres::migrations;
+use drift_retention::postgres::{self, migrations};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ impl TestDatabase {
     pub async fn new() -> Self {
         let server = server();
         let mut admin = PgConnection::connect_with(&server).await.unwrap();
-        let template = template(&mut admin, &server).await;
+        let template = template(&mut admin).await;
         Self::create(&mut admin, &server, &format!("TEMPLATE {template}")).await
     }
 
@@ -129,10 +129,12 @@ fn url_of(database: &str) -> String {
 }
 
 /// The template's name holds the migrations' checksums: another schema has another template.
-async fn template(admin: &mut PgConnection, server: &PgConnectOptions) -> String {
+async fn template(admin: &mut PgConnection) -> String {
     let mut hasher = DefaultHasher::new();
-    for migration in sqlx::migrate!().iter() {
-        migration.checksum.hash(&mut hasher);
+    for migrator in [sqlx::migrate!(), sqlx::migrate!("./migrations/main_app")] {
+        for migration in migrator.iter() {
+            migration.checksum.hash(&mut hasher);
+        }
     }
     let name = format!("template_{:016x}", hasher.finish());
     execute(admin, "SELECT pg_advisory_lock(5081)".into()).await;
@@ -147,8 +149,8 @@ async fn template(admin: &mut PgConnection, server: &PgConnectOptions) -> String
     if !exists {
         execute(admin, format!("DROP DATABASE IF EXISTS {name}")).await;
         execute(admin, format!("CREATE DATABASE {name}")).await;
-        let pool = pool(server.clone().database(&name));
-        migrations::up(&pool).await.unwrap();
+        let pool = postgres::pool_for_migrations(&url_of(&name)).unwrap();
+        migrations::up_main_app(&pool).await.unwrap();
         pool.close().await;
         execute(admin, format!("ALTER DATABASE {name} IS_TEMPLATE true")).await;
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use drift_retention::postgres::{
+    self,
     local::{LocalServer, ServerBinaries, StopMode},
     migrations,
 };
@@ -45,7 +46,9 @@ impl OwnServer {
             .url("app")
             .replace(&server.port().to_string(), &address.port().to_string());
         let pool = super::pool(PgConnectOptions::from_str(&url).unwrap());
-        migrations::up(&pool).await.unwrap();
+        let migrating = postgres::pool_for_migrations(&url).unwrap();
+        migrations::up_main_app(&migrating).await.unwrap();
+        migrating.close().await;
         Self {
             dir,
             server: Some(server),

@@ -1,0 +1,128 @@
+-- The one enqueue path: scheduler, API, command line, replay, retry and the main app's own SQL all end here.
+-- An apalis job is one delivery of a run: its payload is `{"run_id": ...}` and nothing else.
+
+-- Delivers runs to the queue, each for when it is due. Must stand in the transaction that made, or changed, the runs.
+CREATE FUNCTION retention.deliver(run_ids uuid[], priority int, trace_context text DEFAULT NULL)
+RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH addressed AS (
+        UPDATE retention.purge_runs r SET delivery_id = apalis.generate_ulid()
+        WHERE r.id = ANY (deliver.run_ids)
+        RETURNING r.id, r.delivery_id, greatest(now(), r.next_attempt_at) AS due_at
+    )
+    INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
+    SELECT a.delivery_id, 'drift-retention.purge', convert_to(json_build_object('run_id', a.id)::text, 'UTF8'),
+           'Pending', 0, 1, a.due_at, deliver.priority,
+           -- An hstore, built without its name: the extension may stand in any schema.
+           CASE WHEN deliver.trace_context IS NOT NULL
+                THEN (jsonb_populate_record(NULL::apalis.jobs, jsonb_build_object(
+                         'metadata', format('"apalis_core.tracing.context"=>%s', to_json(deliver.trace_context))))).metadata
+           END
+    FROM addressed a;
+$$;
+
+-- One organization. A request that meets a live run makes no second one: a waiting run starts now, a running one goes on.
+CREATE FUNCTION retention.enqueue_run(
+    org_id uuid, trigger text, requested_by text, reason text, replay_of uuid, trace_context text DEFAULT NULL)
+RETURNS TABLE (run_id uuid, status text, coalesced boolean)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    delivery text;
+BEGIN
+    IF enqueue_run.org_id IS NULL OR coalesce(enqueue_run.requested_by, '') !~ '[^[:space:]]' THEN
+        RAISE EXCEPTION 'a purge needs an organization and who asked for it'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass org_id and a non-empty requested_by.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM main_app.organizations o WHERE o.id = enqueue_run.org_id) THEN
+        RAISE EXCEPTION 'organization % does not exist', enqueue_run.org_id
+            USING ERRCODE = 'foreign_key_violation', HINT = 'Check the id: nothing was enqueued.';
+    END IF;
+    FOR try IN 1..100 LOOP
+        INSERT INTO retention.purge_runs AS r (org_id, trigger, requested_by, reason, replay_of)
+        VALUES (enqueue_run.org_id, enqueue_run.trigger, enqueue_run.requested_by, enqueue_run.reason, enqueue_run.replay_of)
+        ON CONFLICT DO NOTHING
+        RETURNING r.id, r.status, false INTO run_id, status, coalesced;
+        IF FOUND THEN
+            PERFORM retention.deliver(ARRAY[run_id], 10, trace_context);
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        SELECT r.id, r.status, true INTO run_id, status, coalesced
+        FROM retention.purge_runs r
+        WHERE r.org_id = enqueue_run.org_id AND r.status IN ('queued', 'running', 'retrying');
+        -- A running run is only answered: locking it would wait for its batch.
+        IF FOUND AND status <> 'running' THEN
+            UPDATE retention.purge_runs r SET next_attempt_at = NULL
+            WHERE r.id = run_id AND r.status IN ('queued', 'retrying')
+            RETURNING r.status, r.delivery_id INTO status, delivery;
+            IF FOUND THEN
+                UPDATE apalis.jobs j SET run_at = least(j.run_at, now()), priority = greatest(j.priority, 10)
+                WHERE j.id = delivery AND j.status = 'Pending';
+                IF NOT FOUND THEN
+                    PERFORM retention.deliver(ARRAY[run_id], 10, trace_context);
+                END IF;
+                RETURN NEXT;
+                RETURN;
+            END IF;
+        ELSIF FOUND THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        -- The live run ended, or started, in between: try again.
+    END LOOP;
+    RAISE EXCEPTION 'the runs of organization % change faster than they can be read', enqueue_run.org_id
+        USING ERRCODE = 'serialization_failure', HINT = 'Nothing was enqueued: try again.';
+END;
+$$;
+
+-- For any language, in the caller's own transaction. plpgsql, so that it can be created before the mapping is there.
+CREATE FUNCTION retention.enqueue_purge(org_id uuid, requested_by text, reason text DEFAULT NULL)
+RETURNS TABLE (run_id uuid, status text, coalesced boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT e.run_id, e.status, e.coalesced
+    FROM retention.enqueue_run(enqueue_purge.org_id, 'purge_now', enqueue_purge.requested_by, enqueue_purge.reason, NULL) e;
+END;
+$$;
+
+-- Many organizations of one slot, set-based, for the scheduler.
+CREATE FUNCTION retention.enqueue_slot(slot timestamptz, org_ids uuid[])
+RETURNS TABLE (enqueued bigint, coalesced bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    created uuid[];
+    woken uuid[];
+BEGIN
+    WITH made AS (
+        INSERT INTO retention.purge_runs AS r (org_id, trigger, requested_by, scheduled_for)
+        SELECT o, 'schedule', 'scheduler', enqueue_slot.slot FROM unnest(enqueue_slot.org_ids) AS o
+        ON CONFLICT DO NOTHING
+        RETURNING r.id
+    )
+    SELECT coalesce(array_agg(id), '{}') INTO created FROM made;
+
+    -- Organizations with a waiting run: that run is this slot's too, and starts now.
+    WITH waiting AS (
+        UPDATE retention.purge_runs r SET next_attempt_at = NULL
+        WHERE r.org_id = ANY (enqueue_slot.org_ids) AND r.status IN ('queued', 'retrying')
+          AND r.next_attempt_at > now()
+        RETURNING r.id
+    )
+    SELECT coalesce(array_agg(id), '{}') INTO woken FROM waiting;
+
+    PERFORM retention.deliver(created || woken, 0);
+    enqueued := cardinality(created);
+    coalesced := cardinality(enqueue_slot.org_ids) - cardinality(created);
+    RETURN NEXT;
+END;
+$$;
+
+-- Nobody may call these unless told so (deploy/postgres/roles.sql).
+REVOKE ALL ON FUNCTION
+    retention.deliver(uuid[], int, text),
+    retention.enqueue_run(uuid, text, text, text, uuid, text),
+    retention.enqueue_purge(uuid, text, text),
+    retention.enqueue_slot(timestamptz, uuid[])
+FROM PUBLIC;

@@ -1,0 +1,101 @@
+-- What retention needs beside the mapping (schema main_app), which the main app's owner writes. No function here is bound
+-- to the mapping when it is created: `migrate up` works before there is one.
+
+-- Incidents whose payload was written again after a purge. It goes on the next run, and no run has to look through every
+-- incident that was ever stamped. No foreign key: nothing of ours stands on a table of the main app.
+CREATE TABLE retention.rewritten_payloads (
+    incident_id uuid PRIMARY KEY,
+    org_id      uuid NOT NULL
+);
+CREATE INDEX rewritten_payloads_org_idx ON retention.rewritten_payloads (org_id, incident_id);
+
+-- A row trigger for the table that holds payloads: AFTER INSERT OR UPDATE, ENABLE ALWAYS. Its argument names the column
+-- with the incident's id.
+CREATE FUNCTION retention.note_rewritten_payload() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    incident uuid;
+    org uuid;
+    purged_at timestamptz;
+BEGIN
+    -- Without a mapping there is nothing to note, and the main app's write must not fail.
+    IF to_regclass('main_app.incidents') IS NULL OR to_regclass('main_app.incident_payloads') IS NULL THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('SELECT ($1).%I', TG_ARGV[0]) INTO incident USING NEW;
+    -- The lock waits for a purge that is stamping this incident right now, and then reads its stamp.
+    SELECT i.org_id, i.payload_purged_at INTO org, purged_at
+    FROM main_app.incidents i WHERE i.id = incident FOR KEY SHARE;
+    -- Whoever empties the columns of an incident writes no payload.
+    IF purged_at IS NOT NULL
+       AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = incident) THEN
+        INSERT INTO retention.rewritten_payloads (incident_id, org_id) VALUES (incident, org)
+        ON CONFLICT (incident_id) DO NOTHING;
+    END IF;
+    RETURN NULL;
+END;
+$$;
+REVOKE ALL ON FUNCTION retention.note_rewritten_payload() FROM PUBLIC;
+
+-- Erases the payloads of incidents that the caller has locked, and proves that readers see none of them any more.
+CREATE FUNCTION retention.erase_payloads(incident_ids uuid[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    erased bigint;
+    visible bigint;
+BEGIN
+    erased := main_app.erase_payloads(incident_ids);
+    SELECT count(*) INTO visible FROM unnest(incident_ids) AS i (id)
+    WHERE EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id);
+    IF visible > 0 THEN
+        RAISE EXCEPTION 'main_app.erase_payloads left the payloads of % incidents in main_app.incident_payloads', visible
+            USING ERRCODE = 'DR001', HINT = 'Correct the function, then run `drift-retention attach check`.';
+    END IF;
+    IF erased IS NULL OR erased NOT BETWEEN 0 AND cardinality(incident_ids) THEN
+        RAISE EXCEPTION 'main_app.erase_payloads says that it erased % payloads of % incidents',
+                coalesce(erased::text, 'null'), cardinality(incident_ids)
+            USING ERRCODE = 'DR001', HINT = 'It must return how many of the incidents had a payload.';
+    END IF;
+    RETURN erased;
+END;
+$$;
+
+-- The smallest key that a drift check can have: where a sweep begins.
+CREATE FUNCTION retention.first_check_key() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT CASE t.typbasetype
+                       WHEN 'bigint'::regtype THEN '-9223372036854775808'
+                       WHEN 'integer'::regtype THEN '-2147483648'
+                       WHEN 'uuid'::regtype THEN '00000000-0000-0000-0000-000000000000'
+                       ELSE ''
+                   END
+            FROM pg_type t WHERE t.oid = to_regtype('main_app.check_key'));
+END;
+$$;
+
+-- Changes when somebody changes a view, a function or the domain of the mapping. A process compares it with that of the
+-- mapping it has checked, in every transaction that purges or verifies. Rights do not count: granting changes no row.
+CREATE FUNCTION retention.mapping_fingerprint() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mapping oid := to_regnamespace('main_app');
+BEGIN
+    RETURN md5(concat_ws(' ',
+        (SELECT string_agg(concat_ws(':', c.relname, c.oid, c.relkind, c.relowner, c.reloptions, r.oid, r.xmin), ' '
+                           ORDER BY c.relname, r.oid)
+         FROM pg_class c LEFT JOIN pg_rewrite r ON r.ev_class = c.oid
+         WHERE c.relnamespace = mapping
+           AND c.relname IN ('organizations', 'environments', 'drift_checks', 'workflow_drift_flags', 'incidents',
+                             'incident_payloads', 'approvals')),
+        (SELECT string_agg(concat_ws(':', p.proname, p.oid, p.proowner, p.prosecdef, p.provolatile, p.prolang, p.proconfig,
+                                     hashtextextended(p.prosrc, 0)), ' ' ORDER BY p.proname, p.oid)
+         FROM pg_proc p
+         WHERE p.pronamespace = mapping AND p.proname IN ('lock_plan', 'erase_payloads')),
+        (SELECT concat_ws(':', t.oid, t.typbasetype, t.typcollation)
+         FROM pg_type t WHERE t.typnamespace = mapping AND t.typname = 'check_key')));
+END;
+$$;
+
+REVOKE ALL ON FUNCTION retention.erase_payloads(uuid[]), retention.first_check_key(), retention.mapping_fingerprint()
+FROM PUBLIC;

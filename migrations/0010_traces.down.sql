@@ -1,1 +1,0 @@
-ALTER TABLE retention.purge_runs DROP COLUMN IF EXISTS traceparent;

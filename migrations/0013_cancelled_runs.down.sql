@@ -1,1 +1,0 @@
-DROP INDEX IF EXISTS retention.purge_runs_cancelled_idx;

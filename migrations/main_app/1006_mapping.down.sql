@@ -1,0 +1,12 @@
+DROP TRIGGER IF EXISTS note_rewritten_payload ON public.incident_payloads;
+DROP FUNCTION main_app.erase_payloads(uuid[]);
+DROP FUNCTION main_app.lock_plan(uuid);
+DROP VIEW main_app.approvals;
+DROP VIEW main_app.incident_payloads;
+DROP VIEW main_app.incidents;
+DROP VIEW main_app.workflow_drift_flags;
+DROP VIEW main_app.drift_checks;
+DROP DOMAIN main_app.check_key;
+DROP VIEW main_app.environments;
+DROP VIEW main_app.organizations;
+DROP SCHEMA main_app;

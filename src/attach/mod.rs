@@ -1,0 +1,164 @@
+//! Is the mapping right? The main app's owner maps their own tables to the views, the domain and the functions of schema
+//! `main_app`; here we prove, before a row goes, that what they wrote means what we take it for.
+//!
+//! There are three depths. The *structure* is what the catalogue says: it is checked at every start, and once a minute
+//! while serving. The *trial* calls the two functions on a few rows, in a transaction that is rolled back: before a process
+//! purges. The *values* are read only by `attach check`.
+
+mod catalog;
+mod functions;
+mod report;
+mod shape;
+mod tables;
+mod trial;
+mod values;
+mod views;
+
+pub use self::report::{Object, Problem, Report, Severity};
+
+use self::{shape::VIEWS, tables::PurgedTables};
+use crate::postgres::{Database, MappedTable, Mapping, migrations};
+
+/// The mapping of the reference main app, with what a reader needs to write their own.
+pub const TEMPLATE: &str = include_str!("../../migrations/main_app/1006_mapping.up.sql");
+
+/// Why a process may not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The mapping is missing or wrong.
+    #[error(
+        "the mapping to the main app's tables (schema main_app) cannot be used: {0}; \
+         `drift-retention attach check` tells all of it, with remedies"
+    )]
+    Refused(String),
+    /// Somebody changed it after this process had checked it.
+    #[error(
+        "the mapping to the main app's tables (schema main_app) has changed since this process checked it: it has stopped, \
+         and gave back what it was purging. Run `drift-retention attach check`, then start it again"
+    )]
+    Changed,
+    /// Nobody has mapped the main app's tables yet.
+    #[error(
+        "this database has no mapping to a main app's tables (schema main_app): write one, beginning with \
+         `drift-retention attach template`, and prove it with `drift-retention attach check`. Who has no main app yet gets a \
+         reference one: `drift-retention migrate up --main-app`"
+    )]
+    Missing,
+    /// The database failed.
+    #[error("cannot check the mapping to the main app's tables")]
+    Database(#[from] sqlx::Error),
+}
+
+/// How thoroughly to check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// What the catalogue says.
+    Structure,
+    /// And what the two functions do to a few rows, taken back at once.
+    Trial,
+    /// And what the rows say: this reads tables whole.
+    Values,
+}
+
+/// Checks the mapping; `cascades` are the tables whose rows may go by a foreign key (`attach.cascades`).
+///
+/// # Errors
+/// When the database fails.
+pub async fn check(database: &Database, cascades: &[String], depth: Depth) -> sqlx::Result<Report> {
+    Ok(inspect(database, cascades, depth).await?.0)
+}
+
+/// Checks the mapping for a process that goes by it.
+///
+/// # Errors
+/// When the mapping is missing or wrong, or the database fails.
+pub async fn prove(
+    database: &Database,
+    cascades: &[String],
+    depth: Depth,
+) -> Result<Mapping, AttachError> {
+    if !migrations::is_mapped(database).await? {
+        return Err(AttachError::Missing);
+    }
+    let (report, mapping) = inspect(database, cascades, depth).await?;
+    if !report.ok {
+        let refusals: Vec<_> = report.refusals().collect();
+        return Err(AttachError::Refused(refusals.join("; ")));
+    }
+    for warning in report.warnings() {
+        tracing::warn!("mapping to the main app: {warning}");
+    }
+    Ok(mapping)
+}
+
+/// What `retention.mapping_fingerprint()` says now.
+///
+/// # Errors
+/// When the database fails.
+pub async fn fingerprint(database: &Database) -> sqlx::Result<String> {
+    sqlx::query_scalar!(
+        r#"-- attach.fingerprint
+        SELECT retention.mapping_fingerprint() AS "fingerprint!""#
+    )
+    .fetch_one(database)
+    .await
+}
+
+async fn inspect(
+    database: &Database,
+    cascades: &[String],
+    depth: Depth,
+) -> sqlx::Result<(Report, Mapping)> {
+    // First: if the mapping changes while we look, what we found belongs to another fingerprint, and is not gone by.
+    let fingerprint = fingerprint(database).await?;
+    let found = catalog::views(database).await?;
+    let sources = catalog::sources(database).await?;
+    let key = catalog::check_key(database).await?;
+    let mut views = Vec::with_capacity(VIEWS.len());
+    for view in &VIEWS {
+        let found = found.get(view.name);
+        views.push(views::check(database, view, found, &sources, key.as_ref()).await?);
+    }
+    let purged = PurgedTables::of(&views);
+    let allowed = tables::check_foreign_keys(database, &purged, cascades, &mut views).await?;
+    tables::check_flags(database, &purged, &mut views).await?;
+    tables::check_hooks(database, &purged, &mut views).await?;
+    tables::check_indexes(database, &mut views).await?;
+    let unnoticed = tables::check_rewriting(database, &purged, &mut views).await?;
+    let mapping = Mapping {
+        fingerprint,
+        flags: purged.flags.iter().map(|table| table.oid).collect(),
+        purged: purged.oids(),
+        cascades: allowed,
+        tables: mapped_tables(&views),
+        unnoticed,
+    };
+    let mut objects: Vec<Object> = views.into_iter().map(|checked| checked.object).collect();
+    objects.push(functions::check_key(key.as_ref()));
+    objects.push(functions::lock_plan(database).await?);
+    objects.push(functions::erase_payloads(database).await?);
+    // Only on a structure that holds: the rest reads and writes through it.
+    if depth >= Depth::Trial && !objects.iter().any(Object::is_refused) {
+        trial::check(database, depth, &mut objects).await?;
+    }
+    if depth >= Depth::Values && !objects.iter().any(Object::is_refused) {
+        values::check(database, &mut objects).await?;
+    }
+    Ok((Report::of(objects), mapping))
+}
+
+fn mapped_tables(views: &[views::CheckedView<'_>]) -> Vec<MappedTable> {
+    let with_table = views.iter().filter_map(|checked| {
+        Some(MappedTable {
+            view: checked.view.name,
+            tables: checked.object.maps_to.clone()?,
+        })
+    });
+    with_table.collect()
+}
+
+/// The object of this name.
+fn object<'a>(objects: &'a mut [Object], name: &str) -> Option<&'a mut Object> {
+    let full = format!("main_app.{name}");
+    objects.iter_mut().find(|object| object.name == full)
+}

@@ -1,0 +1,196 @@
+//! What the two functions of the mapping do, tried on a few rows in transactions that are rolled back; and whether the words
+//! that decide about rows are written as we take them.
+
+use uuid::Uuid;
+
+use super::{Depth, object, report::Object};
+use crate::postgres::{self, Database, Transaction};
+
+/// How many organizations and incidents a trial takes.
+const FEW: i64 = 3;
+/// How many it takes for `attach check`.
+const MANY: i64 = 1_000;
+/// How many rows are looked at for words in another spelling.
+const SAMPLE: i64 = 1_000;
+
+/// A trial holds rows only briefly, and gives way.
+const BRIEFLY: [&str; 2] = [
+    "SET LOCAL lock_timeout = '100ms'",
+    "SET LOCAL statement_timeout = '10s'",
+];
+
+/// Tries both functions.
+pub(super) async fn check(
+    database: &Database,
+    depth: Depth,
+    objects: &mut [Object],
+) -> sqlx::Result<()> {
+    let rows = if depth >= Depth::Values { MANY } else { FEW };
+    check_words(database, objects).await?;
+    let tried = try_lock_plan(database, rows).await;
+    conclude(tried, object(objects, "lock_plan"))?;
+    let tried = try_erase_payloads(database, rows).await;
+    conclude(tried, object(objects, "erase_payloads"))
+}
+
+/// What a trial showed: nothing, or what is wrong.
+type Tried = sqlx::Result<Option<String>>;
+
+fn conclude(tried: Tried, object: Option<&mut Object>) -> sqlx::Result<()> {
+    let Some(object) = object else {
+        return Ok(());
+    };
+    match tried {
+        Ok(None) => {}
+        Ok(Some(what)) => object.refuse(what, "correct the function"),
+        Err(error) if postgres::is_contention(&error) => object.warn(
+            "it could not be tried: other sessions hold the rows, or it takes too long",
+            "run `drift-retention attach check` again when the main app is quiet",
+        ),
+        Err(sqlx::Error::Database(error)) => {
+            object.refuse(
+                format!("it fails: {}", error.message()),
+                "correct the function",
+            );
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// It must answer what `main_app.organizations` says, and lock something.
+async fn try_lock_plan(database: &Database, organizations: i64) -> Tried {
+    let mut tx = database.begin_with(&BRIEFLY).await?;
+    let answers = sqlx::query!(
+        r#"-- attach.try_lock_plan
+        SELECT o.id AS "id!", o.plan, main_app.lock_plan(o.id) AS locked
+        FROM (SELECT id, plan FROM main_app.organizations LIMIT $1) o"#,
+        organizations
+    )
+    .fetch_all(&mut tx)
+    .await?;
+    let is_locking = sqlx::query_scalar!(
+        r#"-- attach.is_locking
+        SELECT EXISTS (SELECT FROM pg_locks
+                       WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
+                         AND mode NOT IN ('AccessShareLock')) AS "locking!""#
+    )
+    .fetch_one(&mut tx)
+    .await?;
+    tx.rollback().await?;
+    let Some(first) = answers.first() else {
+        return Ok(None);
+    };
+    if !is_locking {
+        return Ok(Some(format!(
+            "it locks no row: the plan of organization {} could change while a batch deletes",
+            first.id
+        )));
+    }
+    let differing = answers.iter().find(|answer| answer.plan != answer.locked);
+    let shown = |plan: &Option<String>| {
+        plan.as_ref()
+            .map_or("NULL".to_owned(), |plan| format!("'{plan}'"))
+    };
+    Ok(differing.map(|answer| {
+        format!(
+            "it says {} for organization {}, of which main_app.organizations says {}",
+            shown(&answer.locked),
+            answer.id,
+            shown(&answer.plan)
+        )
+    }))
+}
+
+/// It must leave no payload that a reader can see, say how many had one, and delete no incident.
+async fn try_erase_payloads(database: &Database, incidents: i64) -> Tried {
+    let mut tx = database.begin_with(&BRIEFLY).await?;
+    let picked = pick_incidents(&mut tx, incidents).await?;
+    if picked.is_empty() {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    let erased = sqlx::query_scalar!(
+        r#"-- attach.try_erase_payloads
+        SELECT retention.erase_payloads($1) AS "erased!""#,
+        &picked
+    )
+    .fetch_one(&mut tx)
+    .await?;
+    let left = sqlx::query_scalar!(
+        r#"-- attach.incidents_left
+        SELECT count(*) AS "left!" FROM main_app.incidents WHERE id = ANY ($1)"#,
+        &picked
+    )
+    .fetch_one(&mut tx)
+    .await?;
+    tx.rollback().await?;
+    let count = i64::try_from(picked.len()).unwrap_or(i64::MAX);
+    if left < count {
+        return Ok(Some(format!(
+            "it deleted {} of {count} incidents, which must stay without their payloads",
+            count - left
+        )));
+    }
+    Ok((erased != count).then(|| {
+        format!("it says that {erased} of {count} incidents had a payload, and all of them had one")
+    }))
+}
+
+async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        r#"-- attach.pick_incidents
+        WITH picked AS MATERIALIZED (
+            SELECT i.id FROM main_app.incidents i
+            WHERE i.status = 'closed' AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id)
+            LIMIT $1
+        )
+        SELECT i.id AS "id!" FROM picked
+        CROSS JOIN LATERAL (
+            SELECT i.id FROM main_app.incidents i WHERE i.id = picked.id FOR UPDATE SKIP LOCKED) i"#,
+        limit
+    )
+    .fetch_all(tx)
+    .await
+}
+
+/// Where `CLOSED` is written and `closed` never, nothing would ever go. `PENDING` is not `pending`: what is live would go.
+async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
+    let mut tx = database.begin_with(&BRIEFLY).await?;
+    let closed = sqlx::query_scalar!(
+        r#"-- attach.closed_spelling
+        SELECT min(i.status) FILTER (WHERE lower(trim(i.status)) = 'closed')
+        FROM (SELECT status FROM main_app.incidents LIMIT $1) i
+        HAVING NOT bool_or(i.status = 'closed')"#,
+        SAMPLE
+    )
+    .fetch_optional(&mut tx)
+    .await?
+    .flatten();
+    let pending = sqlx::query_scalar!(
+        r#"-- attach.pending_spelling
+        SELECT min(a.status) FROM (SELECT status FROM main_app.approvals LIMIT $1) a
+        WHERE a.status <> 'pending' AND lower(trim(a.status)) = 'pending'"#,
+        SAMPLE
+    )
+    .fetch_one(&mut tx)
+    .await?;
+    tx.rollback().await?;
+    for (view, word, found) in [
+        ("incidents", "closed", closed),
+        ("approvals", "pending", pending),
+    ] {
+        if let (Some(found), Some(object)) = (found, object(objects, view)) {
+            refuse_spelling(object, word, &found);
+        }
+    }
+    Ok(())
+}
+
+/// A word that decides about rows, in another spelling.
+pub(super) fn refuse_spelling(object: &mut Object, word: &str, found: &str) {
+    object.refuse(
+        format!("status is written {found:?}, and {word:?} is the word that counts"),
+        "write lower(trim(status)) AS status in the view",
+    );
+}

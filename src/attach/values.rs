@@ -1,0 +1,173 @@
+//! What the rows themselves say: words that we do not know, and moments and ids that are missing. This reads tables whole.
+
+use super::{object, report::Object, trial::refuse_spelling};
+use crate::{
+    postgres::{Database, Transaction},
+    retention::Plan,
+};
+
+/// The words of a status, the one first that decides about rows.
+const CHECK_STATUSES: [&str; 3] = ["in_sync", "drift", "unknown"];
+const INCIDENT_STATUSES: [&str; 5] = [
+    "closed",
+    "detected",
+    "acknowledged",
+    "stabilized",
+    "reconciled",
+];
+const APPROVAL_STATUSES: [&str; 4] = ["pending", "approved", "rejected", "cancelled"];
+
+/// A word, and how many rows have it.
+struct Word {
+    word: Option<String>,
+    count: i64,
+}
+
+/// Reads what decides about rows, of every row.
+pub(super) async fn check(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
+    let mut tx = database.begin_reading().await?;
+    check_organizations(&mut tx, objects).await?;
+    check_statuses(&mut tx, objects).await?;
+    check_incidents(&mut tx, objects).await?;
+    tx.rollback().await
+}
+
+async fn check_organizations(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx::Result<()> {
+    let plans = sqlx::query_as!(
+        Word,
+        r#"-- attach.plans
+        SELECT plan AS word, count(*) AS "count!" FROM main_app.organizations GROUP BY plan ORDER BY plan"#
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let ids = sqlx::query!(
+        r#"-- attach.organization_ids
+        SELECT count(*) - count(DISTINCT id) AS "repeated!", count(*) FILTER (WHERE id IS NULL) AS "missing!"
+        FROM main_app.organizations"#
+    )
+    .fetch_one(tx)
+    .await?;
+    let Some(object) = object(objects, "organizations") else {
+        return Ok(());
+    };
+    if ids.repeated > 0 {
+        object.refuse(
+            format!(
+                "{} rows repeat an organization: with two plans nobody knows which counts",
+                ids.repeated
+            ),
+            "give one row for each organization: DISTINCT ON (id), ordered by what decides",
+        );
+    }
+    for Word { word, count } in plans {
+        if word
+            .as_ref()
+            .is_none_or(|plan| plan.parse::<Plan>().is_err())
+        {
+            let plan = word.map_or("NULL".to_owned(), |plan| format!("{plan:?}"));
+            object.warn(
+                format!("{count} organizations have the plan {plan}, which is unknown: nothing of theirs is purged"),
+                "map it to free, pro, agency or enterprise, or leave it: such runs fail closed",
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn check_statuses(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx::Result<()> {
+    let checks = sqlx::query_as!(
+        Word,
+        r#"-- attach.check_statuses
+        SELECT status AS word, count(*) AS "count!" FROM main_app.drift_checks GROUP BY status ORDER BY status"#
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let incidents = sqlx::query_as!(
+        Word,
+        r#"-- attach.incident_statuses
+        SELECT status AS word, count(*) AS "count!" FROM main_app.incidents GROUP BY status ORDER BY status"#
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let approvals = sqlx::query_as!(
+        Word,
+        r#"-- attach.approval_statuses
+        SELECT status AS word, count(*) AS "count!" FROM main_app.approvals GROUP BY status ORDER BY status"#
+    )
+    .fetch_all(tx)
+    .await?;
+    let known: [(&str, &[&str], Option<&str>, _); 3] = [
+        ("drift_checks", &CHECK_STATUSES, None, checks),
+        ("incidents", &INCIDENT_STATUSES, Some("closed"), incidents),
+        ("approvals", &APPROVAL_STATUSES, Some("pending"), approvals),
+    ];
+    for (view, known, decisive, found) in known {
+        if let Some(object) = object(objects, view) {
+            tell_of_words(object, known, decisive, found);
+        }
+    }
+    Ok(())
+}
+
+fn tell_of_words(object: &mut Object, known: &[&str], decisive: Option<&str>, found: Vec<Word>) {
+    let has_decisive = found.iter().any(|found| found.word.as_deref() == decisive);
+    for Word { word, count } in found {
+        let Some(word) = word else {
+            object.warn(
+                format!("{count} rows have no status"),
+                "give them one in the view",
+            );
+            continue;
+        };
+        if known.contains(&word.as_str()) {
+            continue;
+        }
+        let is_close = |decisive: &&str| word.trim().eq_ignore_ascii_case(decisive);
+        // Some incidents in another spelling only stay. An approval that is not known to be pending would go.
+        let is_dangerous = |decisive: &&str| *decisive == "pending" || !has_decisive;
+        if let Some(decisive) = decisive.filter(is_close).filter(is_dangerous) {
+            refuse_spelling(object, decisive, &word);
+        } else {
+            object.warn(
+                format!("{count} rows have the status {word:?}, which is unknown"),
+                format!(
+                    "map it to one of {}, if it means one of them",
+                    known.join(", ")
+                ),
+            );
+        }
+    }
+}
+
+async fn check_incidents(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx::Result<()> {
+    let found = sqlx::query!(
+        r#"-- attach.closed_without_time
+        SELECT count(*) FILTER (WHERE status = 'closed' AND closed_at IS NULL) AS "closed_without_time!",
+               count(*) FILTER (WHERE org_id IS NULL) AS "without_organization!"
+        FROM main_app.incidents"#
+    )
+    .fetch_one(tx)
+    .await?;
+    let Some(object) = object(objects, "incidents") else {
+        return Ok(());
+    };
+    if found.closed_without_time > 0 {
+        object.warn(
+            format!(
+                "{} closed incidents have no closed_at: their payloads are never purged",
+                found.closed_without_time
+            ),
+            "write closed_at where it is known",
+        );
+    }
+    if found.without_organization > 0 {
+        object.warn(
+            format!(
+                "{} incidents belong to no organization: they are never purged",
+                found.without_organization
+            ),
+            "give them one, if they have one",
+        );
+    }
+    Ok(())
+}

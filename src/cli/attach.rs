@@ -1,0 +1,106 @@
+//! `attach`: the mapping to a main app that exists already: to fill in, and to prove.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use super::{
+    Settings,
+    database::{self, Use},
+    output,
+};
+use crate::{
+    attach::{self, AttachError, Depth, Object, Report},
+    figures,
+    postgres::migrations,
+};
+
+/// What stands after the mapping itself: statements on the main app's tables, which the operator runs.
+const ON_TABLES: &str = include_str!("attach/on_tables.sql");
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AttachCommand {
+    /// Print the mapping to fill in: SQL, with the reference names
+    Template,
+    /// Prove the mapping, table by table; changes nothing
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn run(command: AttachCommand, settings: &Settings) -> Result<ExitCode> {
+    match command {
+        AttachCommand::Template => {
+            print!("BEGIN;\n\n{}\nCOMMIT;\n\n{ON_TABLES}", attach::TEMPLATE);
+            Ok(ExitCode::SUCCESS)
+        }
+        AttachCommand::Check { json } => check(settings, json).await,
+    }
+}
+
+async fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
+    let config = settings.load()?;
+    let database = database::open(&config, Use::Ask).await?;
+    migrations::check(&database).await?;
+    if !migrations::is_mapped(&database).await? {
+        return Err(AttachError::Missing.into());
+    }
+    let report = attach::check(&database, &config.attach.cascades, Depth::Values).await?;
+    if json {
+        output::json(&report)?;
+    } else {
+        print_report(&report);
+    }
+    Ok(if report.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print_report(report: &Report) {
+    for object in &report.objects {
+        println!("{}", headline(object));
+        for problem in &object.problems {
+            println!("  {}: {}", problem.severity, problem.what);
+            println!("    {}", problem.remedy);
+        }
+    }
+    let (refusals, warnings) = (report.refusals().count(), report.warnings().count());
+    println!();
+    match (refusals, warnings) {
+        (0, 0) => println!("The mapping can be used."),
+        (0, n) => println!(
+            "The mapping can be used. {} to read.",
+            counted(n, "warning")
+        ),
+        (n, _) => println!(
+            "Refused: {} to mend before anything is purged.",
+            counted(n, "problem")
+        ),
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// `main_app.drift_checks ← public.checks, key uuid, clock checked_at, about 1 240 rows`
+fn headline(object: &Object) -> String {
+    let mut parts = Vec::new();
+    parts.extend(object.maps_to.clone());
+    parts.extend(object.key_type.iter().map(|key| format!("key {key}")));
+    parts.extend(object.clock.iter().map(|clock| format!("clock {clock}")));
+    parts.extend(
+        object
+            .rows
+            .map(|rows| format!("about {} rows", figures::number(rows))),
+    );
+    if parts.is_empty() {
+        return object.name.clone();
+    }
+    format!("{}: {}", object.name, parts.join(", "))
+}

@@ -1,0 +1,104 @@
+//! Whether the database can take our schemas: looked at before anything is changed, so that a refusal leaves no trace.
+
+use sqlx::PgPool;
+
+use super::SchemaError;
+
+/// Refuses what [`super::up`] could not do, or could do only by touching what is not ours.
+pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
+    let found = sqlx::query!(
+        r#"-- migrations.preflight
+        SELECT pg_is_in_recovery() AS "is_standby!",
+               coalesce(to_regclass('retention.migrations') IS NULL
+                        AND (EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('retention'))
+                             OR EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('retention'))),
+                        false) AS "retention_is_taken!",
+               coalesce(to_regclass('apalis._sqlx_migrations') IS NULL
+                        AND EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('apalis')),
+                        false) AS "apalis_is_taken!",
+               -- apalis's earlier migrations made one there, and a later one drops it.
+               (to_regclass('apalis._sqlx_migrations') IS NULL
+                AND to_regprocedure('public.generate_ulid()') IS NOT NULL) AS "ulid_is_taken!",
+               ((to_regnamespace('retention') IS NULL OR to_regnamespace('apalis') IS NULL)
+                AND NOT has_database_privilege(current_database(), 'CREATE')) AS "cannot_create!",
+               ARRAY (SELECT e.name FROM unnest(ARRAY['hstore', 'pgcrypto']) AS e (name)
+                      WHERE NOT EXISTS (SELECT FROM pg_extension x WHERE x.extname = e.name)
+                        AND NOT EXISTS (SELECT FROM pg_available_extensions a WHERE a.name = e.name)) AS "missing!",
+               current_database()::text AS "database!", current_user::text AS "role!""#
+    )
+    .fetch_one(pool)
+    .await?;
+    let (database, role) = (&found.database, &found.role);
+    let refusal = if found.is_standby {
+        "this server is a standby, which is read-only: migrate on its primary".to_owned()
+    } else if found.retention_is_taken {
+        "schema retention is there and is not ours: rename it, or use another database for the \
+         main app's schema of that name"
+            .to_owned()
+    } else if found.apalis_is_taken {
+        "schema apalis is there and is not that of the queue (apalis-postgres): rename it"
+            .to_owned()
+    } else if found.ulid_is_taken {
+        "function public.generate_ulid() is there, and the queue's migrations (apalis-postgres) would \
+         drop it: move it to another schema, migrate, and move it back"
+            .to_owned()
+    } else if found.cannot_create {
+        format!("role {role} may not create schemas: GRANT CREATE ON DATABASE {database} TO {role}")
+    } else if let [missing, ..] = found.missing.as_slice() {
+        format!(
+            "the server does not have the extension {missing}: install PostgreSQL's contrib package"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(SchemaError::Refused(refusal))
+}
+
+/// Refuses a reference main app beside another one: tables of its names that are not ours, or a mapping that an operator
+/// wrote.
+pub(super) async fn main_app(pool: &PgPool, has_mapping: bool) -> Result<(), SchemaError> {
+    let found = sqlx::query!(
+        r#"-- migrations.preflight_main_app
+        SELECT to_regnamespace('main_app') IS NOT NULL AS "mapped!",
+               (SELECT min(c.relname)::text FROM pg_class c
+                WHERE c.relnamespace = to_regnamespace('public')
+                  AND c.relname IN ('organizations', 'environments', 'drift_checks', 'workflow_drift_flags', 'incidents',
+                                    'incident_payloads', 'approvals')
+                  AND obj_description(c.oid, 'pg_class') IS DISTINCT FROM 'drift-retention: reference main app') AS taken"#
+    )
+    .fetch_one(pool)
+    .await?;
+    if found.mapped && !has_mapping {
+        return Err(SchemaError::Refused(
+            "schema main_app is there, so this database has a main app of its own: run `drift-retention migrate up`, \
+             without --main-app"
+                .into(),
+        ));
+    }
+    if let Some(table) = found.taken {
+        return Err(SchemaError::Refused(format!(
+            "public.{table} is there and is not ours: --main-app creates a reference main app beside none. Run \
+             `drift-retention migrate up`, then map your own tables: `drift-retention attach template`"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses to drop a trigger function that stands on the main app's tables.
+pub(super) async fn triggers_of_ours(pool: &PgPool) -> Result<(), SchemaError> {
+    let trigger = sqlx::query_scalar!(
+        r#"-- migrations.triggers_of_ours
+        SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS "drop!"
+        FROM pg_trigger t
+        WHERE t.tgfoid = to_regproc('retention.note_rewritten_payload') AND NOT t.tgisinternal
+        LIMIT 1"#
+    )
+    .fetch_optional(pool)
+    .await?;
+    match trigger {
+        Some(drop) => Err(SchemaError::Refused(format!(
+            "a trigger of the main app's calls retention.note_rewritten_payload: {drop}"
+        ))),
+        None => Ok(()),
+    }
+}
