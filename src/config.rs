@@ -1,8 +1,8 @@
 //! Settings: flags, then environment, then a TOML file. Unknown keys are refused, wherever they stand.
 
+mod attach;
 mod duration;
 mod hours;
-mod list;
 mod purge;
 mod reference;
 mod secret;
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::{
+    attach::AttachConfig,
     hours::Hours,
     purge::PurgeConfig,
     reference::{Setting, settings},
@@ -55,16 +56,6 @@ pub struct Config {
     pub schedule: ScheduleConfig,
     /// `attach.*`
     pub attach: AttachConfig,
-}
-
-/// `attach.*`: what the operator has acknowledged of the main app's tables.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AttachConfig {
-    /// Tables whose rows may go with purged rows by a foreign key's cascade, each with its schema: `["public.approval_audit"]`.
-    /// In the environment separated by commas.
-    #[serde(deserialize_with = "list::several")]
-    pub cascades: Vec<String>,
 }
 
 /// `database.*`

@@ -42,9 +42,11 @@ BEGIN
     FOR granted IN
         SELECT DISTINCT format('%I.%I', n.nspname, c.relname)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attacl IS NOT NULL
-        CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, '{}') || coalesce(a.attacl, '{}')) acl
-        JOIN pg_roles r ON r.oid = acl.grantee
+        CROSS JOIN LATERAL (SELECT c.relacl AS acl
+                            UNION ALL
+                            SELECT a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid) rights
+        CROSS JOIN LATERAL aclexplode(rights.acl) granted_to
+        JOIN pg_roles r ON r.oid = granted_to.grantee
         WHERE r.rolname IN ('drift_retention_worker', 'drift_retention_app', 'drift_retention_reader')
           AND n.nspname NOT IN ('retention', 'apalis', 'main_app')
     LOOP

@@ -148,6 +148,16 @@ async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
     } else {
         println!("{}", facts(&run));
         println!("{}", steps(&run));
+        for (step, along) in run
+            .steps
+            .iter()
+            .filter_map(|step| Some((step, step.went_along()?)))
+        {
+            println!(
+                "With rows of {} went {along}, by a foreign key.",
+                step.table_name
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

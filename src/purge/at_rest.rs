@@ -2,6 +2,7 @@
 //! asked with the same SQL that verifies a purge.
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
 use super::{
     ClosedStep,
@@ -82,6 +83,8 @@ pub struct RestingTable<'a> {
     pub kept: u64,
     /// Whether the table was gone over just now.
     pub is_swept: bool,
+    /// Rows of other tables that went along, by table.
+    pub cascaded: Option<&'a Value>,
     /// The last row that was looked at then, of a dataset's own table: its timestamp and key.
     pub last: Option<(&'a str, &'a str)>,
 }
@@ -125,6 +128,9 @@ impl AtRest {
                     purged: done.map_or(0, |done| done.batch.purged[n]),
                     kept: *kept,
                     is_swept: done.is_some(),
+                    cascaded: done
+                        .filter(|_| n == 0)
+                        .and_then(|done| done.cascaded.as_ref()),
                     last: done
                         .filter(|_| n == 0)
                         .and_then(|done| done.progress.last()),

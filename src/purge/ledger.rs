@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::types::Json;
 
 use super::{
@@ -162,6 +163,8 @@ pub(super) struct Part<'a> {
     pub(super) purged: &'a [u64],
     /// How far it has come in the dataset.
     pub(super) progress: &'a Progress,
+    /// Rows of other tables that went along, by table.
+    pub(super) cascaded: Option<&'a Value>,
 }
 
 /// Adds a transaction's counts to the run's steps, and to the first of them what it had waited for. Must commit with the
@@ -173,6 +176,7 @@ pub(super) async fn record_batch(
     throttled: Option<(Throttle, Duration)>,
 ) -> sqlx::Result<()> {
     let (mut tables, mut purged, mut at, mut key) = (vec![], vec![], vec![], vec![]);
+    let mut cascaded = vec![];
     for part in parts {
         for (table, rows) in part.tables.iter().zip(part.purged) {
             let last = part.progress.last().filter(|_| *table == part.tables[0]);
@@ -180,6 +184,7 @@ pub(super) async fn record_batch(
             purged.push(i64::try_from(*rows).unwrap_or(i64::MAX));
             at.push(last.map(|(at, _)| at.to_owned()));
             key.push(last.map(|(_, key)| key.to_owned()));
+            cascaded.push(part.cascaded.filter(|_| *table == part.tables[0]));
         }
     }
     sqlx::query!(
@@ -188,8 +193,14 @@ pub(super) async fn record_batch(
          SET rows_purged = s.rows_purged + b.purged, batches = s.batches + 1, status = 'running',
              started_at = coalesce(s.started_at, now()), passed_at = b.at, passed_key = b.key,
              throttle_reason = CASE WHEN b.table_name = ($2::text[])[1] THEN $6 ELSE s.throttle_reason END,
-             throttled_ms = s.throttled_ms + CASE WHEN b.table_name = ($2::text[])[1] THEN $7::bigint ELSE 0 END
-         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS b (table_name, purged, at, key)
+             throttled_ms = s.throttled_ms + CASE WHEN b.table_name = ($2::text[])[1] THEN $7::bigint ELSE 0 END,
+             -- A count that is unknown once (null) stays unknown.
+             cascaded = CASE WHEN b.cascaded IS NULL THEN s.cascaded ELSE (
+                 SELECT jsonb_object_agg(t.key, t.rows)
+                 FROM (SELECT e.key, CASE WHEN bool_and(e.value <> 'null') THEN sum(nullif(e.value, 'null')::bigint) END AS rows
+                       FROM (SELECT * FROM jsonb_each(s.cascaded) UNION ALL SELECT * FROM jsonb_each(b.cascaded)) e
+                       GROUP BY e.key) t) END
+         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $8::jsonb[]) AS b (table_name, purged, at, key, cascaded)
          WHERE s.run_id = $1 AND s.table_name = b.table_name",
         run.id.0,
         &tables,
@@ -199,7 +210,8 @@ pub(super) async fn record_batch(
         throttled.map(|(reason, _)| reason.name()),
         throttled.map_or(0, |(_, waited)| {
             i64::try_from(waited.as_millis()).unwrap_or(i64::MAX)
-        })
+        }),
+        &cascaded as _
     )
     .execute(tx)
     .await?;

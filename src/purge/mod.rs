@@ -3,6 +3,7 @@
 
 mod at_rest;
 mod batch_size;
+mod cascades;
 pub mod datasets;
 mod error;
 mod ledger;

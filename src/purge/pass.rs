@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, field};
 
-use super::datasets::{Batch, Dataset, Progress, Scope};
+use super::{
+    cascades,
+    datasets::{Batch, Dataset, Progress, Scope},
+};
 use crate::{postgres::Transaction, retention::Plan, telemetry::metrics::Metrics};
 
 /// How far a pass has come: in which dataset, and where in it.
@@ -50,10 +54,18 @@ impl Place {
         let step = self.step(dataset);
         let span = tracing::info_span!(parent: &step, "batch", table = dataset.tables()[0], rows = field::Empty);
         let started = Instant::now();
+        let before = cascades::count(tx, dataset.tables()[0]).await?;
         let batch = dataset
             .delete_batch(tx, scope, &mut self.progress, limit)
             .instrument(span.clone())
             .await?;
+        let cascaded = match before {
+            Some(before) if batch.rows() > 0 => {
+                let after = cascades::count(tx, dataset.tables()[0]).await?;
+                after.and_then(|after| before.until(&after))
+            }
+            _ => None,
+        };
         span.record("rows", batch.rows());
         self.rows += batch.rows();
         Ok(Done {
@@ -63,6 +75,7 @@ impl Place {
             step,
             rows: self.rows,
             batch,
+            cascaded,
         })
     }
 }
@@ -74,6 +87,8 @@ pub(super) struct Done {
     pub(super) batch: Batch,
     pub(super) progress: Progress,
     pub(super) elapsed: Duration,
+    /// Rows of other tables that went along, by table.
+    pub(super) cascaded: Option<Value>,
     step: Span,
     /// Rows of the whole step so far, these included.
     rows: u64,

@@ -302,6 +302,7 @@ impl Attempt<'_> {
                 tables: done.dataset.tables(),
                 purged: &done.batch.purged,
                 progress: &done.progress,
+                cascaded: done.cascaded.as_ref(),
             })
             .collect();
         if !parts.is_empty() {

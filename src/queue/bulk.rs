@@ -145,6 +145,7 @@ async fn insert_steps(
     let (mut of_run, mut tables, mut cutoffs) = (vec![], vec![], vec![]);
     let (mut purged, mut kept, mut batches) = (vec![], vec![], vec![]);
     let (mut at, mut key, mut reasons, mut waited) = (vec![], vec![], vec![], vec![]);
+    let mut cascaded = vec![];
     let mut throttled = behalf.throttled;
     for Closing { run, rest, .. } in closing {
         for table in rest.by_table() {
@@ -156,6 +157,7 @@ async fn insert_steps(
             batches.push(i32::from(table.is_swept));
             at.push(table.last.map(|(at, _)| at.to_owned()));
             key.push(table.last.map(|(_, key)| key.to_owned()));
+            cascaded.push(table.cascaded.cloned());
             let throttled = throttled.take_if(|_| table.is_swept);
             reasons.push(throttled.map(|(reason, _)| reason.name().to_owned()));
             waited.push(throttled.map_or(0, |(_, waited)| {
@@ -167,12 +169,12 @@ async fn insert_steps(
         "-- queue.close_together_steps
          INSERT INTO retention.purge_run_steps
              (run_id, table_name, cutoff, status, rows_purged, rows_kept, batches, passed_at, passed_key,
-              throttle_reason, throttled_ms, started_at, finished_at)
+              throttle_reason, throttled_ms, cascaded, started_at, finished_at)
          SELECT s.run_id, s.table_name, s.cutoff, CASE WHEN s.cutoff IS NULL THEN 'no_rule' ELSE 'succeeded' END,
-                s.purged, s.kept, s.batches, s.at, s.key, s.reason, s.waited, now(), statement_timestamp()
+                s.purged, s.kept, s.batches, s.at, s.key, s.reason, s.waited, s.cascaded, now(), statement_timestamp()
          FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::int[], $7::text[],
-                     $8::text[], $9::text[], $10::bigint[])
-              AS s (run_id, table_name, cutoff, purged, kept, batches, at, key, reason, waited)",
+                     $8::text[], $9::text[], $10::bigint[], $11::jsonb[])
+              AS s (run_id, table_name, cutoff, purged, kept, batches, at, key, reason, waited, cascaded)",
         &of_run,
         &tables,
         &cutoffs as _,
@@ -182,7 +184,8 @@ async fn insert_steps(
         &at as _,
         &key as _,
         &reasons as _,
-        &waited
+        &waited,
+        &cascaded as _
     )
     .execute(tx)
     .await?;

@@ -16,6 +16,7 @@ mod reconcile;
 mod records;
 mod reports;
 mod settle;
+mod step;
 mod together;
 mod triage;
 mod wakeups;
@@ -34,8 +35,8 @@ pub use operate::{
 };
 pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
-    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Step, Total, Unsuccessful, get, list,
-    live_since, totals, unfinished, unsuccessful,
+    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Total, Unsuccessful, get, list, live_since,
+    totals, unfinished, unsuccessful,
 };
 pub use reports::{
     Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, count_by_status,
@@ -44,6 +45,7 @@ pub use reports::{
 pub use settle::{
     Settled, fail_or_retry, give_back, is_scheduled, postpone, redeliver, succeed, was_cancelled,
 };
+pub use step::Step;
 pub use together::purge_together;
 pub use triage::{Look, close_idle};
 

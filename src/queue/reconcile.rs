@@ -29,6 +29,7 @@ pub async fn reconcile(
     prune_workers(database).await?;
     prune_runs(database, keep_runs).await?;
     prune_keys(database).await?;
+    prune_rewritten(database).await?;
     Ok(delivered)
 }
 
@@ -126,6 +127,21 @@ async fn prune_keys(database: &Database) -> sqlx::Result<()> {
          WHERE (org_id, key) IN (SELECT org_id, key FROM retention.idempotency_keys
                                  WHERE created_at < now() - interval '1 day'
                                  ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
+        BOUND
+    )
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+/// Notes of incidents that the main app has deleted since. No foreign key does it: nothing of ours stands on its tables.
+async fn prune_rewritten(database: &Database) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.prune_rewritten
+         DELETE FROM retention.rewritten_payloads
+         WHERE incident_id IN (SELECT w.incident_id FROM retention.rewritten_payloads w
+                               WHERE NOT EXISTS (SELECT FROM main_app.incidents i WHERE i.id = w.incident_id)
+                               LIMIT $1 FOR UPDATE OF w SKIP LOCKED)",
         BOUND
     )
     .execute(database)

@@ -8,6 +8,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::Step;
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
@@ -117,24 +118,6 @@ impl Run {
     pub fn is_final(&self) -> bool {
         matches!(self.status.as_str(), "succeeded" | "failed" | "cancelled")
     }
-}
-
-/// What a run did to one table.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[allow(missing_docs, reason = "the columns of retention.purge_run_steps")]
-pub struct Step {
-    pub table_name: String,
-    pub cutoff: Option<DateTime<Utc>>,
-    pub status: String,
-    pub rows_purged: i64,
-    pub rows_kept: i64,
-    pub batches: i32,
-    pub started_at: Option<DateTime<Utc>>,
-    pub finished_at: Option<DateTime<Utc>>,
-    /// What the latest batch had waited for; null: it had not.
-    pub throttle_reason: Option<String>,
-    /// How long batches have waited in all, in milliseconds.
-    pub throttled_ms: i64,
 }
 
 /// Which runs to list.

@@ -27,6 +27,8 @@ async fn help_names_every_command() {
                    one real purge
       migrate      Bring the database schema up, step it back, or show where it
                    stands
+      attach       Map the tables of a main app that exists already, and prove the
+                   mapping
       serve        Run the service: HTTP, the scheduler and the worker
       health       Ask the service at `http.listen` whether it is ready
       purge        Enqueue a purge now

@@ -1,7 +1,7 @@
 //! Least privilege: beyond its work, nobody who is in a role of `deploy/postgres/roles.sql` can do anything, nor can one who is in none.
 
 use crate::support::{
-    TestDatabase, ledger, product,
+    MAIN_APP, TestDatabase, ledger, product,
     roles::{self, as_worker, assert_refused, org_with_all_kinds, pool_of, refusal},
 };
 
@@ -38,9 +38,54 @@ async fn worker_role_can_change_nothing_of_the_main_apps_but_what_it_purges() {
         ],
     )
     .await;
-    // The right to lock a check is the right to update its key, which its column then refuses.
-    let refused = refusal(&worker.pool, "UPDATE drift_checks SET id = 1").await;
-    assert_eq!(refused.as_deref(), Some("428C9"));
+}
+
+#[tokio::test]
+async fn worker_role_has_no_right_on_the_main_apps_own_tables_and_few_on_the_mapping() {
+    let (owner, worker) = as_worker().await;
+    org_with_all_kinds(&owner).await;
+    for table in MAIN_APP {
+        assert_refused(
+            &worker.pool,
+            &[
+                &format!("SELECT FROM public.{table}"),
+                &format!("DELETE FROM public.{table}"),
+                &format!("SELECT FROM public.{table} FOR KEY SHARE"),
+                &format!("TRUNCATE public.{table} CASCADE"),
+            ],
+        )
+        .await;
+    }
+    assert_refused(
+        &worker.pool,
+        &[
+            "INSERT INTO main_app.organizations (name, plan) VALUES ('x', 'free')",
+            "UPDATE main_app.organizations SET plan = 'free'",
+            "DELETE FROM main_app.organizations",
+            "SELECT FROM main_app.organizations FOR UPDATE",
+            "DELETE FROM main_app.environments",
+            "UPDATE main_app.drift_checks SET checked_at = '-infinity'",
+            "UPDATE main_app.drift_checks SET id = 1",
+            "UPDATE main_app.approvals SET status = 'approved'",
+            "UPDATE main_app.approvals SET id = gen_random_uuid()",
+            "UPDATE main_app.incidents SET status = 'closed'",
+            "UPDATE main_app.incidents SET closed_at = '-infinity'",
+            "DELETE FROM main_app.incidents",
+            "DELETE FROM main_app.incident_payloads",
+            "UPDATE main_app.incident_payloads SET payload_json = '{}'",
+            "DELETE FROM main_app.workflow_drift_flags",
+            "CREATE OR REPLACE VIEW main_app.mine AS SELECT 1 AS one",
+            "DROP VIEW main_app.environments",
+            "ALTER FUNCTION main_app.lock_plan(uuid) STABLE",
+            "ALTER DOMAIN main_app.check_key DROP NOT NULL",
+        ],
+    )
+    .await;
+    // The right to lock a row is the right to update this column, which the view then refuses.
+    for view in ["drift_checks", "approvals"] {
+        let write = format!("UPDATE main_app.{view} SET ctid = '(0,1)'");
+        assert!(refusal(&worker.pool, &write).await.is_some(), "{view}");
+    }
 }
 
 #[tokio::test]

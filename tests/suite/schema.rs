@@ -4,22 +4,14 @@
 use drift_retention::demo::sample_data;
 
 use crate::support::{
-    TestDatabase, product,
+    MAIN_APP, TestDatabase, product,
     text::{shown, stderr, stdout},
 };
 
 /// The main app's tables with all their rows, each as one digest.
 async fn main_app(db: &TestDatabase) -> Vec<String> {
     let mut digests = Vec::new();
-    for table in [
-        "organizations",
-        "environments",
-        "drift_checks",
-        "workflow_drift_flags",
-        "incidents",
-        "incident_payloads",
-        "approvals",
-    ] {
+    for table in MAIN_APP {
         let digest = format!(
             "SELECT '{table}: ' || count(*) || ' ' || coalesce(md5(string_agg(row, E'\\n' ORDER BY row)), '')
              FROM (SELECT row_to_json(t)::text AS row FROM public.{table} t) AS rows"

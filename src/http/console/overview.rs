@@ -21,6 +21,7 @@ use crate::{
     figures,
     gauges::Standing,
     http::{ApiState, api::cut},
+    postgres::Database,
     purge::datasets::tables,
     queue::RunStatus,
 };
@@ -41,6 +42,7 @@ pub(super) async fn show(State(state): State<ApiState>, visitor: Visitor) -> Ans
             (headline(&visitor, &standing))
             section { h2 { "Rows purged per day" } (per_day(&standing)) }
             section { h2 { "Runs by status" } (queue(&standing)) }
+            section { h2 { "Where the data is" } (tables_behind(&state.database)) }
             (as_of(&visitor, &standing))
         },
     ))
@@ -99,6 +101,22 @@ fn per_day(standing: &Standing) -> Markup {
         .collect();
     let series: Vec<String> = tables().map(page::words).collect();
     charts::columns("Rows purged per day", Columns::Stacked, &series, &columns)
+}
+
+/// Which of the main app's tables stand behind each kind of data.
+fn tables_behind(database: &Database) -> Markup {
+    let Some(mapping) = database.mapping() else {
+        return html! { p.empty { "This process has not checked the mapping." } };
+    };
+    page::table(
+        "Where the data is",
+        &html! {
+            thead { tr { th scope="col" { "Data" } th scope="col" { "Tables of the main app" } } }
+            tbody { @for table in &mapping.tables {
+                tr { th scope="row" { (page::words(table.view)) } td { code { (table.tables) } } }
+            } }
+        },
+    )
 }
 
 fn queue(standing: &Standing) -> Markup {

@@ -162,6 +162,9 @@ fn steps(run: &Run) -> Markup {
                 tfoot { tr { th scope="row" { "All" } td {} td.number { (figures::number(run.rows_purged())) }
                     td {} td {} td {} } }
             }))
+            @for (step, along) in run.steps.iter().filter_map(|step| Some((step, step.went_along()?))) {
+                p.hint { "With rows of " code { (step.table_name) } " went " (along) ", by a foreign key." }
+            }
         }
     }
 }

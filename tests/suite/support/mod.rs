@@ -33,6 +33,17 @@ use drift_retention::postgres::{self, migrations};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use uuid::Uuid;
 
+/// The tables of the reference main app.
+pub const MAIN_APP: [&str; 7] = [
+    "organizations",
+    "environments",
+    "drift_checks",
+    "workflow_drift_flags",
+    "incidents",
+    "incident_payloads",
+    "approvals",
+];
+
 /// A migrated database of this test's own.
 pub struct TestDatabase {
     pub pool: PgPool,
