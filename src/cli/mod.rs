@@ -192,10 +192,10 @@ fn start_telemetry(args: &Args) -> Option<Traces> {
 async fn dispatch(args: Args) -> Result<ExitCode> {
     let settings = args.settings;
     match args.command {
-        Command::Demo(args) => demo::run(args, &settings).await,
+        Command::Demo(args) => Box::pin(demo::run(args, &settings)).await,
         Command::Migrate(command) => migrate::run(command, &settings).await,
         Command::Attach(command) => attach::run(command, &settings).await,
-        Command::Serve(args) => serve::run(&args, &settings).await,
+        Command::Serve(args) => Box::pin(serve::run(&args, &settings)).await,
         Command::Health => health::run(&settings).await,
         Command::Purge(args) => purge::run(args, &settings).await,
         Command::Preview(args) => preview::run(&args, &settings).await,

@@ -228,7 +228,7 @@ impl Planner {
             .unwrap();
         server.create_database("app").await.unwrap();
         let url = server.url("app");
-        let migrated = product::run(&url, &["migrate", "up"]).await;
+        let migrated = product::run(&url, &["migrate", "up", "--main-app"]).await;
         assert!(migrated.status.success(), "{migrated:?}");
         Self {
             pool: support::pool(url.parse::<PgConnectOptions>().unwrap()),
