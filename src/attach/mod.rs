@@ -68,7 +68,7 @@ pub async fn check(database: &Database, cascades: &[String], depth: Depth) -> sq
     Ok(Box::pin(inspect(database, cascades, depth)).await?.0)
 }
 
-/// Checks the mapping for a process that goes by it.
+/// Checks the mapping for a process that goes by it, and returns it with what was found.
 ///
 /// # Errors
 /// When the mapping is missing or wrong, or the database fails.
@@ -76,7 +76,7 @@ pub async fn prove(
     database: &Database,
     cascades: &[String],
     depth: Depth,
-) -> Result<Mapping, AttachError> {
+) -> Result<(Mapping, Report), AttachError> {
     if !migrations::is_mapped(database).await? {
         return Err(AttachError::Missing);
     }
@@ -85,10 +85,7 @@ pub async fn prove(
         let refusals: Vec<_> = report.refusals().collect();
         return Err(AttachError::Refused(refusals.join("; ")));
     }
-    for warning in report.warnings() {
-        tracing::warn!("mapping to the main app: {warning}");
-    }
-    Ok(mapping)
+    Ok((mapping, report))
 }
 
 /// What `retention.mapping_fingerprint()` says now.

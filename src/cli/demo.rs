@@ -92,7 +92,7 @@ async fn on(
         println!("Loading 40 sample organizations …");
         sample_data::load(database.sessions()).await?;
     }
-    let mapping = attach::prove(&database, &[], Depth::Trial).await?;
+    let (mapping, _) = attach::prove(&database, &[], Depth::Trial).await?;
     let database = database.with_mapping(mapping);
     println!("\nWhat a purge would remove now, by plan:\n");
     println!("{}", preview_by_plan(&database).await?);

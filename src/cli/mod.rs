@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 
 use self::database::Use;
 use crate::{
-    attach::Depth,
+    attach::{Depth, prove},
     config::{Config, ConfigError},
     postgres::{Database, migrations},
     schedule::BadSchedule,
@@ -145,7 +145,10 @@ impl Settings {
         let config = self.load()?;
         let database = database::open(&config, to).await?;
         migrations::check(&database).await?;
-        let mapping = crate::attach::prove(&database, &config.attach.cascades, depth).await?;
+        let (mapping, report) = prove(&database, &config.attach.cascades, depth).await?;
+        for warning in report.warnings() {
+            tracing::warn!("mapping to the main app: {warning}");
+        }
         Ok((config, database.with_mapping(mapping)))
     }
 }

@@ -22,9 +22,10 @@ ALTER TABLE public.workflow_drift_flags SET (autovacuum_vacuum_scale_factor = 0.
 ALTER TABLE public.incident_payloads SET (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE public.approvals SET (autovacuum_vacuum_scale_factor = 0.02);
 
--- If the views belong to another role than the tables, that role (here views_owner) needs these rights, and must be one from which row-level
--- security hides nothing:
---   GRANT SELECT ON public.organizations, public.environments, public.workflow_drift_flags, public.incident_payloads TO views_owner;
+-- If the views belong to another role than the tables (here views_owner), that role needs these rights, and row-level
+-- security must hide nothing from it:
+--   GRANT SELECT ON public.organizations, public.environments, public.workflow_drift_flags, public.incident_payloads
+--       TO views_owner;
 --   GRANT SELECT, UPDATE, DELETE ON public.drift_checks, public.approvals TO views_owner;
 --   GRANT SELECT, UPDATE ON public.incidents TO views_owner;
 -- Rights of the worker, the main app and the dashboards on the views:
