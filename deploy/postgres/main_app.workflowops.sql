@@ -119,9 +119,10 @@ BEGIN
 END;
 $$;
 
--- Both places in one statement: an incident with a payload in both counts once, by the rows that really went.
+-- Both places in one statement: an incident with a payload in both counts once, by the rows that really went. The search
+-- path is that of the main app's triggers on these tables, which may name no schema.
 CREATE FUNCTION main_app.erase_payloads(incident_ids uuid[]) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     erased bigint;
 BEGIN

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{
-    TestDatabase, product, roles, runs,
+    TestDatabase, product, runs,
     text::stderr,
     workflowops::{self, AS_IT_IS, CASCADES, Shape},
 };
@@ -239,33 +239,6 @@ async fn mapping_is_proven_without_a_refusal_or_a_missing_index() {
         what.iter().filter(is_of_the_rows).count(),
         what.len(),
         "{what:#?}"
-    );
-}
-
-/// Fewer rights than the tables' owner, and policies that hide every subscription.
-async fn hide_subscriptions(db: &TestDatabase) {
-    let role = format!("test_{}", Uuid::new_v4().simple());
-    db.execute(&format!(
-        "CREATE ROLE {role};
-         GRANT USAGE ON SCHEMA main_app TO {role};
-         GRANT SELECT ON main_app.organizations TO {role};
-         GRANT SELECT, UPDATE ON tenants, tenant_provider_subscriptions, provider_plans, plans TO {role};
-         GRANT CREATE ON SCHEMA main_app TO {role};
-         ALTER FUNCTION main_app.lock_plan(uuid) OWNER TO {role};
-         ALTER POLICY everybody ON tenant_provider_subscriptions USING (false)"
-    ))
-    .await;
-}
-
-#[tokio::test]
-async fn hidden_subscriptions_are_an_error_and_not_the_free_plan() {
-    let db = workflowops::database().await;
-    let tenant = workflowops::tenant(&db, "on enterprise").await;
-    hide_subscriptions(&db).await;
-    let lock = format!("SELECT main_app.lock_plan('{tenant}')");
-    assert_eq!(
-        roles::refusal(&db.pool, &lock).await.as_deref(),
-        Some("42501")
     );
 }
 

@@ -16,6 +16,7 @@ mod architecture;
 mod attach_workflowops;
 mod attach_workflowops_at_work;
 mod attach_workflowops_payloads;
+mod attach_workflowops_roles;
 mod authorization;
 mod bad_data;
 mod bad_input;

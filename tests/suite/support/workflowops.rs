@@ -10,7 +10,8 @@ use super::{TestDatabase, product};
 
 /// The tables of the app.
 pub const SCHEMA: &str = include_str!("workflowops/schema.sql");
-const SEED: &str = include_str!("workflowops/seed.sql");
+/// Its tenants and their rows.
+pub const SEED: &str = include_str!("workflowops/seed.sql");
 const MODEL: &str = include_str!("workflowops/model.sql");
 /// The mapping that operators are given.
 pub const MAPPING: &str = include_str!("../../../deploy/postgres/main_app.workflowops.sql");
