@@ -217,3 +217,28 @@ async fn everything_is_purged_by_the_rules_through_the_pooler() {
     workflowops::assert_purged_by_the_rules(&db).await;
     assert!(pooler.transactions().await > 50);
 }
+
+#[tokio::test]
+async fn tenant_that_the_main_app_writes_to_for_long_holds_up_nobody_else() {
+    let db = workflowops::database().await;
+    let tenant = workflowops::tenant(&db, "on pro").await;
+    workflowops::apply_the_rules(&db).await;
+    // Its foreign key keeps the tenant from being locked FOR UPDATE.
+    let held = Held::by(
+        &db,
+        &format!("INSERT INTO environments (tenant_id, n8n_name) VALUES ('{tenant}', 'new')"),
+    )
+    .await;
+    let worker = Service::start(&db.url, "worker", &[CASCADES]);
+    worker.ready().await;
+    enqueue_everybody(&db).await;
+    let live = "SELECT array_agg(org_id) FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying')";
+    eventually("everybody else is done", async || {
+        db.value::<Option<Vec<Uuid>>>(live).await == Some(vec![tenant])
+    })
+    .await;
+    held.commit().await;
+    runs::all_are_final(&db).await;
+
+    workflowops::assert_purged_by_the_rules(&db).await;
+}
