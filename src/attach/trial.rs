@@ -9,7 +9,7 @@ use crate::postgres::{self, Database, Transaction};
 /// How many organizations and incidents a trial takes.
 const FEW: i64 = 3;
 /// How many it takes for `attach check`.
-const MANY: i64 = 1_000;
+const MANY: i64 = 200;
 /// How many organizations are looked at: rows are found by theirs, so that no table is read whole.
 const SAMPLED: i64 = 50;
 /// How many rows of each are looked at for words in another spelling.
