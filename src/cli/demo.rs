@@ -70,7 +70,7 @@ pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode>
     }
     println!("Starting Postgres in {} …", dir.display());
     let server = start(&dir).await?;
-    let outcome = on(&server, &config, &args, &stop).await;
+    let outcome = Box::pin(on(&server, &config, &args, &stop)).await;
     // The server stops whatever happened: nothing is left running.
     server.stop(StopMode::Fast).await?;
     outcome
