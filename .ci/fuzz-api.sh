@@ -18,7 +18,7 @@ DRIFT_RETENTION_AUTH__HS256_SECRET=$(python3 -c 'import secrets; print(secrets.t
 export DRIFT_RETENTION_AUTH__HS256_SECRET
 org=11111111-1111-4111-8111-111111111111
 
-"$binary" migrate up >/dev/null
+"$binary" migrate up --main-app >/dev/null
 "$(.ci/find-postgres.sh)/psql" --quiet -v ON_ERROR_STOP=1 "$DATABASE_URL" <<SQL
 INSERT INTO organizations (id, name, plan) VALUES ('$org', 'Fuzzed Inc.', 'pro');
 INSERT INTO environments (org_id, name) SELECT '$org', 'env ' || n FROM generate_series(1, 3) n;

@@ -57,8 +57,8 @@ say "size of the program: $(buildah run --isolation chroot "$container" -- stat 
 lab=0
 in_image chaos >"$log" 2>&1 || lab=$?
 expect "exit of chaos, which is not shipped" "$lab" 2
-in_image migrate up >"$log" 2>&1 || fail "migrate up"
-say "migrate up: done"
+in_image migrate up --main-app >"$log" 2>&1 || fail "migrate up"
+say "migrate up --main-app: done"
 
 org=11111111-1111-4111-8111-111111111111
 sql "INSERT INTO organizations (id, name, plan) VALUES ('$org', 'Proof Inc.', 'free');

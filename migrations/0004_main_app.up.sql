@@ -74,8 +74,9 @@ BEGIN
 END;
 $$;
 
--- Changes when somebody changes a view, a function or the domain of the mapping. A process compares it with that of the
--- mapping it has checked, in every transaction that purges or verifies. Rights do not count: granting changes no row.
+-- Changes when somebody changes a view, a function or the domain of the mapping, or what goes along with the rows of a table
+-- behind it: a foreign key that cascades. A process compares it with that of the mapping it has checked, in every
+-- transaction that purges or verifies. Rights do not count: granting them changes no row that goes.
 CREATE FUNCTION retention.mapping_fingerprint() RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -93,7 +94,16 @@ BEGIN
          FROM pg_proc p
          WHERE p.pronamespace = mapping AND p.proname IN ('lock_plan', 'erase_payloads')),
         (SELECT concat_ws(':', t.oid, t.typbasetype, t.typcollation)
-         FROM pg_type t WHERE t.typnamespace = mapping AND t.typname = 'check_key')));
+         FROM pg_type t WHERE t.typnamespace = mapping AND t.typname = 'check_key'),
+        -- Postgres's own triggers on the referenced table are what carries a foreign key out. They are found by an index,
+        -- which foreign keys to a table are not.
+        (SELECT string_agg(DISTINCT concat_ws(':', t.oid, t.tgfoid, t.tgenabled), ' ')
+         FROM pg_class c
+         JOIN pg_rewrite r ON r.ev_class = c.oid
+         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+         JOIN pg_trigger t ON t.tgrelid = d.refobjid AND t.tgisinternal AND t.tgtype & 8 = 8
+         WHERE c.relnamespace = mapping
+           AND c.relname IN ('drift_checks', 'workflow_drift_flags', 'incident_payloads', 'approvals'))));
 END;
 $$;
 

@@ -3,6 +3,7 @@
 
 mod hours;
 mod idle;
+mod isolate;
 mod mapping;
 mod shift;
 mod slice;
@@ -18,7 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, field};
 
-use self::hours::Admission;
+use self::{hours::Admission, isolate::isolate_panics};
 use crate::{
     config::{Config, Hours},
     faults::{self, Point},
@@ -280,7 +281,7 @@ impl Worker {
         let _slicing = AbortOnDropHandle::new(tokio::spawn(slicing));
         let (purger, owned) = (self.purger.clone(), run.clone());
         let attempt = async move { purger.purge(&owned, terms, &turn).await };
-        contained(attempt.in_current_span()).await
+        isolate_panics(attempt.in_current_span()).await
     }
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
@@ -368,42 +369,5 @@ fn report_steps(run: RunId, org: OrgId, plan: Plan, steps: &[ClosedStep]) {
             rows_purged = step.rows_purged, rows_kept = step.rows_kept,
             cutoff = step.cutoff.map(|cutoff| cutoff.to_rfc3339()),
             "purged {} rows from {}", step.rows_purged, step.table_name);
-    }
-}
-
-/// Runs `attempt` in a task of its own, where a panic is an error like any other.
-async fn contained<T: Send + 'static>(
-    attempt: impl Future<Output = Result<T, PurgeError>> + Send + 'static,
-) -> Result<T, PurgeError> {
-    match AbortOnDropHandle::new(tokio::spawn(attempt)).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(PurgeError::Panic(panic_message(error))),
-    }
-}
-
-fn panic_message(error: tokio::task::JoinError) -> String {
-    if !error.is_panic() {
-        return "the attempt was aborted".into();
-    }
-    let panic = error.into_panic();
-    panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_is_an_error_that_says_what_the_panic_said() {
-        let error = contained::<()>(async { panic!("index out of bounds") })
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), "panic");
-        assert!(!error.is_permanent());
-        assert_eq!(error.to_string(), "the purge panicked: index out of bounds");
     }
 }

@@ -16,7 +16,7 @@ const say = (text) => console.log(`${(now() - began).toFixed(0).padStart(4)} s  
 
 /** The quick start's organizations; one of them has a plan that nobody knows. */
 function load() {
-    if (product("migrate", "up").status !== 0) throw new Error("migrate up failed");
+    if (product("migrate", "up", "--main-app").status !== 0) throw new Error("migrate up failed");
     const scripts = ["organizations", "drift_checks", "incidents"].map((name) => `src/demo/sample_data/${name}.sql`);
     sql("-1", ...scripts.flatMap((script) => ["-f", script]));
     sql("-c", "ANALYZE");

@@ -77,9 +77,10 @@ $$;
 
 -- Erases the payloads of these incidents, wherever they are stored, and returns how many of the incidents had one. The
 -- caller has locked the incidents. Columns are emptied by UPDATE, rows of a table of their own are deleted. Afterwards
--- main_app.incident_payloads shows none of them: each batch proves that.
+-- main_app.incident_payloads shows none of them: each batch proves that. The search path is that of triggers on the tables,
+-- which may name no schema: put your own schema there.
 CREATE FUNCTION main_app.erase_payloads(incident_ids uuid[]) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     erased bigint;
 BEGIN

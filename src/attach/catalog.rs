@@ -183,6 +183,41 @@ pub(super) async fn function(
     .await
 }
 
+/// Whoever owns schema `retention`, and what they may do with the mapping.
+#[derive(Debug, Clone)]
+pub(super) struct Keeper {
+    /// The owner.
+    pub(super) owner: String,
+    /// Whether they may read organizations.
+    pub(super) reads_organizations: bool,
+    /// Whether they may read and lock incidents.
+    pub(super) locks_incidents: bool,
+    /// Whether they may read payloads.
+    pub(super) reads_payloads: bool,
+}
+
+/// The owner of the functions in schema `retention`.
+pub(super) async fn keeper(database: &Database) -> sqlx::Result<Keeper> {
+    sqlx::query_as!(
+        Keeper,
+        r#"-- attach.keeper
+        SELECT pg_get_userbyid(p.proowner)::text AS "owner!",
+               coalesce(u.allowed AND has_table_privilege(p.proowner, to_regclass('main_app.organizations'), 'SELECT'), true)
+                   AS "reads_organizations!",
+               coalesce(u.allowed AND has_table_privilege(p.proowner, to_regclass('main_app.incidents'), 'SELECT')
+                        AND has_any_column_privilege(p.proowner, to_regclass('main_app.incidents'), 'UPDATE'), true)
+                   AS "locks_incidents!",
+               coalesce(u.allowed AND has_table_privilege(p.proowner, to_regclass('main_app.incident_payloads'), 'SELECT'), true)
+                   AS "reads_payloads!"
+        FROM pg_proc p
+        CROSS JOIN LATERAL (
+            SELECT has_schema_privilege(p.proowner, to_regnamespace('main_app'), 'USAGE') AS allowed) u
+        WHERE p.oid = to_regproc('retention.note_rewritten_payload')"#
+    )
+    .fetch_one(database)
+    .await
+}
+
 /// A foreign key to a table that loses rows, or to one that loses rows with it.
 #[derive(Debug, Clone)]
 pub(super) struct ForeignKey {

@@ -49,6 +49,28 @@ pub(super) async fn erase_payloads(database: &Database) -> sqlx::Result<Object> 
     function(database, "erase_payloads", "uuid[]", "bigint").await
 }
 
+/// Functions of schema `retention` read the mapping with the rights of their owner: enqueueing, and the trigger that notes
+/// payloads that are written again.
+pub(super) async fn check_keeper(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
+    let keeper = catalog::keeper(database).await?;
+    for (view, is_allowed) in [
+        ("organizations", keeper.reads_organizations),
+        ("incidents", keeper.locks_incidents),
+        ("incident_payloads", keeper.reads_payloads),
+    ] {
+        if let (false, Some(object)) = (is_allowed, super::object(objects, view)) {
+            object.refuse(
+                format!(
+                    "{}, the owner of schema retention, lacks a right on it",
+                    keeper.owner
+                ),
+                "apply deploy/postgres/roles.sql once more",
+            );
+        }
+    }
+    Ok(())
+}
+
 async fn function(
     database: &Database,
     name: &str,

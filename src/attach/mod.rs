@@ -65,10 +65,10 @@ pub enum Depth {
 /// # Errors
 /// When the database fails.
 pub async fn check(database: &Database, cascades: &[String], depth: Depth) -> sqlx::Result<Report> {
-    Ok(inspect(database, cascades, depth).await?.0)
+    Ok(Box::pin(inspect(database, cascades, depth)).await?.0)
 }
 
-/// Checks the mapping for a process that goes by it.
+/// Checks the mapping for a process that goes by it, and returns it with what was found.
 ///
 /// # Errors
 /// When the mapping is missing or wrong, or the database fails.
@@ -76,19 +76,16 @@ pub async fn prove(
     database: &Database,
     cascades: &[String],
     depth: Depth,
-) -> Result<Mapping, AttachError> {
+) -> Result<(Mapping, Report), AttachError> {
     if !migrations::is_mapped(database).await? {
         return Err(AttachError::Missing);
     }
-    let (report, mapping) = inspect(database, cascades, depth).await?;
+    let (report, mapping) = Box::pin(inspect(database, cascades, depth)).await?;
     if !report.ok {
         let refusals: Vec<_> = report.refusals().collect();
         return Err(AttachError::Refused(refusals.join("; ")));
     }
-    for warning in report.warnings() {
-        tracing::warn!("mapping to the main app: {warning}");
-    }
-    Ok(mapping)
+    Ok((mapping, report))
 }
 
 /// What `retention.mapping_fingerprint()` says now.
@@ -137,6 +134,7 @@ async fn inspect(
     objects.push(functions::check_key(key.as_ref()));
     objects.push(functions::lock_plan(database).await?);
     objects.push(functions::erase_payloads(database).await?);
+    functions::check_keeper(database, &mut objects).await?;
     // Only on a structure that holds: the rest reads and writes through it.
     if depth >= Depth::Trial && !objects.iter().any(Object::is_refused) {
         trial::check(database, depth, &mut objects).await?;

@@ -215,38 +215,37 @@ pub(super) async fn check_hooks(
     tables: &PurgedTables,
     views: &mut [CheckedView<'_>],
 ) -> sqlx::Result<()> {
-    let mut of_view: Vec<(&str, &Source, fn(&Hook) -> bool)> = Vec::new();
-    let deletes: fn(&Hook) -> bool = |hook| hook.on_delete;
-    let updates: fn(&Hook) -> bool = |hook| hook.on_update;
-    for (view, table) in [
-        ("drift_checks", &tables.checks),
-        ("workflow_drift_flags", &tables.flags),
-        ("approvals", &tables.approvals),
+    // The view, its table, and whether rows of it are deleted or updated.
+    let mut of_view: Vec<(&str, &Source, bool)> = Vec::new();
+    for (view, table, is_deleted) in [
+        ("drift_checks", &tables.checks, true),
+        ("workflow_drift_flags", &tables.flags, true),
+        ("approvals", &tables.approvals, true),
+        ("incidents", &tables.incidents, false),
     ] {
-        of_view.extend(table.iter().map(|table| (view, table, deletes)));
+        of_view.extend(table.iter().map(|table| (view, table, is_deleted)));
     }
     of_view.extend(
         tables
-            .incidents
-            .iter()
-            .map(|table| ("incidents", table, updates)),
-    );
-    of_view.extend(
-        tables
             .payload_tables()
-            .map(|table| ("incident_payloads", table, deletes)),
+            .map(|table| ("incident_payloads", table, true)),
     );
     check_view_hooks(database, views).await?;
     let oids: Vec<_> = of_view.iter().map(|(_, table, _)| table.oid).collect();
     let hooks = catalog::hooks(database, &oids).await?;
-    for (view, table, runs) in of_view {
+    for (view, table, is_deleted) in of_view {
         let Some(object) = object_of(views, view) else {
             continue;
         };
-        for hook in hooks
-            .iter()
-            .filter(|hook| hook.table == table.oid && runs(hook))
-        {
+        let runs = |hook: &&Hook| {
+            hook.table == table.oid
+                && if is_deleted {
+                    hook.on_delete
+                } else {
+                    hook.on_update
+                }
+        };
+        for hook in hooks.iter().filter(runs) {
             let (name, table) = (&hook.name, &table.plain_name);
             if hook.is_rule {
                 object.refuse(

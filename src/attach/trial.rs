@@ -9,9 +9,11 @@ use crate::postgres::{self, Database, Transaction};
 /// How many organizations and incidents a trial takes.
 const FEW: i64 = 3;
 /// How many it takes for `attach check`.
-const MANY: i64 = 1_000;
-/// How many rows are looked at for words in another spelling.
-const SAMPLE: i64 = 1_000;
+const MANY: i64 = 200;
+/// How many organizations are looked at: rows are found by theirs, so that no table is read whole.
+const SAMPLED: i64 = 50;
+/// How many rows of each are looked at for words in another spelling.
+const ROWS_OF_EACH: i64 = 20;
 
 /// A trial holds rows only briefly, and gives way.
 const BRIEFLY: [&str; 2] = [
@@ -141,14 +143,19 @@ async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Ve
     sqlx::query_scalar!(
         r#"-- attach.pick_incidents
         WITH picked AS MATERIALIZED (
-            SELECT i.id FROM main_app.incidents i
-            WHERE i.status = 'closed' AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id)
+            SELECT i.id FROM (SELECT id FROM main_app.organizations LIMIT $2) o
+            CROSS JOIN LATERAL (
+                SELECT i.id FROM main_app.incidents i
+                WHERE i.org_id = o.id AND i.status = 'closed' AND i.payload_purged_at IS NULL
+                  AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id)
+                LIMIT 10) i
             LIMIT $1
         )
         SELECT i.id AS "id!" FROM picked
         CROSS JOIN LATERAL (
             SELECT i.id FROM main_app.incidents i WHERE i.id = picked.id FOR UPDATE SKIP LOCKED) i"#,
-        limit
+        limit,
+        limit.max(SAMPLED)
     )
     .fetch_all(tx)
     .await
@@ -160,18 +167,22 @@ async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Resul
     let closed = sqlx::query_scalar!(
         r#"-- attach.closed_spelling
         SELECT min(i.status) FILTER (WHERE lower(trim(i.status)) = 'closed')
-        FROM (SELECT status FROM main_app.incidents LIMIT $1) i
+        FROM (SELECT id FROM main_app.organizations LIMIT $1) o
+        CROSS JOIN LATERAL (SELECT i.status FROM main_app.incidents i WHERE i.org_id = o.id LIMIT $2) i
         HAVING NOT bool_or(i.status = 'closed')"#,
-        SAMPLE
+        SAMPLED,
+        ROWS_OF_EACH
     )
     .fetch_optional(&mut tx)
     .await?
     .flatten();
     let pending = sqlx::query_scalar!(
         r#"-- attach.pending_spelling
-        SELECT min(a.status) FROM (SELECT status FROM main_app.approvals LIMIT $1) a
+        SELECT min(a.status) FROM (SELECT id FROM main_app.organizations LIMIT $1) o
+        CROSS JOIN LATERAL (SELECT a.status FROM main_app.approvals a WHERE a.org_id = o.id LIMIT $2) a
         WHERE a.status <> 'pending' AND lower(trim(a.status)) = 'pending'"#,
-        SAMPLE
+        SAMPLED,
+        ROWS_OF_EACH
     )
     .fetch_one(&mut tx)
     .await?;

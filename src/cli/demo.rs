@@ -31,7 +31,7 @@ use crate::{
     postgres::{
         self, Database,
         local::{LocalServer, ServerBinaries, StopMode},
-        migrations,
+        migrations::{self, SchemaError},
     },
     purge::{Preview, datasets},
     queue,
@@ -70,7 +70,7 @@ pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode>
     }
     println!("Starting Postgres in {} …", dir.display());
     let server = start(&dir).await?;
-    let outcome = on(&server, &config, &args, &stop).await;
+    let outcome = Box::pin(on(&server, &config, &args, &stop)).await;
     // The server stops whatever happened: nothing is left running.
     server.stop(StopMode::Fast).await?;
     outcome
@@ -84,20 +84,16 @@ async fn on(
 ) -> Result<ExitCode> {
     server.create_database(DATABASE).await?;
     let url = server.url(DATABASE);
-    migrations::up_main_app(&postgres::pool_for_migrations(&url)?)
-        .await
-        .context(
-            "the demo's data may be of another version: `drift-retention demo --reset` starts over",
-        )?;
+    migrate(&url).await?;
     let database = Database::new(&url, allowed_connections(config))?;
-    let mapping = attach::prove(&database, &[], Depth::Trial).await?;
-    let database = database.with_mapping(mapping);
     if sample_data::is_loaded(database.sessions()).await? {
         println!("Going on with the data of the last demo; --reset starts over.");
     } else {
         println!("Loading 40 sample organizations …");
         sample_data::load(database.sessions()).await?;
     }
+    let (mapping, _) = attach::prove(&database, &[], Depth::Trial).await?;
+    let database = database.with_mapping(mapping);
     println!("\nWhat a purge would remove now, by plan:\n");
     println!("{}", preview_by_plan(&database).await?);
 
@@ -124,6 +120,17 @@ async fn on(
     }
     database.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Data that another version left is not converted: it is only a demo's.
+async fn migrate(url: &str) -> Result<()> {
+    let migrated = migrations::up_main_app(&postgres::pool_for_migrations(url)?).await;
+    match migrated {
+        Err(error @ (SchemaError::OtherBuild(_) | SchemaError::Refused(_))) => Err(error).context(
+            "this demo's data is of another version: `drift-retention demo --reset` throws it away and starts over",
+        ),
+        migrated => Ok(migrated?),
+    }
 }
 
 /// Where a user's data belongs; root's is where the server's own user can reach it.

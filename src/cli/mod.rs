@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 
 use self::database::Use;
 use crate::{
-    attach::Depth,
+    attach::{Depth, prove},
     config::{Config, ConfigError},
     postgres::{Database, migrations},
     schedule::BadSchedule,
@@ -145,7 +145,10 @@ impl Settings {
         let config = self.load()?;
         let database = database::open(&config, to).await?;
         migrations::check(&database).await?;
-        let mapping = crate::attach::prove(&database, &config.attach.cascades, depth).await?;
+        let (mapping, report) = prove(&database, &config.attach.cascades, depth).await?;
+        for warning in report.warnings() {
+            tracing::warn!("mapping to the main app: {warning}");
+        }
         Ok((config, database.with_mapping(mapping)))
     }
 }
@@ -192,10 +195,10 @@ fn start_telemetry(args: &Args) -> Option<Traces> {
 async fn dispatch(args: Args) -> Result<ExitCode> {
     let settings = args.settings;
     match args.command {
-        Command::Demo(args) => demo::run(args, &settings).await,
+        Command::Demo(args) => Box::pin(demo::run(args, &settings)).await,
         Command::Migrate(command) => migrate::run(command, &settings).await,
         Command::Attach(command) => attach::run(command, &settings).await,
-        Command::Serve(args) => serve::run(&args, &settings).await,
+        Command::Serve(args) => Box::pin(serve::run(&args, &settings)).await,
         Command::Health => health::run(&settings).await,
         Command::Purge(args) => purge::run(args, &settings).await,
         Command::Preview(args) => preview::run(&args, &settings).await,

@@ -195,10 +195,10 @@ impl Watched {
                 () = sleep(WATCH_EVERY) => {}
             }
             match attach::prove(database, cascades, Depth::Structure).await {
-                Ok(mapping) if mapping.fingerprint != self.fingerprint => {
+                Ok((mapping, _)) if mapping.fingerprint != self.fingerprint => {
                     break Err(AttachError::Changed);
                 }
-                Ok(mapping) => *self.warning.lock().await = warning(&mapping),
+                Ok((mapping, _)) => *self.warning.lock().await = warning(&mapping),
                 Err(AttachError::Database(error)) => {
                     tracing::warn!(
                         error = chain(&error),

@@ -16,7 +16,7 @@ const SCRIPTS: [&str; 3] = [
 /// When the database cannot be reached or is not migrated.
 pub async fn is_loaded(pool: &PgPool) -> Result<bool, sqlx::Error> {
     let row = sqlx::raw_sql(
-        "-- demo.sample_data.is_loaded\nSELECT EXISTS (SELECT FROM public.organizations)",
+        "-- demo.sample_data.is_loaded\nSELECT EXISTS (SELECT FROM main_app.organizations)",
     )
     .fetch_one(pool)
     .await?;

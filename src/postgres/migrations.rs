@@ -54,21 +54,21 @@ pub enum SchemaError {
         "the database schema is newer than this program (migration {0}); upgrade drift-retention"
     )]
     Ahead(i64),
-    /// A migration of the same number is another one: another build of this program made the schema.
-    #[error(
-        "migration {0} of this database is not this program's: another build of drift-retention applied it. Use that build, \
-         or another database"
-    )]
-    Foreign(i64),
     /// The target of a step back is no version of ours.
     #[error("there is no migration {0}; `drift-retention migrate status` lists them")]
     NoSuchVersion(i64),
+    /// Another build's migrations stand in the database.
+    #[error(
+        "this database was migrated by another build of drift-retention (migration {0} is not this program's); nothing was \
+         changed: use that build, or start with a database without the schema retention"
+    )]
+    OtherBuild(i64),
     /// apalis's own migrations failed.
     #[error("cannot migrate the queue's schema `apalis`")]
     Queue(#[source] MigrateError),
     /// A migration of ours failed.
     #[error("cannot migrate the schema")]
-    Migrate(#[from] MigrateError),
+    Migrate(#[source] MigrateError),
     /// Nothing answers at the database's address.
     #[error(
         "the database does not answer: is Postgres up where `database.url` says, with a connection free?"
@@ -82,6 +82,17 @@ pub enum SchemaError {
     /// The database failed.
     #[error("cannot read the database's schema")]
     Database(#[source] sqlx::Error),
+}
+
+impl From<MigrateError> for SchemaError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::VersionMismatch(version) | MigrateError::VersionMissing(version) => {
+                Self::OtherBuild(version)
+            }
+            error => Self::Migrate(error),
+        }
+    }
 }
 
 impl From<sqlx::Error> for SchemaError {

@@ -66,7 +66,7 @@ pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?.options([("row_security", "off")]);
     let pool = pool_options(2).after_connect(|connection, _| {
         Box::pin(async move {
-            find_extensions(connection).await?;
+            leave_the_main_apps_schemas(connection).await?;
             // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
             sqlx::raw_sql(
                 "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
@@ -87,11 +87,10 @@ pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
     Ok(pool.connect_lazy_with(named(options, "drift-retention migrate")))
 }
 
-/// The queue's library looks for the type `hstore` without naming a schema. The extension may stand in any; the main app's
-/// own search path does not matter to us.
-async fn find_extensions(connection: &mut PgConnection) -> sqlx::Result<()> {
+/// The queue's own migrations create things without naming a schema: they must not come into the main app's.
+async fn leave_the_main_apps_schemas(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
-        "-- postgres.find_extensions
+        "-- postgres.leave_the_main_apps_schemas
          SELECT set_config('search_path',
                            coalesce((SELECT string_agg(DISTINCT quote_ident(n.nspname), ', ')
                                      FROM pg_catalog.pg_extension e
@@ -100,6 +99,20 @@ async fn find_extensions(connection: &mut PgConnection) -> sqlx::Result<()> {
                            false)"
     )
     .fetch_one(connection)
+    .await?;
+    Ok(())
+}
+
+/// The queue's library looks for the type `hstore` without naming a schema, and the extension may stand in any: its schema
+/// comes last. What the database or the role searches stays before it, since triggers of the main app go by that.
+async fn find_extensions(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- postgres.find_extensions
+         SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), false)
+         FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+         WHERE e.extname = 'hstore'"
+    )
+    .fetch_optional(connection)
     .await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Worker, contained, report_steps};
+use super::{Worker, isolate::isolate_panics, report_steps};
 use crate::{
     purge::{ClosedStep, Limits, Throttle},
     queue::{self, Behalf, ClosedRun, Delivery},
@@ -88,7 +88,7 @@ impl Worker {
         let deleting = self.purger.at_once.clone().acquire_owned().await.ok();
         let started = Instant::now();
         let (worker, delivery, throttled) = (self.clone(), delivery.clone(), go.throttled);
-        let purged = contained(async move {
+        let purged = isolate_panics(async move {
             let behalf = worker.behalf(throttled);
             let database = &worker.database;
             Ok(queue::purge_together(database, &delivery, limits, behalf, deleting).await?)

@@ -1,7 +1,8 @@
 //! Where something is full: connections, the queue.
 
-use drift_retention::postgres::{
-    Database, Flush, Patience, Transaction, connections_left, local::StopMode,
+use drift_retention::{
+    attach::{self, Depth},
+    postgres::{Database, Flush, Patience, Transaction, connections_left, local::StopMode},
 };
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgPoolOptions};
@@ -194,6 +195,11 @@ async fn session(tx: &mut Transaction<'_>) -> i32 {
 async fn transactions_that_give_way_take_turns_in_sessions_of_their_own() {
     let db = TestDatabase::new().await;
     let database = Database::for_purging(&db.url, 3, 1).expect("the test's own database");
+    // Whoever commits a purge has checked the mapping.
+    let (mapping, _) = attach::prove(&database, &[], Depth::Structure)
+        .await
+        .unwrap();
+    let database = database.with_mapping(mapping);
     let begin = || database.begin_yielding(Patience::Long, Flush::AtOnce);
     let mut first = begin().await.unwrap();
     let taken = session(&mut first).await;

@@ -120,6 +120,10 @@ fn plans(log: &Path, from: usize) -> Vec<Logged> {
         let lines = entry.lines().take_while(|line| line.starts_with('\t'));
         let plan: Value = serde_json::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap();
         let text = plan["Query Text"].as_str().unwrap().trim_start();
+        // Planned to see where rows come from, and never run.
+        if text.starts_with("EXPLAIN ") {
+            continue;
+        }
         let name = match text.strip_prefix("-- ") {
             Some(named) => named.lines().next().unwrap().trim().to_owned(),
             None => text
@@ -228,7 +232,7 @@ impl Planner {
             .unwrap();
         server.create_database("app").await.unwrap();
         let url = server.url("app");
-        let migrated = product::run(&url, &["migrate", "up"]).await;
+        let migrated = product::run(&url, &["migrate", "up", "--main-app"]).await;
         assert!(migrated.status.success(), "{migrated:?}");
         Self {
             pool: support::pool(url.parse::<PgConnectOptions>().unwrap()),

@@ -182,6 +182,13 @@ async fn runs_are_counted_in_every_status() {
     }
 }
 
+/// A mapping that is right as far as the catalogue tells, and fails when the plan of one organization is read.
+const UNREADABLE_PLAN: &str = "
+    CREATE OR REPLACE VIEW main_app.organizations AS
+    SELECT o.id, o.name, CASE WHEN o.name = 'broken' THEN (1 / (length(o.name) - 6))::text ELSE o.plan END AS plan, o.created_at
+    FROM organizations o;
+    INSERT INTO organizations (name, plan) VALUES ('broken', 'pro')";
+
 #[tokio::test]
 async fn part_that_cannot_be_read_keeps_its_value_and_holds_up_no_other() {
     let db = TestDatabase::new().await;
@@ -194,7 +201,7 @@ async fn part_that_cannot_be_read_keeps_its_value_and_holds_up_no_other() {
     db.execute("ALTER TABLE retention.purge_run_steps RENAME COLUMN hidden TO started_at")
         .await;
 
-    db.execute("ALTER TABLE approvals RENAME TO hidden").await;
+    db.execute(UNREADABLE_PLAN).await;
     app.org_with_expired(3).await;
     enqueue(&db.pool, org).await;
     let service = reader_that_shows(&db, &runs("queued"), 1.0).await;
@@ -204,7 +211,8 @@ async fn part_that_cannot_be_read_keeps_its_value_and_holds_up_no_other() {
     assert_eq!(db.value::<Vec<String>>(not_read).await, ["overdue rows"]);
     service.kill().await;
 
-    db.execute("ALTER TABLE hidden RENAME TO approvals").await;
+    db.execute("UPDATE organizations SET name = 'mended' WHERE name = 'broken'")
+        .await;
     reader_that_shows(&db, OVERDUE, 2.0).await;
     let all_read = "SELECT reading -> 'not_read' = '[]' FROM retention.standing";
     assert!(db.value::<bool>(all_read).await);
@@ -213,7 +221,7 @@ async fn part_that_cannot_be_read_keeps_its_value_and_holds_up_no_other() {
 #[tokio::test]
 async fn overview_names_the_part_that_could_not_be_read() {
     let db = TestDatabase::new().await;
-    db.execute("ALTER TABLE approvals RENAME TO hidden").await;
+    db.execute(UNREADABLE_PLAN).await;
     let console = Console::on(db, "api", &[]).await;
     let mut operator = Visitor::signed_in(&console, Who::Operator).await;
 

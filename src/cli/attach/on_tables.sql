@@ -22,8 +22,8 @@ ALTER TABLE public.workflow_drift_flags SET (autovacuum_vacuum_scale_factor = 0.
 ALTER TABLE public.incident_payloads SET (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE public.approvals SET (autovacuum_vacuum_scale_factor = 0.02);
 
--- If the views and functions belong to another role than the tables, that role needs these rights, and must be one from which
--- row-level security hides nothing. main_app.lock_plan locks organizations, which takes the right to update them.
+-- If the views and functions belong to another role than the tables (here views_owner), that role needs these rights, and
+-- row-level security must hide nothing from it. lock_plan locks organizations, which takes the right to update them.
 --   GRANT SELECT ON public.environments, public.workflow_drift_flags TO views_owner;
 --   GRANT SELECT, UPDATE ON public.organizations, public.incidents TO views_owner;
 --   GRANT SELECT, DELETE ON public.incident_payloads TO views_owner;

@@ -32,8 +32,8 @@ pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
     let refusal = if found.is_standby {
         "this server is a standby, which is read-only: migrate on its primary".to_owned()
     } else if found.retention_is_taken {
-        "schema retention is there and is not ours: rename it, or use another database for the \
-         main app's schema of that name"
+        "schema retention is there and is not ours, and drift-retention keeps its records in a schema of \
+         that name: rename yours"
             .to_owned()
     } else if found.apalis_is_taken {
         "schema apalis is there and is not that of the queue (apalis-postgres): rename it"
@@ -120,7 +120,7 @@ pub(super) async fn known_migrations(on: impl PgExecutor<'_> + Copy) -> Result<(
             match ups().find(|migration| migration.version == version) {
                 None => return Err(SchemaError::Ahead(version)),
                 Some(known) if known.checksum.as_ref() != checksum => {
-                    return Err(SchemaError::Foreign(version));
+                    return Err(SchemaError::OtherBuild(version));
                 }
                 Some(_) => {}
             }

@@ -25,6 +25,7 @@ pub mod text;
 pub mod trouble;
 pub mod visitor;
 pub mod watching;
+pub mod workflowops;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
