@@ -143,7 +143,8 @@ async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Ve
     sqlx::query_scalar!(
         r#"-- attach.pick_incidents
         WITH picked AS MATERIALIZED (
-            SELECT i.id FROM (SELECT id FROM main_app.organizations LIMIT $2) o
+            -- One that is listed twice is told of elsewhere: none of its incidents is picked twice.
+            SELECT i.id FROM (SELECT DISTINCT l.id FROM (SELECT id FROM main_app.organizations LIMIT $2) l) o
             CROSS JOIN LATERAL (
                 SELECT i.id FROM main_app.incidents i
                 WHERE i.org_id = o.id AND i.status = 'closed' AND i.payload_purged_at IS NULL

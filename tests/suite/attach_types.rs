@@ -116,7 +116,7 @@ async fn plan_that_is_an_enum_works_as_text() {
     retype(&db, "organizations", "plan", alter, "o.plan").await;
     let uncast = Refusal {
         object: "organizations",
-        what: "column plan is public.plan_kind, not text",
+        what: "plan_kind, not text",
         remedy: "write plan::text AS plan",
     };
     refused_alone(&db, uncast).await;
@@ -144,7 +144,7 @@ async fn status_that_is_an_enum_works_as_text() {
         retype(&db, table, "status", &alter, "status").await;
         let uncast = Refusal {
             object: table,
-            what: &format!("column status is public.{table}_status, not text"),
+            what: &format!("{table}_status, not text"),
             remedy: "write status::text AS status",
         };
         refused_alone(&db, uncast).await;
