@@ -24,7 +24,7 @@ use crate::{
     faults::{self, Point},
     ids::{OrgId, RunId},
     postgres::Database,
-    purge::{ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
+    purge::{self, ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
     },
@@ -157,6 +157,20 @@ impl Worker {
                 Ok(runs) => tracing::info!(runs, "delivered stranded runs again"),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "cannot reconcile; trying again");
+                }
+            }
+            match purge::note_unnoticed(&self.database).await {
+                Ok(0) => {}
+                Ok(payloads) => tracing::warn!(
+                    payloads,
+                    "payloads were written again after their purge, and no trigger \
+                    noted them; the next runs take them: is note_rewritten_payload on every table that holds payloads?"
+                ),
+                Err(error) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot search for rewritten payloads; trying again"
+                    );
                 }
             }
         }
