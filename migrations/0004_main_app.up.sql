@@ -91,7 +91,7 @@ DECLARE
     mapping oid := to_regnamespace('main_app');
 BEGIN
     RETURN md5(concat_ws(' ',
-        (SELECT string_agg(concat_ws(':', c.relname, c.oid, c.relkind, c.relowner, c.reloptions, r.oid, r.xmin), ' '
+        (SELECT string_agg(concat_ws(':', c.relname, c.oid, c.relkind, c.relowner, c.reloptions, c.relhastriggers, r.oid, r.xmin), ' '
                            ORDER BY c.relname, r.oid)
          FROM pg_class c LEFT JOIN pg_rewrite r ON r.ev_class = c.oid
          WHERE c.relnamespace = mapping

@@ -4,6 +4,7 @@
 mod hours;
 mod idle;
 mod isolate;
+mod mapping;
 mod shift;
 mod slice;
 mod together;
@@ -248,6 +249,7 @@ impl Worker {
             Ok(terms) => self.purge(&run, terms, stop).await,
             Err(error) => Err(error),
         };
+        let outcome = self.unless_mapping_changed(outcome).await;
         self.metrics
             .run_duration
             .observe(started.elapsed().as_secs_f64());

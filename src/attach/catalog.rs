@@ -159,10 +159,12 @@ pub(super) struct FoundFunction {
     pub(super) owner: String,
 }
 
-/// The function with these arguments, if it is there: `main_app.lock_plan(uuid)`.
+/// The function of this name with this argument, if it is there. `to_regprocedure` would fail where this role may not look
+/// into the schema.
 pub(super) async fn function(
     database: &Database,
-    signature: &str,
+    name: &str,
+    argument: &str,
 ) -> sqlx::Result<Option<FoundFunction>> {
     sqlx::query_as!(
         FoundFunction,
@@ -171,8 +173,11 @@ pub(super) async fn function(
                p.prosecdef AS "is_definer!",
                coalesce(array_to_string(p.proconfig, ',') LIKE '%search_path=%', false) AS "has_search_path!",
                has_function_privilege(p.oid, 'EXECUTE') AS "is_allowed!", pg_get_userbyid(p.proowner)::text AS "owner!"
-        FROM pg_proc p WHERE p.oid = to_regprocedure($1) AND NOT p.proretset"#,
-        signature
+        FROM pg_proc p
+        WHERE p.pronamespace = to_regnamespace('main_app') AND p.proname = $1::text
+          AND oidvectortypes(p.proargtypes) = $2 AND NOT p.proretset"#,
+        name,
+        argument
     )
     .fetch_optional(database)
     .await
@@ -298,6 +303,37 @@ pub(super) async fn hooks(database: &Database, tables: &[Oid]) -> sqlx::Result<V
     .await
 }
 
+/// What stands between a statement and the table behind a view of the mapping.
+#[derive(Debug, Clone)]
+pub(super) struct ViewHook {
+    /// The view.
+    pub(super) view: String,
+    /// Its name, quoted where needed.
+    pub(super) name: String,
+    /// Whether it is a rule; else a trigger.
+    pub(super) is_rule: bool,
+}
+
+/// Every trigger on the views of the mapping, and every rule beside the one that makes a view of it.
+pub(super) async fn view_hooks(database: &Database) -> sqlx::Result<Vec<ViewHook>> {
+    sqlx::query_as!(
+        ViewHook,
+        r#"-- attach.view_hooks
+        SELECT c.relname::text AS "view!", h.name AS "name!", h.is_rule AS "is_rule!"
+        FROM pg_class c
+        CROSS JOIN LATERAL (
+            SELECT quote_ident(t.tgname) AS name, false AS is_rule FROM pg_trigger t WHERE t.tgrelid = c.oid
+            UNION ALL
+            SELECT quote_ident(r.rulename), true FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1') h
+        WHERE c.relnamespace = to_regnamespace('main_app') AND c.relkind = 'v'
+          AND c.relname = ANY ($1::text[]::name[])
+        ORDER BY 1, 2"#,
+        &view_names()
+    )
+    .fetch_all(database)
+    .await
+}
+
 /// The valid indexes of `table`: the columns of each in order, and its condition.
 pub(super) async fn indexes(
     database: &Database,
@@ -320,23 +356,32 @@ pub(super) async fn indexes(
         .collect())
 }
 
-/// The tables among `tables` on which our trigger is, and whether it is enabled as it has to be.
+/// A trigger that notes payloads that are written again after a purge.
+#[derive(Debug, Clone)]
+pub(super) struct RewritingTrigger {
+    /// Its table.
+    pub(super) table: Oid,
+    /// Its name, quoted where needed.
+    pub(super) name: String,
+    /// Whether it is enabled as it has to be.
+    pub(super) is_always: bool,
+}
+
+/// The triggers of ours on `tables`.
 pub(super) async fn rewriting_triggers(
     database: &Database,
     tables: &[Oid],
-) -> sqlx::Result<Vec<(Oid, bool)>> {
-    let found = sqlx::query!(
+) -> sqlx::Result<Vec<RewritingTrigger>> {
+    sqlx::query_as!(
+        RewritingTrigger,
         r#"-- attach.rewriting_triggers
-        SELECT t.tgrelid AS "table!", t.tgenabled = 'A' AS "always!"
+        SELECT t.tgrelid AS "table!", quote_ident(t.tgname) AS "name!", t.tgenabled = 'A' AS "is_always!"
         FROM pg_trigger t
         WHERE t.tgrelid = ANY ($1) AND t.tgfoid = to_regproc('retention.note_rewritten_payload')
-          AND t.tgtype & 21 = 21 -- for each row, INSERT and UPDATE"#,
+          AND t.tgtype & 21 = 21 -- for each row, INSERT and UPDATE
+        ORDER BY t.tgname"#,
         tables
     )
     .fetch_all(database)
-    .await?;
-    Ok(found
-        .into_iter()
-        .map(|trigger| (trigger.table, trigger.always))
-        .collect())
+    .await
 }

@@ -34,7 +34,7 @@ pub(super) fn check_key(found: Option<&CheckKey>) -> Object {
 /// The function that locks what decides a plan.
 pub(super) async fn lock_plan(database: &Database) -> sqlx::Result<Object> {
     let mut object = function(database, "lock_plan", "uuid", "text").await?;
-    let found = catalog::function(database, "main_app.lock_plan(uuid)").await?;
+    let found = catalog::function(database, "lock_plan", "uuid").await?;
     if found.is_some_and(|found| found.volatility != "v") {
         object.refuse(
             "the function is not VOLATILE: it would read the plan as it was before the lock",
@@ -79,7 +79,7 @@ async fn function(
 ) -> sqlx::Result<Object> {
     let mut object = Object::named(name);
     let signature = format!("main_app.{name}({argument})");
-    let Some(found) = catalog::function(database, &signature).await? else {
+    let Some(found) = catalog::function(database, name, argument).await? else {
         object.refuse(
             format!("there is no function {signature} that returns {returns}"),
             "write it: `drift-retention attach template` prints all of the mapping",

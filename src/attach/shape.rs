@@ -26,7 +26,10 @@ impl Kind {
     pub(super) fn accepts(self, type_name: &str, check_key: Option<&str>) -> bool {
         match self {
             Self::Place => type_name == "tid",
-            Self::CheckKey => check_key.is_some_and(|key| key == without_length(type_name)),
+            Self::CheckKey => {
+                let is_same = |key| without_length(key) == without_length(type_name);
+                type_name == "main_app.check_key" || check_key.is_some_and(is_same)
+            }
             Self::Uuid => type_name == "uuid",
             Self::Text => matches!(without_length(type_name), "text" | "character varying"),
             Self::Time => type_name == "timestamp with time zone",
@@ -239,6 +242,9 @@ mod tests {
         assert!(!Kind::Text.accepts("incident_status", None));
         assert!(Kind::CheckKey.accepts("uuid", Some("uuid")));
         assert!(!Kind::CheckKey.accepts("uuid", Some("bigint")));
+        assert!(Kind::CheckKey.accepts("main_app.check_key", Some("bigint")));
+        let varchar = Some("character varying(20)");
+        assert!(Kind::CheckKey.accepts("character varying(20)", varchar));
         assert!(!Kind::Time.accepts("timestamp without time zone", None));
     }
 }

@@ -122,14 +122,11 @@ fn object_of<'a>(views: &'a mut [CheckedView<'_>], name: &str) -> Option<&'a mut
 
 fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
     let (table, name) = (&key.child_plain_name, &key.name);
-    let (definition, _) = key
-        .definition
-        .split_once(" ON ")
-        .unwrap_or((&key.definition, ""));
     let again = |action: &str| {
         format!(
-            "ALTER TABLE {} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {definition} ON DELETE {action}",
-            key.child_name
+            "ALTER TABLE {} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {}",
+            key.child_name,
+            with_action(&key.definition, action)
         )
     };
     match key.on_delete.as_str() {
@@ -140,7 +137,7 @@ fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
                 again("SET NULL")
             ),
         ),
-        "n" | "d" => object.warn(
+        "n" | "d" if !is_flags => object.warn(
             format!("rows of {table} lose their reference, by the foreign key {name}"),
             "nothing to do, if that is wanted",
         ),
@@ -155,6 +152,22 @@ fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
             again("SET NULL"),
         ),
     }
+}
+
+/// The constraint with another action on deletion, and else as it is: `FOREIGN KEY … ON UPDATE … ON DELETE … DEFERRABLE …`.
+fn with_action(definition: &str, action: &str) -> String {
+    // Names stand before the last parenthesis, but for a list of columns after SET NULL.
+    let end = [" ON DELETE ", " DEFERRABLE", " NOT VALID"]
+        .iter()
+        .filter_map(|after| definition.rfind(after))
+        .min()
+        .unwrap_or(definition.len());
+    let rest = [" DEFERRABLE", " NOT VALID"]
+        .iter()
+        .filter_map(|after| definition.rfind(after))
+        .min()
+        .map_or("", |at| &definition[at..]);
+    format!("{} ON DELETE {action}{rest}", &definition[..end])
 }
 
 /// Flags go with their checks by a foreign key, or there are none.
@@ -217,6 +230,7 @@ pub(super) async fn check_hooks(
             .payload_tables()
             .map(|table| ("incident_payloads", table, true)),
     );
+    check_view_hooks(database, views).await?;
     let oids: Vec<_> = of_view.iter().map(|(_, table, _)| table.oid).collect();
     let hooks = catalog::hooks(database, &oids).await?;
     for (view, table, is_deleted) in of_view {
@@ -249,6 +263,23 @@ pub(super) async fn check_hooks(
     Ok(())
 }
 
+/// What a statement through a purge view does, it does to the table, and nothing stands between.
+async fn check_view_hooks(database: &Database, views: &mut [CheckedView<'_>]) -> sqlx::Result<()> {
+    for hook in catalog::view_hooks(database).await? {
+        let mut purge_views = views.iter_mut().filter(|v| v.view.purge.is_some());
+        let Some(checked) = purge_views.find(|v| v.view.name == hook.view) else {
+            continue; // it is only read
+        };
+        let (view, name) = (&hook.view, &hook.name);
+        let kind = if hook.is_rule { "rule" } else { "trigger" };
+        checked.object.refuse(
+            format!("the {kind} {name} on main_app.{view} stands between the purge and the table"),
+            format!("DROP {} {name} ON main_app.{view}", kind.to_uppercase()),
+        );
+    }
+    Ok(())
+}
+
 /// What the purge finds rows by.
 pub(super) async fn check_indexes(
     database: &Database,
@@ -272,7 +303,7 @@ pub(super) async fn check_indexes(
                     && index
                         .iter()
                         .zip(&columns)
-                        .all(|(has, wants)| unquoted(has) == unquoted(wants));
+                        .all(|(has, wants)| bare(has) == bare(wants));
                 begins
                     && condition
                         .as_ref()
@@ -307,23 +338,9 @@ pub(super) async fn check_indexes(
     Ok(())
 }
 
-/// `"Id"` and `Id`, and an expression with and without its parentheses, are the same column.
-fn unquoted(column: &str) -> String {
-    let plain = column.strip_prefix('"').and_then(|c| c.strip_suffix('"'));
-    plain.map_or_else(
-        || {
-            let inner = column.trim_start_matches('(').trim_end_matches(')');
-            // The table's alias stands before it in a view's expression, and not in an index's.
-            match inner.split_once(" AT TIME ZONE ") {
-                Some((name, zone)) => format!(
-                    "{} AT TIME ZONE {zone}",
-                    name.rsplit('.').next().unwrap_or(name)
-                ),
-                None => inner.to_owned(),
-            }
-        },
-        |name| name.replace("\"\"", "\""),
-    )
+/// An expression with and without its parentheses is the same column.
+fn bare(column: &str) -> &str {
+    column.trim_start_matches('(').trim_end_matches(')')
 }
 
 /// Where payloads are stored, a trigger of ours tells which were written again after a purge.
@@ -339,27 +356,30 @@ pub(super) async fn check_rewriting(
         return Ok(unnoticed);
     };
     for table in &tables.payloads {
-        let (name, found) = (
-            &table.name,
-            triggers.iter().find(|(oid, _)| *oid == table.oid),
-        );
-        if !matches!(found, Some((_, true))) {
-            unnoticed.push(table.plain_name.clone());
+        let name = &table.name;
+        let of_table: Vec<_> = triggers.iter().filter(|t| t.table == table.oid).collect();
+        if of_table.iter().any(|trigger| trigger.is_always) {
+            continue;
         }
-        let enable = format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER note_rewritten_payload");
-        match found {
-            Some((_, true)) => {}
-            Some((_, false)) => object.warn(
-                format!("the trigger on {} that notes rewritten payloads is not ENABLE ALWAYS", table.plain_name),
-                enable,
-            ),
-            None => object.warn(
+        unnoticed.push(table.plain_name.clone());
+        let enable = |trigger: &str| format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}");
+        if let [trigger, ..] = of_table.as_slice() {
+            object.warn(
+                format!(
+                    "the trigger on {} that notes rewritten payloads is not ENABLE ALWAYS",
+                    table.plain_name
+                ),
+                enable(&trigger.name),
+            );
+        } else {
+            object.warn(
                 format!("no trigger on {} notes payloads that are written again after a purge", table.plain_name),
                 format!(
                     "CREATE TRIGGER note_rewritten_payload AFTER INSERT OR UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION \
-                     retention.note_rewritten_payload('the column with the incident''s id'); {enable}"
+                     retention.note_rewritten_payload('the column with the incident''s id'); {}",
+                    enable("note_rewritten_payload")
                 ),
-            ),
+            );
         }
     }
     Ok(unnoticed)

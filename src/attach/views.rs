@@ -16,7 +16,7 @@ pub(super) struct CheckedView<'a> {
     pub(super) object: Object,
     /// The tables that it reads.
     pub(super) tables: Vec<&'a Source>,
-    /// The table's column behind each plain column.
+    /// The table's column behind each plain column, as SQL writes it.
     pub(super) columns: HashMap<&'static str, String>,
 }
 
@@ -115,7 +115,7 @@ impl CheckedView<'_> {
                 let value = set
                     .strip_prefix(option)
                     .and_then(|rest| rest.strip_prefix('='));
-                value.is_some_and(|value| matches!(value, "true" | "on" | "1" | "yes"))
+                value.is_some_and(is_true)
             };
             if found.options.iter().any(is_on) {
                 self.object.refuse(
@@ -157,8 +157,10 @@ impl CheckedView<'_> {
             return Ok(()); // what follows would only repeat it
         }
         for statement in self.view.statements() {
-            if let Err(error) = explain(database, &statement).await {
-                self.refused_by_postgres(error, found)?;
+            match explain(database, &statement).await {
+                // A rule that leaves nothing of the statement leaves no plan either: rules are refused by their names.
+                Ok(_) | Err(sqlx::Error::RowNotFound) => {}
+                Err(error) => self.refused_by_postgres(error, found)?,
             }
         }
         Ok(())
@@ -171,7 +173,7 @@ impl CheckedView<'_> {
             self.tables.clear();
             return;
         }
-        if self.view.purge.is_some() && (plan.relation.is_none() || self.object.is_refused()) {
+        if self.view.purge.is_some() && plan.relation.is_none() {
             self.object.refuse(
                 format!("the view is no plain view of one table: reading it takes a {}", plan.node_type),
                 "SELECT columns FROM one ordinary table, without DISTINCT, LIMIT, UNION or grouping",
@@ -186,12 +188,10 @@ impl CheckedView<'_> {
         }
         for ((column, _), output) in self.view.columns.iter().zip(&plan.output) {
             let is_clock = self.view.clock == Some(column);
-            let shifted = plain_column(
-                output
-                    .trim_start_matches('(')
-                    .trim_end_matches(" AT TIME ZONE 'UTC'::text)"),
-            )
-            .filter(|_| output.ends_with(" AT TIME ZONE 'UTC'::text)"));
+            let shifted = output
+                .strip_prefix('(')
+                .and_then(|rest| rest.strip_suffix(" AT TIME ZONE 'UTC'::text)"))
+                .and_then(|inner| Some((plain_column(inner)?, as_written(inner))));
             if let Some(name) = plain_column(output) {
                 if *column == "ctid" && name != "ctid" {
                     self.object.refuse(
@@ -200,16 +200,17 @@ impl CheckedView<'_> {
                     );
                 }
                 if is_clock {
-                    self.object.clock = Some(name.clone());
+                    self.object.clock = Some(name);
                 }
-                self.columns.insert(column, name);
-            } else if let (true, Some(name)) = (is_clock, shifted) {
+                self.columns.insert(column, as_written(output).to_owned());
+            } else if let (true, Some((name, written))) = (is_clock, shifted) {
                 self.object.warn(
                     format!("{name} has no time zone: it is taken as UTC"),
                     format!("check that the main app writes UTC into {name}"),
                 );
-                self.object.clock = Some(name.clone());
-                self.columns.insert(column, output.clone());
+                self.object.clock = Some(name);
+                self.columns
+                    .insert(column, format!("({written} AT TIME ZONE 'UTC'::text)"));
             } else if is_clock || self.view.plain.contains(column) {
                 self.refuse_expression(column, output);
             }
@@ -231,6 +232,13 @@ impl CheckedView<'_> {
         self.object.refuse(says, remedy);
         Ok(())
     }
+}
+
+/// Whether Postgres takes this for true: it keeps an option as it was written.
+fn is_true(written: &str) -> bool {
+    let written = written.to_ascii_lowercase();
+    let begins = |word: &str| !written.is_empty() && word.starts_with(&written);
+    begins("true") || begins("yes") || matches!(written.as_str(), "on" | "1")
 }
 
 fn type_remedy(column: &str, kind: Kind, type_name: &str) -> String {
@@ -291,6 +299,12 @@ fn plain_column(output: &str) -> Option<String> {
     rest.is_empty().then_some(name)
 }
 
+/// A plain column without its table, quoted where Postgres quotes it.
+fn as_written(output: &str) -> &str {
+    let rest = identifier(output).and_then(|(_, rest)| rest.strip_prefix('.'));
+    rest.unwrap_or(output)
+}
+
 /// The identifier at the beginning, unquoted, and what follows it.
 fn identifier(text: &str) -> Option<(String, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
@@ -316,6 +330,16 @@ fn identifier(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn option_is_on_in_every_spelling_that_postgres_takes() {
+        for on in ["true", "TRUE", "t", "tr", "on", "ON", "yes", "Y", "1"] {
+            assert!(is_true(on), "{on}");
+        }
+        for off in ["false", "f", "off", "no", "0", ""] {
+            assert!(!is_true(off), "{off}");
+        }
+    }
 
     #[test]
     fn column_is_plain_only_without_anything_around_it() {

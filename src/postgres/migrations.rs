@@ -133,6 +133,7 @@ fn main_app_migrator() -> Migrator {
 pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
     alone(pool, async {
         preflight::own_schemas(pool).await?;
+        preflight::known_migrations(pool).await?;
         up_own(pool).await
     })
     .await
@@ -145,6 +146,7 @@ pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
 pub async fn up_main_app(pool: &PgPool) -> Result<(), SchemaError> {
     alone(pool, async {
         preflight::own_schemas(pool).await?;
+        preflight::known_migrations(pool).await?;
         let applied = applied_in(pool, MAIN_APP_TABLE).await?;
         preflight::main_app(pool, applied.contains(&MAPPING)).await?;
         up_own(pool).await?;
@@ -200,6 +202,7 @@ async fn queue_extensions(pool: &PgPool) -> sqlx::Result<()> {
 /// # Errors
 /// When `to` is unknown, something of the main app's stands on ours, or a migration fails.
 pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
+    preflight::known_migrations(pool).await?;
     let migrations = status(pool).await?;
     let target = match to {
         Some(0) => 0,
@@ -211,13 +214,17 @@ pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
         }
     };
     let own_last = versions(&migrator()).into_keys().next_back().unwrap_or(0);
-    if !applied_in(pool, MAIN_APP_TABLE).await?.is_empty() {
+    let of_main_app = applied_in(pool, MAIN_APP_TABLE).await?;
+    let goes_below_ours = target < own_last && !applied(pool).await?.is_empty();
+    if goes_below_ours {
+        preflight::triggers_of_ours(pool, of_main_app.contains(&MAPPING)).await?;
+    }
+    if !of_main_app.is_empty() {
         // 0, or a version of ours: none of the reference main app's stays.
         let target = if target > own_last { target } else { 0 };
         main_app_migrator().undo(pool, target).await?;
     }
-    if target < own_last && !applied(pool).await?.is_empty() {
-        preflight::triggers_of_ours(pool).await?;
+    if goes_below_ours {
         migrator().undo(pool, target).await?;
     }
     Ok(())
@@ -253,6 +260,7 @@ fn status_of(migrator: &Migrator, applied: &[i64]) -> Vec<MigrationStatus> {
 /// # Errors
 /// [`SchemaError::Behind`] or [`SchemaError::Ahead`], which say what to do.
 pub async fn check(database: &Database) -> Result<(), SchemaError> {
+    preflight::known_migrations(database).await?;
     check_versions(&migrator(), &applied(database).await?, "up")?;
     let of_main_app = applied_in(database, MAIN_APP_TABLE).await?;
     if !of_main_app.is_empty() {
@@ -267,9 +275,6 @@ fn check_versions(
     command: &'static str,
 ) -> Result<(), SchemaError> {
     let known = versions(migrator);
-    if let Some(newer) = applied.iter().find(|version| !known.contains_key(version)) {
-        return Err(SchemaError::Ahead(*newer));
-    }
     if let Some((version, name)) = known.iter().find(|(version, _)| !applied.contains(version)) {
         return Err(SchemaError::Behind {
             what: format!("migration {version} {name:?} is missing"),

@@ -67,6 +67,12 @@ pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
     let pool = pool_options(2).after_connect(|connection, _| {
         Box::pin(async move {
             leave_the_main_apps_schemas(connection).await?;
+            // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
+            sqlx::raw_sql(
+                "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
+            )
+            .execute(&mut *connection)
+            .await?;
             sqlx::query!(
                 "-- postgres.no_timeouts
                  SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings

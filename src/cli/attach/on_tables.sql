@@ -22,12 +22,12 @@ ALTER TABLE public.workflow_drift_flags SET (autovacuum_vacuum_scale_factor = 0.
 ALTER TABLE public.incident_payloads SET (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE public.approvals SET (autovacuum_vacuum_scale_factor = 0.02);
 
--- If the views belong to another role than the tables (here views_owner), that role needs these rights, and row-level
--- security must hide nothing from it:
---   GRANT SELECT ON public.organizations, public.environments, public.workflow_drift_flags, public.incident_payloads
---       TO views_owner;
+-- If the views and functions belong to another role than the tables (here views_owner), that role needs these rights, and
+-- row-level security must hide nothing from it. lock_plan locks organizations, which takes the right to update them.
+--   GRANT SELECT ON public.environments, public.workflow_drift_flags TO views_owner;
+--   GRANT SELECT, UPDATE ON public.organizations, public.incidents TO views_owner;
+--   GRANT SELECT, DELETE ON public.incident_payloads TO views_owner;
 --   GRANT SELECT, UPDATE, DELETE ON public.drift_checks, public.approvals TO views_owner;
---   GRANT SELECT, UPDATE ON public.incidents TO views_owner;
 -- Rights of the worker, the main app and the dashboards on the views:
 --   psql -f deploy/postgres/roles.sql
 -- Then prove it:

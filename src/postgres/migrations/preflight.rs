@@ -1,8 +1,8 @@
 //! Whether the database can take our schemas: looked at before anything is changed, so that a refusal leaves no trace.
 
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgExecutor, PgPool};
 
-use super::SchemaError;
+use super::{MAIN_APP_TABLE, SchemaError, TABLE, exists, main_app_migrator, migrator};
 
 /// Refuses what [`super::up`] could not do, or could do only by touching what is not ours.
 pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
@@ -84,14 +84,19 @@ pub(super) async fn main_app(pool: &PgPool, has_mapping: bool) -> Result<(), Sch
     Ok(())
 }
 
-/// Refuses to drop a trigger function that stands on the main app's tables.
-pub(super) async fn triggers_of_ours(pool: &PgPool) -> Result<(), SchemaError> {
+/// Refuses to drop a trigger function that stands on the main app's tables; the reference main app's own trigger goes with it.
+pub(super) async fn triggers_of_ours(
+    pool: &PgPool,
+    has_reference: bool,
+) -> Result<(), SchemaError> {
     let trigger = sqlx::query_scalar!(
         r#"-- migrations.triggers_of_ours
         SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS "drop!"
         FROM pg_trigger t
         WHERE t.tgfoid = to_regproc('retention.note_rewritten_payload') AND NOT t.tgisinternal
-        LIMIT 1"#
+          AND NOT ($1 AND t.tgname = 'note_rewritten_payload' AND t.tgrelid = to_regclass('public.incident_payloads'))
+        LIMIT 1"#,
+        has_reference
     )
     .fetch_optional(pool)
     .await?;
@@ -101,4 +106,40 @@ pub(super) async fn triggers_of_ours(pool: &PgPool) -> Result<(), SchemaError> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Refuses migrations that this program does not know, or knows otherwise.
+pub(super) async fn known_migrations(on: impl PgExecutor<'_> + Copy) -> Result<(), SchemaError> {
+    for (migrator, table) in [(migrator(), TABLE), (main_app_migrator(), MAIN_APP_TABLE)] {
+        let ups = || {
+            migrator
+                .iter()
+                .filter(|m| m.migration_type.is_up_migration())
+        };
+        for (version, checksum) in checksums_in(on, table).await? {
+            match ups().find(|migration| migration.version == version) {
+                None => return Err(SchemaError::Ahead(version)),
+                Some(known) if known.checksum.as_ref() != checksum => {
+                    return Err(SchemaError::OtherBuild(version));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "sqlx makes these tables: no migration that a query could be checked against has them"
+)]
+async fn checksums_in(
+    on: impl PgExecutor<'_> + Copy,
+    table: &'static str,
+) -> sqlx::Result<Vec<(i64, Vec<u8>)>> {
+    if !exists(on, table).await? {
+        return Ok(Vec::new());
+    }
+    let select = format!("SELECT version, checksum FROM {table} ORDER BY version");
+    sqlx::query_as(AssertSqlSafe(select)).fetch_all(on).await
 }

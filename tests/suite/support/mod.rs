@@ -5,7 +5,9 @@
 pub mod api;
 pub mod app;
 pub mod app_at_work;
+pub mod attach;
 pub mod browser;
+pub mod checksum;
 pub mod client;
 pub mod collector;
 pub mod console;
