@@ -1,4 +1,6 @@
--- Least privilege. Run once per database, as its owner, after every `drift-retention migrate up`:
+-- Least privilege. Run in each database after the mapping (schema main_app), and again after every `drift-retention migrate
+-- up` and whenever a view or function of the mapping is created anew. As the owner of the schemas retention, apalis and
+-- main_app, or as a superuser where they have several owners; the first time it creates three roles (CREATEROLE):
 --
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/postgres/roles.sql
 --
