@@ -26,8 +26,10 @@ DECLARE
     org uuid;
     purged_at timestamptz;
 BEGIN
-    -- Without a mapping there is nothing to note, and the main app's write must not fail.
-    IF to_regclass('main_app.incidents') IS NULL OR to_regclass('main_app.incident_payloads') IS NULL THEN
+    -- Without a mapping, or the right to read it, nothing is noted, and the main app's write must not fail: the search over
+    -- all incidents finds its payload later.
+    IF to_regnamespace('main_app') IS NULL OR NOT has_schema_privilege('main_app', 'USAGE')
+       OR to_regclass('main_app.incidents') IS NULL OR to_regclass('main_app.incident_payloads') IS NULL THEN
         RETURN NULL;
     END IF;
     EXECUTE format('SELECT ($1).%I', TG_ARGV[0]) INTO incident USING NEW;

@@ -255,9 +255,10 @@ impl Worker {
             .observe(started.elapsed().as_secs_f64());
         match outcome {
             Ok(report) => self.succeed(&run, &report).await,
-            Err(error @ (PurgeError::Stopped | PurgeError::MappingChanged(_))) => {
-                if let PurgeError::MappingChanged(error) = &error {
-                    tracing::error!(run_id = %run.id, org_id = %run.org, error = chain(error), "this worker stops");
+            Err(error @ (PurgeError::Stopped | PurgeError::MappingChanged)) => {
+                let is_changed = matches!(error, PurgeError::MappingChanged);
+                if is_changed {
+                    tracing::error!(run_id = %run.id, org_id = %run.org, error = %error, "this worker stops");
                     self.mapping_changed.cancel();
                 }
                 let given = self
@@ -266,7 +267,9 @@ impl Worker {
                 if given == Settled::Superseded {
                     return self.superseded(&run).await;
                 }
-                let why = if stop.is_cancelled() {
+                let why = if is_changed {
+                    "the mapping has changed"
+                } else if stop.is_cancelled() {
                     "the worker stops, or its hours are over"
                 } else {
                     "it has had its slice, and others wait"

@@ -66,7 +66,7 @@ GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, ret
 GRANT INSERT ON retention.operator_actions TO drift_retention_worker;
 GRANT UPDATE ON retention.standing TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_signin_links TO drift_retention_worker;
-GRANT INSERT, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
+GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
 GRANT UPDATE ON retention.rewritten_search TO drift_retention_worker;
 GRANT DELETE ON retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),
