@@ -25,7 +25,7 @@ use crate::{
     faults::{self, Point},
     ids::{OrgId, RunId},
     postgres::Database,
-    purge::{ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
+    purge::{self, ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
     },
@@ -160,6 +160,20 @@ impl Worker {
                     tracing::warn!(error = chain(&error), "cannot reconcile; trying again");
                 }
             }
+            match purge::note_unnoticed(&self.database).await {
+                Ok(0) => {}
+                Ok(payloads) => tracing::warn!(
+                    payloads,
+                    "payloads were written again after their purge, and no trigger \
+                    noted them; the next runs take them: is note_rewritten_payload on every table that holds payloads?"
+                ),
+                Err(error) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot search for rewritten payloads; trying again"
+                    );
+                }
+            }
         }
     }
 
@@ -241,9 +255,10 @@ impl Worker {
             .observe(started.elapsed().as_secs_f64());
         match outcome {
             Ok(report) => self.succeed(&run, &report).await,
-            Err(error @ (PurgeError::Stopped | PurgeError::MappingChanged(_))) => {
-                if let PurgeError::MappingChanged(error) = &error {
-                    tracing::error!(run_id = %run.id, org_id = %run.org, error = chain(error), "this worker stops");
+            Err(error @ (PurgeError::Stopped | PurgeError::MappingChanged)) => {
+                let is_changed = matches!(error, PurgeError::MappingChanged);
+                if is_changed {
+                    tracing::error!(run_id = %run.id, org_id = %run.org, error = %error, "this worker stops");
                     self.mapping_changed.cancel();
                 }
                 let given = self
@@ -252,7 +267,9 @@ impl Worker {
                 if given == Settled::Superseded {
                     return self.superseded(&run).await;
                 }
-                let why = if stop.is_cancelled() {
+                let why = if is_changed {
+                    "the mapping has changed"
+                } else if stop.is_cancelled() {
                     "the worker stops, or its hours are over"
                 } else {
                     "it has had its slice, and others wait"

@@ -1,4 +1,6 @@
--- Least privilege. Run once per database, as its owner, after every `drift-retention migrate up`:
+-- Least privilege. Run in each database after the mapping (schema main_app), and again after every `drift-retention migrate
+-- up` and whenever a view or function of the mapping is created anew. As the owner of the schemas retention, apalis and
+-- main_app, or as a superuser where they have several owners; the first time it creates three roles (CREATEROLE):
 --
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/postgres/roles.sql
 --
@@ -64,7 +66,9 @@ GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, ret
 GRANT INSERT ON retention.operator_actions TO drift_retention_worker;
 GRANT UPDATE ON retention.standing TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_signin_links TO drift_retention_worker;
-GRANT DELETE ON retention.rewritten_payloads, retention.idempotency_keys TO drift_retention_worker;
+GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
+GRANT UPDATE ON retention.rewritten_search TO drift_retention_worker;
+GRANT DELETE ON retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[]), retention.erase_payloads(uuid[]), retention.first_check_key(),

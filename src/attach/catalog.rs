@@ -202,18 +202,18 @@ pub(super) async fn keeper(database: &Database) -> sqlx::Result<Keeper> {
         Keeper,
         r#"-- attach.keeper
         SELECT pg_get_userbyid(p.proowner)::text AS "owner!",
-               coalesce(u.allowed AND has_table_privilege(p.proowner, v.organizations, 'SELECT'), true) AS "reads_organizations!",
-               coalesce(u.allowed AND has_table_privilege(p.proowner, v.incidents, 'SELECT')
+               coalesce(may.look AND has_table_privilege(p.proowner, v.organizations, 'SELECT'), true) AS "reads_organizations!",
+               coalesce(may.look AND has_table_privilege(p.proowner, v.incidents, 'SELECT')
                         AND has_any_column_privilege(p.proowner, v.incidents, 'UPDATE'), true) AS "locks_incidents!",
-               coalesce(u.allowed AND has_table_privilege(p.proowner, v.payloads, 'SELECT'), true) AS "reads_payloads!"
+               coalesce(may.look AND has_table_privilege(p.proowner, v.payloads, 'SELECT'), true) AS "reads_payloads!"
         FROM pg_proc p
         CROSS JOIN LATERAL (
-            SELECT has_schema_privilege(p.proowner, to_regnamespace('main_app'), 'USAGE') AS allowed) u
-        -- By the catalogue: `to_regclass` fails where this role may not look into the schema.
+            SELECT has_schema_privilege(p.proowner, to_regnamespace('main_app'), 'USAGE') AS look) may
+        -- Not by `to_regclass`, which would fail where this role may not look into the schema.
         CROSS JOIN LATERAL (
-            SELECT min(c.oid::bigint) FILTER (WHERE c.relname = 'organizations')::oid AS organizations,
-                   min(c.oid::bigint) FILTER (WHERE c.relname = 'incidents')::oid AS incidents,
-                   min(c.oid::bigint) FILTER (WHERE c.relname = 'incident_payloads')::oid AS payloads
+            SELECT max(c.oid) FILTER (WHERE c.relname = 'organizations') AS organizations,
+                   max(c.oid) FILTER (WHERE c.relname = 'incidents') AS incidents,
+                   max(c.oid) FILTER (WHERE c.relname = 'incident_payloads') AS payloads
             FROM pg_class c WHERE c.relnamespace = to_regnamespace('main_app')) v
         WHERE p.oid = to_regproc('retention.note_rewritten_payload')"#
     )

@@ -110,7 +110,13 @@ impl CheckedView<'_> {
 
     /// A purge view reads one ordinary table, and nothing else.
     fn check_sources(&mut self, found: &FoundView, sources: &[&Source]) {
-        for option in ["security_barrier", "security_invoker"] {
+        for (option, why) in [
+            ("security_barrier", "rows would be locked that do not go"),
+            (
+                "security_invoker",
+                "the worker would need rights on the table itself",
+            ),
+        ] {
             let is_on = |set: &String| {
                 let value = set
                     .strip_prefix(option)
@@ -119,7 +125,7 @@ impl CheckedView<'_> {
             };
             if found.options.iter().any(is_on) {
                 self.object.refuse(
-                    format!("the view has {option}: rows would be locked that do not go"),
+                    format!("the view has {option}: {why}"),
                     format!("ALTER VIEW main_app.{} RESET ({option})", self.view.name),
                 );
             }

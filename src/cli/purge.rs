@@ -177,10 +177,13 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
         println!("{}", totals(database, &ids).await?);
         for run in &unsuccessful {
             println!(
-                "{} {} of {}: {}",
+                "{} {} of {}{}: {}",
                 run.status,
                 run.id,
                 run.org_id,
+                run.error_kind
+                    .as_ref()
+                    .map_or_else(String::new, |kind| format!(" ({kind})")),
                 run.error.as_deref().unwrap_or("cancelled")
             );
         }

@@ -25,8 +25,11 @@ pub enum PurgeError {
         rows: u64,
     },
     /// Somebody changed the mapping under this process, which may purge nothing more: the run is given back.
-    #[error("{0}")]
-    MappingChanged(sqlx::Error),
+    #[error(
+        "the mapping in schema main_app has changed since this process checked it: run `drift-retention attach check`, then \
+         restart this process"
+    )]
+    MappingChanged,
     /// A function of the mapping does not do what it is for.
     #[error(
         "the mapping in schema main_app is wrong; correct it, and run `drift-retention attach check`"
@@ -43,7 +46,7 @@ pub enum PurgeError {
 impl From<sqlx::Error> for PurgeError {
     fn from(error: sqlx::Error) -> Self {
         if postgres::is_mapping_changed(&error) {
-            return Self::MappingChanged(error);
+            return Self::MappingChanged;
         }
         match error
             .as_database_error()
@@ -67,7 +70,7 @@ impl PurgeError {
             Self::PolicyUnresolved(_) => "policy_unresolved",
             Self::LeftBehind { .. } => "contention",
             Self::Database(error) if postgres::is_contention(error) => "contention",
-            Self::MappingChanged(_) | Self::Mapping(_) => "mapping",
+            Self::MappingChanged | Self::Mapping(_) => "mapping",
             Self::Panic(_) => "panic",
             Self::Database(_) => "database",
         }

@@ -11,6 +11,7 @@ mod overdue;
 mod pace;
 mod pass;
 mod preview;
+mod rewritten;
 mod run;
 mod together;
 
@@ -21,5 +22,6 @@ pub use ledger::{ClosedStep, OwnedRun, Terms, close_steps, settle_terms};
 pub use overdue::{Overdue, OverdueOrganization, overdue};
 pub use pace::{Go, Pace, Throttle};
 pub use preview::{Preview, RowsByTable, preview};
+pub use rewritten::note_unnoticed;
 pub use run::{Purger, Report, Turn};
 pub use together::{Limits, purge_together};

@@ -14,15 +14,12 @@ impl Worker {
         outcome: Result<Report, PurgeError>,
     ) -> Result<Report, PurgeError> {
         use PurgeError::{MappingChanged, Stopped, Superseded};
-        if matches!(
-            outcome,
-            Ok(_) | Err(Stopped | Superseded | MappingChanged(_))
-        ) {
+        if matches!(outcome, Ok(_) | Err(Stopped | Superseded | MappingChanged)) {
             return outcome;
         }
         let proved = async { self.database.begin().await?.prove_mapping().await };
         match proved.await {
-            Err(changed) if postgres::is_mapping_changed(&changed) => Err(MappingChanged(changed)),
+            Err(changed) if postgres::is_mapping_changed(&changed) => Err(MappingChanged),
             _ => outcome,
         }
     }

@@ -245,7 +245,7 @@ async fn purge_in_which_one_run_fails_exits_with_1_and_purges_the_others() {
      pro                    3                     4                  1  1 (+1 kept)
      agency                 –                     –                  –            –
      enterprise             –                     –                  –            –
-    failed [id] of [id]: nothing was purged; correct organizations.plan, then replay the run: the plan of organization [id] cannot be resolved: plan "legacy-2019" is unknown (known: free, pro, agency, agency+, agency_plus, enterprise)
+    failed [id] of [id] (policy_unresolved): nothing was purged; correct organizations.plan, then replay the run: the plan of organization [id] cannot be resolved: plan "legacy-2019" is unknown (known: free, pro, agency, agency+, agency_plus, enterprise)
     "#);
     assert_eq!(
         db.value::<i64>("SELECT count(*) FROM drift_checks").await,

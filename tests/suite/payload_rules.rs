@@ -194,3 +194,34 @@ async fn soft_deleted_incidents_are_treated_like_others_and_no_incident_is_ever_
     assert!(stamp(&db, open).await.is_none());
     assert_eq!(db.value::<i64>("SELECT count(*) FROM incidents").await, 2);
 }
+
+#[tokio::test]
+async fn payload_written_again_past_the_trigger_is_found_by_a_worker_and_goes_on_the_next_run() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org("pro").await;
+    let env = app.env(org).await;
+    let incident = app.incident(org, env, "closed", Some("300 days")).await;
+    app.payload(incident).await;
+    product::purge(&db.url, org).await;
+    let stamp = "SELECT payload_purged_at::text FROM incidents";
+    let first: String = db.value(stamp).await;
+    // As a restore does.
+    db.execute("ALTER TABLE incident_payloads DISABLE TRIGGER note_rewritten_payload")
+        .await;
+    app.payload(incident).await;
+    let noted = "SELECT count(*) FROM retention.rewritten_payloads";
+    assert_eq!(db.value::<i64>(noted).await, 0);
+
+    let worker = product::Service::start(&db.url, "worker", &[]);
+    product::eventually("the search has found it", async || {
+        db.value::<i64>(noted).await == 1
+    })
+    .await;
+    worker.kill().await;
+    product::purge(&db.url, org).await;
+
+    let left = "SELECT (SELECT count(*) FROM incident_payloads) + (SELECT count(*) FROM retention.rewritten_payloads)";
+    assert_eq!(db.value::<i64>(left).await, 0);
+    assert_eq!(db.value::<String>(stamp).await, first);
+}
