@@ -47,13 +47,17 @@ END;
 $$;
 REVOKE ALL ON FUNCTION retention.note_rewritten_payload() FROM PUBLIC;
 
--- Erases the payloads of incidents that the caller has locked, and proves that readers see none of them any more.
+-- Erases the payloads of incidents that the caller has locked. It proves that readers see none of them any more, and that
+-- the count is right.
 CREATE FUNCTION retention.erase_payloads(incident_ids uuid[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    expected bigint;
     erased bigint;
     visible bigint;
 BEGIN
+    SELECT count(*) INTO expected FROM unnest(incident_ids) AS i (id)
+    WHERE EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id);
     erased := main_app.erase_payloads(incident_ids);
     SELECT count(*) INTO visible FROM unnest(incident_ids) AS i (id)
     WHERE EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id);
@@ -61,9 +65,9 @@ BEGIN
         RAISE EXCEPTION 'main_app.erase_payloads left the payloads of % incidents in main_app.incident_payloads', visible
             USING ERRCODE = 'DR001', HINT = 'Correct the function, then run `drift-retention attach check`.';
     END IF;
-    IF erased IS NULL OR erased NOT BETWEEN 0 AND cardinality(incident_ids) THEN
-        RAISE EXCEPTION 'main_app.erase_payloads says that it erased % payloads of % incidents',
-                coalesce(erased::text, 'null'), cardinality(incident_ids)
+    IF erased IS DISTINCT FROM expected THEN
+        RAISE EXCEPTION 'main_app.erase_payloads says that % of % incidents had a payload, and % had one',
+                coalesce(erased::text, 'null'), cardinality(incident_ids), expected
             USING ERRCODE = 'DR001', HINT = 'It must return how many of the incidents had a payload.';
     END IF;
     RETURN erased;
@@ -100,18 +104,24 @@ BEGIN
            AND c.relname IN ('organizations', 'environments', 'drift_checks', 'workflow_drift_flags', 'incidents',
                              'incident_payloads', 'approvals')),
         (SELECT string_agg(concat_ws(':', p.proname, p.oid, p.proowner, p.prosecdef, p.provolatile, p.prolang, p.proconfig,
-                                     hashtextextended(p.prosrc, 0)), ' ' ORDER BY p.proname, p.oid)
+                                     hashtextextended(concat(p.prosrc, p.prosqlbody), 0)), ' ' ORDER BY p.proname, p.oid)
          FROM pg_proc p
          WHERE p.pronamespace = mapping AND p.proname IN ('lock_plan', 'erase_payloads')),
+        -- A column that is renamed changes nothing else.
+        (SELECT string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid), ' ' ORDER BY a.attrelid, a.attnum)
+         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+         WHERE c.relnamespace = mapping
+           AND c.relname IN ('organizations', 'environments', 'drift_checks', 'workflow_drift_flags', 'incidents',
+                             'incident_payloads', 'approvals')),
         (SELECT concat_ws(':', t.oid, t.typbasetype, t.typcollation)
          FROM pg_type t WHERE t.typnamespace = mapping AND t.typname = 'check_key'),
         -- Postgres's own triggers on the referenced table are what carries a foreign key out. They are found by an index,
-        -- which foreign keys to a table are not.
+        -- which foreign keys to a table are not. A trigger before a deletion may keep the row.
         (SELECT string_agg(DISTINCT concat_ws(':', t.oid, t.tgfoid, t.tgenabled), ' ')
          FROM pg_class c
          JOIN pg_rewrite r ON r.ev_class = c.oid
          JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-         JOIN pg_trigger t ON t.tgrelid = d.refobjid AND t.tgisinternal AND t.tgtype & 8 = 8
+         JOIN pg_trigger t ON t.tgrelid = d.refobjid AND t.tgtype & 8 = 8 AND (t.tgisinternal OR t.tgtype & 2 = 2)
          WHERE c.relnamespace = mapping
            AND c.relname IN ('drift_checks', 'workflow_drift_flags', 'incident_payloads', 'approvals'))));
 END;

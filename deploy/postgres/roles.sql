@@ -99,6 +99,7 @@ BEGIN
         RETURN;
     END IF;
     REVOKE ALL ON ALL TABLES IN SCHEMA main_app FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
+    REVOKE ALL ON FUNCTION main_app.lock_plan(uuid), main_app.erase_payloads(uuid[]) FROM PUBLIC;
     REVOKE ALL ON ALL FUNCTIONS IN SCHEMA main_app FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
 
     -- The worker reads what it shows and decides by ...

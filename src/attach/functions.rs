@@ -98,6 +98,12 @@ async fn function(
             "apply deploy/postgres/roles.sql once more",
         );
     }
+    if found.is_public {
+        object.warn(
+            "everybody who can log in may call it",
+            format!("REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"),
+        );
+    }
     if found.is_definer && !found.has_search_path {
         object.warn(
             format!("it runs with the rights of {}, and with its caller's search path", found.owner),

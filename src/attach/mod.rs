@@ -6,7 +6,9 @@
 //! purges. The *values* are read only by `attach check`.
 
 mod catalog;
+mod foreign_keys;
 mod functions;
+mod hooks;
 mod report;
 mod shape;
 mod tables;
@@ -117,11 +119,11 @@ async fn inspect(
         views.push(views::check(database, view, found, &sources, key.as_ref()).await?);
     }
     let purged = PurgedTables::of(&views);
-    let allowed = tables::check_foreign_keys(database, &purged, cascades, &mut views).await?;
-    tables::check_flags(database, &purged, &mut views).await?;
-    tables::check_hooks(database, &purged, &mut views).await?;
+    let allowed = foreign_keys::check(database, &purged, cascades, &mut views).await?;
+    foreign_keys::check_flags(database, &purged, &mut views).await?;
+    hooks::check(database, &purged, &mut views).await?;
     tables::check_indexes(database, &mut views).await?;
-    let unnoticed = tables::check_rewriting(database, &purged, &mut views).await?;
+    let unnoticed = hooks::check_rewriting(database, &purged, &mut views).await?;
     let mapping = Mapping {
         fingerprint,
         flags: purged.flags.iter().map(|table| table.oid).collect(),

@@ -172,7 +172,7 @@ pub(super) const VIEWS: [View; 7] = [
         plain: &["ctid", "id", "org_id", "payload_purged_at"],
         clock: Some("closed_at"),
         purge: Some(Purge::Stamp),
-        indexes: &[&["id"], &["org_id", "closed_at"]],
+        indexes: &[&["org_id", "closed_at"]],
     },
     View {
         name: "incident_payloads",

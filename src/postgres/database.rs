@@ -263,8 +263,10 @@ impl Database {
         } else {
             Default::default() // its sessions have it from the start
         };
+        // Each statement sees what is committed when it begins, whatever the database's default is: a plan that was raised
+        // meanwhile, a hold, a mapping that was changed.
         let begin = AssertSqlSafe(format!(
-            "BEGIN; {} {}",
+            "BEGIN ISOLATION LEVEL READ COMMITTED; {} {}",
             session.concat(),
             settings.join("; ")
         ));

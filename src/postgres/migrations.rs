@@ -19,6 +19,8 @@ use sqlx::{
 const TABLE: &str = "retention.migrations";
 /// The bookkeeping of the reference main app.
 const MAIN_APP_TABLE: &str = "retention.main_app_migrations";
+/// The reference main app's migration that moves payloads into a table of their own.
+const PAYLOADS: i64 = 1003;
 /// The reference main app's migration that creates the schema `main_app`.
 const MAPPING: i64 = 1006;
 
@@ -222,6 +224,7 @@ pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
     if !of_main_app.is_empty() {
         // 0, or a version of ours: none of the reference main app's stays.
         let target = if target > own_last { target } else { 0 };
+        preflight::undo_main_app(pool, target < PAYLOADS).await?;
         main_app_migrator().undo(pool, target).await?;
     }
     if goes_below_ours {

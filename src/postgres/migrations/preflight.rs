@@ -143,3 +143,43 @@ async fn checksums_in(
     let select = format!("SELECT version, checksum FROM {table} ORDER BY version");
     sqlx::query_as(AssertSqlSafe(select)).fetch_all(on).await
 }
+
+/// Refuses to take back a reference main app that somebody has made their own meanwhile: other tables under its names, another
+/// mapping, or columns that would go with the payloads' table.
+pub(super) async fn undo_main_app(pool: &PgPool, drops_payloads: bool) -> Result<(), SchemaError> {
+    let found = sqlx::query!(
+        r#"-- migrations.preflight_undo
+        SELECT (SELECT min(c.relname)::text FROM pg_class c
+                WHERE c.relnamespace = to_regnamespace('public')
+                  AND c.relname IN ('organizations', 'environments', 'drift_checks', 'workflow_drift_flags', 'incidents',
+                                    'incident_payloads', 'approvals')
+                  AND obj_description(c.oid, 'pg_class') IS DISTINCT FROM 'drift-retention: reference main app') AS taken,
+               (SELECT min(v.relname)::text
+                FROM pg_class v JOIN pg_rewrite r ON r.ev_class = v.oid
+                JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                                AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> v.oid
+                WHERE v.relnamespace = to_regnamespace('main_app') AND v.relkind = 'v'
+                  AND obj_description(d.refobjid, 'pg_class') IS DISTINCT FROM 'drift-retention: reference main app') AS mapped,
+               (SELECT min(a.attname)::text FROM pg_attribute a
+                WHERE a.attrelid = to_regclass('public.incident_payloads') AND a.attnum > 0 AND NOT a.attisdropped
+                  AND a.attname NOT IN ('incident_id', 'payload_json', 'created_at')) AS added"#
+    )
+    .fetch_one(pool)
+    .await?;
+    let refusal = if let Some(table) = found.taken {
+        format!(
+            "public.{table} is not the reference main app's any more, and this step would change it: drop the table              retention.main_app_migrations, if the reference is gone"
+        )
+    } else if let Some(view) = found.mapped {
+        format!(
+            "main_app.{view} maps a table that is not the reference main app's: drop the schema main_app yourself first"
+        )
+    } else if let Some(column) = found.added.filter(|_| drops_payloads) {
+        format!(
+            "public.incident_payloads has a column of your own, {column}, that would go with the table: move it first"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(SchemaError::Refused(refusal))
+}

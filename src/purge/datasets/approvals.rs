@@ -1,5 +1,5 @@
 //! Approvals older than the window. Those still pending, and those whose incident is not closed, are live: they
-//! stay and are counted as kept.
+//! stay and are counted as kept. `PENDING` is taken for pending: of two readings, the one that keeps the row.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -31,7 +31,7 @@ impl Dataset for Approvals {
             r#"-- purge.approvals.count_expired
             SELECT count(*) AS "count!"
             FROM main_app.approvals a JOIN main_app.incidents i ON i.id = a.incident_id
-            WHERE a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending' AND i.status = 'closed'"#,
+            WHERE a.org_id = $1 AND a.created_at < $2 AND lower(trim(a.status)) <> 'pending' AND i.status = 'closed'"#,
             scope.org.0,
             scope.cutoff.0
         )
@@ -67,13 +67,13 @@ impl Dataset for Approvals {
                 JOIN closed i ON i.id = e.incident_id
                 CROSS JOIN LATERAL (
                     SELECT a.ctid AS place, a.incident_id FROM main_app.approvals a
-                    WHERE a.ctid = e.place AND a.org_id = $1 AND a.created_at < $2 AND a.status <> 'pending'
+                    WHERE a.ctid = e.place AND a.org_id = $1 AND a.created_at < $2 AND lower(trim(a.status)) <> 'pending'
                       AND a.incident_id = i.id
                     FOR UPDATE SKIP LOCKED) a
             ), gone AS (
                 DELETE FROM main_app.approvals a
                 WHERE a.ctid = ANY (ARRAY (SELECT place FROM held)) AND a.org_id = $1 AND a.created_at < $2
-                  AND a.status <> 'pending' AND (a.incident_id IN (SELECT id FROM closed)) IS TRUE
+                  AND lower(trim(a.status)) <> 'pending' AND (a.incident_id IN (SELECT id FROM closed)) IS TRUE
                 RETURNING 1
             )
             SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "approvals!",
@@ -110,7 +110,7 @@ impl Dataset for Approvals {
                 SELECT a.created_at AS at
                 FROM main_app.approvals a JOIN main_app.incidents i ON i.id = a.incident_id
                 WHERE a.org_id = o.id AND a.created_at < p.cutoff AND isfinite(a.created_at)
-                  AND a.status <> 'pending' AND i.status = 'closed'
+                  AND lower(trim(a.status)) <> 'pending' AND i.status = 'closed'
                 ORDER BY a.created_at, a.id LIMIT 1) oldest"#,
             plans,
             cutoffs
@@ -134,7 +134,7 @@ impl Dataset for Approvals {
             CROSS JOIN LATERAL (
                 SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
                 FROM (
-                    SELECT a.status <> 'pending'
+                    SELECT lower(trim(a.status)) <> 'pending'
                            AND EXISTS (SELECT FROM main_app.incidents i WHERE i.id = a.incident_id AND i.status = 'closed') AS is_due
                     FROM main_app.approvals a
                     WHERE a.org_id = s.org_id AND a.created_at < s.cutoff

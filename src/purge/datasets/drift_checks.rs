@@ -41,7 +41,8 @@ impl Dataset for DriftChecks {
                     WHERE n.env_id = e.env_id AND n.checked_at <= now()
                     ORDER BY n.checked_at DESC, n.id DESC LIMIT 1) n
             ), expired AS MATERIALIZED (
-                SELECT id FROM old WHERE id NOT IN (SELECT id FROM newest)
+                -- One without an environment has no newer one beside it: it stays.
+                SELECT id FROM old WHERE env_id IS NOT NULL AND id NOT IN (SELECT id FROM newest)
             )
             SELECT (SELECT count(*) FROM expired) AS "checks!",
                    (SELECT coalesce(sum(f.flags), 0)::bigint FROM expired e
@@ -96,11 +97,10 @@ impl Dataset for DriftChecks {
                               WHERE n.env_id = c.env_id AND (n.checked_at, n.id) > (c.checked_at, c.id))
                 RETURNING 1
             )
-            SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "checks!",
-                   (SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(flags.oid)), 0)::bigint
-                    FROM (SELECT oid FROM unnest($6::oid[]) AS own (oid)
-                          UNION SELECT p.relid FROM unnest($6::oid[]) AS own (oid), pg_partition_tree(own.oid) p) AS flags (oid)
-                   ) AS "flags_before!",
+            -- The count before comes first, and is read first: a trigger of the main app's may delete flags with the checks.
+            SELECT (SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(flags.oid)), 0)::bigint
+                    FROM unnest($6::oid[]) AS flags (oid)) AS "flags_before!",
+                   (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "checks!",
                    last.checked_at::text AS at, last.id::text AS key
             FROM (SELECT) one
             LEFT JOIN (SELECT checked_at, id FROM expired ORDER BY checked_at DESC, id DESC LIMIT 1) last ON true"#,
@@ -221,8 +221,7 @@ async fn count_flags(tx: &mut Transaction<'_>, tables: &[Oid], before: i64) -> s
     let flags = sqlx::query_scalar!(
         "-- purge.drift_checks.count_flags
          SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(flags.oid)), 0)::bigint - $1
-         FROM (SELECT oid FROM unnest($2::oid[]) AS own (oid)
-               UNION SELECT p.relid FROM unnest($2::oid[]) AS own (oid), pg_partition_tree(own.oid) p) AS flags (oid)
+         FROM unnest($2::oid[]) AS flags (oid)
          HAVING current_setting('track_counts')::boolean",
         before,
         tables
