@@ -155,6 +155,8 @@ async fn view_of_another_table_stops_the_worker_between_batches_and_the_run_goes
 async fn change_of_any_part_while_a_batch_is_open_takes_the_batch_back() {
     for change in [
         "ALTER VIEW main_app.approvals SET (security_barrier)",
+        "ALTER VIEW main_app.incidents RENAME closed_at TO was; ALTER VIEW main_app.incidents RENAME detected_at TO closed_at;
+         ALTER VIEW main_app.incidents RENAME was TO detected_at",
         "DROP VIEW main_app.approvals; CREATE VIEW main_app.approvals AS SELECT a.ctid, a.id, a.org_id, a.incident_id, a.action,
              a.status, a.requested_by, a.decided_by, a.notes, a.created_at, a.decided_at FROM public.approvals a",
         "CREATE OR REPLACE FUNCTION main_app.erase_payloads(incident_ids uuid[]) RETURNS bigint LANGUAGE sql AS $$ SELECT 0::bigint $$",

@@ -107,6 +107,35 @@ async fn down_keeps_the_mapping_that_an_operator_wrote() {
 }
 
 #[tokio::test]
+async fn down_takes_back_no_reference_that_somebody_has_made_their_own() {
+    let db = TestDatabase::new().await;
+    let down = ["migrate", "down", "--to", "0"];
+    db.execute("ALTER TABLE incident_payloads ADD COLUMN secret_notes text")
+        .await;
+    refused(&db, &db.url, &down, "a column of your own, secret_notes").await;
+    // The trial is over: tables and a mapping of the operator's own under the same names.
+    db.execute(
+        "DROP SCHEMA main_app CASCADE; DROP TABLE incident_payloads, approvals, incidents CASCADE;
+         CREATE TABLE incidents (id uuid PRIMARY KEY);
+         CREATE TABLE incident_payloads (incident_id uuid PRIMARY KEY, secret_notes text)",
+    )
+    .await;
+    refused(
+        &db,
+        &db.url,
+        &down,
+        "is not the reference main app's any more",
+    )
+    .await;
+    db.execute(
+        "DROP TABLE incident_payloads, incidents; CREATE TABLE drift_incidents (id uuid);
+         CREATE SCHEMA main_app; CREATE VIEW main_app.incidents AS SELECT id FROM drift_incidents",
+    )
+    .await;
+    refused(&db, &db.url, &down, "main_app.incidents maps a table").await;
+}
+
+#[tokio::test]
 async fn reference_main_app_is_refused_beside_another_one_before_any_change() {
     let says = "is there and is not ours: --main-app creates a reference main app beside none";
     let db = own_app().await;

@@ -90,7 +90,7 @@ async fn erase_payloads_that_deletes_the_incident_is_refused() {
     .await;
     let deletes = Refusal {
         object: "erase_payloads",
-        what: "it deleted 1 of 1 incidents, which must stay without their payloads",
+        what: "it deleted 1 incidents, which must stay without their payloads",
         remedy: "correct the function",
     };
     refused_alone(&db, deletes).await;
@@ -102,14 +102,14 @@ async fn erase_payloads_that_counts_wrong_is_refused() {
     for (returns, what) in [
         (
             "0",
-            "it says that 0 of 1 incidents had a payload, and all of them had one",
+            "it fails: main_app.erase_payloads says that 0 of 1 incidents had a payload, and 1 had one",
         ),
         (
             "erased + 1",
-            "it fails: main_app.erase_payloads says that it erased 2 payloads of 1 incidents",
+            "it fails: main_app.erase_payloads says that 2 of 1 incidents had a payload, and 1 had one",
         ),
-        ("-1", "says that it erased -1 payloads of 1 incidents"),
-        ("NULL", "says that it erased null payloads of 1 incidents"),
+        ("-1", "says that -1 of 1 incidents had a payload"),
+        ("NULL", "says that null of 1 incidents had a payload"),
     ] {
         erase_payloads(&db, &format!("{DELETE} RETURN {returns};")).await;
         let wrong = Refusal {

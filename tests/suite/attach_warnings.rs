@@ -62,8 +62,7 @@ async fn triggers_that_run_for_purged_rows_are_told_by_name_and_others_are_not()
 const INDEXES: &str = "
     DROP INDEX drift_checks_org_checked_at_idx, drift_checks_env_newest_idx, incidents_payload_due_idx,
         approvals_org_created_at_idx, approvals_incident_idx;
-    ALTER TABLE workflow_drift_flags DROP CONSTRAINT workflow_drift_flags_pkey;
-    ALTER TABLE incidents DROP CONSTRAINT incidents_pkey CASCADE;";
+    ALTER TABLE workflow_drift_flags DROP CONSTRAINT workflow_drift_flags_pkey;";
 
 /// The warnings of missing indexes.
 fn missing(warnings: &[Problem]) -> Vec<&Problem> {
@@ -107,7 +106,6 @@ async fn missing_indexes_are_told_each_with_its_statement_and_the_statement_mend
             "public.drift_checks (org_id, checked_at)",
             "public.drift_checks (env_id, checked_at)",
             "public.workflow_drift_flags (check_id)",
-            "public.incidents (id)",
             "public.incidents (org_id, closed_at)",
             "public.approvals (org_id, created_at)",
             "public.approvals (incident_id)",
@@ -136,7 +134,6 @@ async fn statement_of_a_missing_index_names_odd_columns_as_postgres_takes_them()
             "public.drift_checks (\"orgId\", \"checked at\")",
             "public.drift_checks (\"order\", \"checked at\")",
             "public.workflow_drift_flags (\"a \"\"check\"\"\")",
-            "public.incidents (id)",
             "public.incidents (org_id, closed_at)",
             "public.Drift approvals (org_id, created_at)",
             "public.Drift approvals (incident_id)",
