@@ -94,7 +94,7 @@ impl Server {
         self.postgres.create_database(database).await?;
         let pool = postgres::pool_for_migrations(&self.url(database))?;
         migrations::up_main_app(&pool).await?;
-        sql::run(&pool, "CREATE EXTENSION pg_prewarm").await?;
+        sql::run(&pool, "CREATE EXTENSION pg_prewarm SCHEMA public").await?;
         pool.close().await;
         Ok(())
     }

@@ -43,8 +43,10 @@ impl SampleData {
             .unwrap();
         server.create_database("bench").await.unwrap();
         let url = server.url("bench");
-        let pool = postgres::pool_for_migrations(&url).unwrap();
-        migrations::up_main_app(&pool).await.unwrap();
+        let migrating = postgres::pool_for_migrations(&url).unwrap();
+        migrations::up_main_app(&migrating).await.unwrap();
+        migrating.close().await;
+        let pool = PgPool::connect(&url).await.unwrap();
         sample_data::load(&pool).await.unwrap();
         let purged = run(&["purge", "--all", "--work"], &[("DATABASE_URL", &url)]);
         // One run fails, and the command says so: that plan is unknown.
