@@ -147,6 +147,10 @@ pub(super) async fn check_key(database: &Database) -> sqlx::Result<Option<CheckK
 
 /// A function of the mapping.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what the catalogue says, column by column"
+)]
 pub(super) struct FoundFunction {
     /// What it returns.
     pub(super) returns: String,

@@ -164,17 +164,24 @@ fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
             with_action(&key.definition, action)
         )
     };
+    let instead = if key.is_required {
+        format!(
+            "ALTER TABLE {} DROP CONSTRAINT {name} -- its column is NOT NULL: it keeps the id as it is",
+            key.child_name
+        )
+    } else {
+        again("SET NULL")
+    };
     match key.on_delete.as_str() {
         "c" => object.refuse(
             format!("rows of {table} would go along, by the foreign key {name}"),
             format!(
-                "if they may go: attach.cascades = [\"{table}\"]; if not: {}",
-                again("SET NULL")
+                "if they may go: attach.cascades = [\"{table}\"]; if not: {instead}"
             ),
         ),
         "n" | "d" if key.is_required => object.refuse(
             format!("rows of {table} forbid the deletion: the foreign key {name} would empty a column that is NOT NULL"),
-            again("CASCADE"),
+            instead,
         ),
         "n" | "d" if !is_flags => object.warn(
             format!("rows of {table} lose their reference, by the foreign key {name}"),
@@ -188,7 +195,7 @@ fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
         ),
         _ => object.refuse(
             format!("rows of {table} forbid the deletion, by the foreign key {name}"),
-            again("SET NULL"),
+            instead,
         ),
     }
 }

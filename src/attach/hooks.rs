@@ -11,6 +11,10 @@ use crate::postgres::Database;
 
 /// Something of the main app's that runs when a row goes or is stamped.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what the catalogue says, column by column"
+)]
 struct Hook {
     /// Its table.
     table: Oid,

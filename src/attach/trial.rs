@@ -1,6 +1,7 @@
 //! What the two functions of the mapping do, tried on a few rows in transactions that are rolled back; and whether the words
 //! that decide about rows are written as we take them.
 
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 use uuid::Uuid;
 
 use super::{Depth, object, report::Object};
@@ -32,7 +33,8 @@ pub(super) async fn check(
     let tried = try_lock_plan(database, rows).await;
     conclude(tried, object(objects, "lock_plan"))?;
     let tried = try_erase_payloads(database, rows).await;
-    conclude(tried, object(objects, "erase_payloads"))
+    conclude(tried, object(objects, "erase_payloads"))?;
+    try_deletions(database, objects).await
 }
 
 /// What a trial showed: nothing, or what is wrong.
@@ -50,14 +52,34 @@ fn conclude(tried: Tried, object: Option<&mut Object>) -> sqlx::Result<()> {
             "run `drift-retention attach check` again when the main app is quiet",
         ),
         Err(sqlx::Error::Database(error)) => {
-            object.refuse(
-                format!("it fails: {}", error.message()),
-                "correct the function",
-            );
+            let (says, remedy) = failure(error.as_ref());
+            object.refuse(says, remedy);
         }
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// What Postgres says, and in which function it says so: that may be a trigger of the main app's.
+fn failure(error: &dyn DatabaseError) -> (String, String) {
+    let context = error
+        .try_downcast_ref::<PgDatabaseError>()
+        .and_then(PgDatabaseError::r#where)
+        .and_then(|context| {
+            context
+                .lines()
+                .find(|line| line.starts_with("PL/pgSQL function "))
+        });
+    let says = format!("it fails: {}", error.message());
+    match context {
+        Some(context) => (
+            format!("{says} (in {context})"),
+            "correct the function. A trigger of the main app's runs with this role's rights and search path; if it needs others: \
+             ALTER FUNCTION … SECURITY DEFINER SET search_path = …"
+                .to_owned(),
+        ),
+        None => (says, "correct the function".to_owned()),
+    }
 }
 
 /// It must answer what `main_app.organizations` says, and lock something.
@@ -112,6 +134,7 @@ async fn try_erase_payloads(database: &Database, incidents: i64) -> Tried {
         tx.rollback().await?;
         return Ok(None);
     }
+    stamp(&mut tx, &picked).await?;
     let before = witness(&mut tx, &picked).await?;
     let erased = sqlx::query_scalar!(
         r#"-- attach.try_erase_payloads
@@ -185,6 +208,52 @@ async fn witness(tx: &mut Transaction<'_>, picked: &[Uuid]) -> sqlx::Result<Witn
     .await
 }
 
+/// Stamps them as a purge does: triggers of the main app's run on that with this role's rights.
+async fn stamp(tx: &mut Transaction<'_>, picked: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- attach.stamp
+         UPDATE main_app.incidents SET payload_purged_at = now() WHERE id = ANY ($1) AND payload_purged_at IS NULL",
+        picked
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Deletes one check and one approval, as a purge would if they were expired, each in a transaction that is rolled back.
+async fn try_deletions(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
+    let mut tx = database.begin_with(&BRIEFLY).await?;
+    let check = sqlx::query!(
+        "-- attach.try_check
+         DELETE FROM main_app.drift_checks WHERE ctid = ANY (ARRAY (
+             SELECT c.ctid FROM (SELECT id FROM main_app.organizations LIMIT $1) o
+             CROSS JOIN LATERAL (
+                 SELECT c.ctid FROM main_app.drift_checks c WHERE c.org_id = o.id
+                 ORDER BY c.checked_at, c.id LIMIT 1 FOR UPDATE SKIP LOCKED) c
+             LIMIT 1))",
+        SAMPLED
+    )
+    .execute(&mut tx)
+    .await;
+    tx.rollback().await?;
+    conclude(check.map(|_| None), object(objects, "drift_checks"))?;
+    let mut tx = database.begin_with(&BRIEFLY).await?;
+    let approval = sqlx::query!(
+        "-- attach.try_approval
+         DELETE FROM main_app.approvals WHERE ctid = ANY (ARRAY (
+             SELECT a.ctid FROM (SELECT id FROM main_app.organizations LIMIT $1) o
+             CROSS JOIN LATERAL (
+                 SELECT a.ctid FROM main_app.approvals a WHERE a.org_id = o.id
+                 ORDER BY a.created_at, a.id LIMIT 1 FOR UPDATE SKIP LOCKED) a
+             LIMIT 1))",
+        SAMPLED
+    )
+    .execute(&mut tx)
+    .await;
+    tx.rollback().await?;
+    conclude(approval.map(|_| None), object(objects, "approvals"))
+}
+
 async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"-- attach.pick_incidents
@@ -208,7 +277,7 @@ async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Ve
     .await
 }
 
-/// Where `CLOSED` is written and `closed` never, nothing would ever go. `PENDING` is not `pending`: what is live would go.
+/// Where `CLOSED` is written and `closed` never, nothing would ever go.
 async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
     let mut tx = database.begin_with(&BRIEFLY).await?;
     let closed = sqlx::query_scalar!(
@@ -223,24 +292,9 @@ async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Resul
     .fetch_optional(&mut tx)
     .await?
     .flatten();
-    let pending = sqlx::query_scalar!(
-        r#"-- attach.pending_spelling
-        SELECT min(a.status) FROM (SELECT id FROM main_app.organizations LIMIT $1) o
-        CROSS JOIN LATERAL (SELECT a.status FROM main_app.approvals a WHERE a.org_id = o.id LIMIT $2) a
-        WHERE a.status <> 'pending' AND lower(trim(a.status)) = 'pending'"#,
-        SAMPLED,
-        ROWS_OF_EACH
-    )
-    .fetch_one(&mut tx)
-    .await?;
     tx.rollback().await?;
-    for (view, word, found) in [
-        ("incidents", "closed", closed),
-        ("approvals", "pending", pending),
-    ] {
-        if let (Some(found), Some(object)) = (found, object(objects, view)) {
-            refuse_spelling(object, word, &found);
-        }
+    if let (Some(found), Some(object)) = (closed, object(objects, "incidents")) {
+        refuse_spelling(object, "closed", &found);
     }
     Ok(())
 }

@@ -100,7 +100,7 @@ async fn check_statuses(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sql
     let known: [(&str, &[&str], Option<&str>, _); 3] = [
         ("drift_checks", &CHECK_STATUSES, None, checks),
         ("incidents", &INCIDENT_STATUSES, Some("closed"), incidents),
-        ("approvals", &APPROVAL_STATUSES, Some("pending"), approvals),
+        ("approvals", &APPROVAL_STATUSES, None, approvals),
     ];
     for (view, known, decisive, found) in known {
         if let Some(object) = object(objects, view) {
@@ -120,13 +120,13 @@ fn tell_of_words(object: &mut Object, known: &[&str], decisive: Option<&str>, fo
             );
             continue;
         };
-        if known.contains(&word.as_str()) {
+        // An approval is pending in any spelling.
+        if known.contains(&word.as_str()) || word.trim().eq_ignore_ascii_case("pending") {
             continue;
         }
         let is_close = |decisive: &&str| word.trim().eq_ignore_ascii_case(decisive);
-        // Some incidents in another spelling only stay. An approval that is not known to be pending would go.
-        let is_dangerous = |decisive: &&str| *decisive == "pending" || !has_decisive;
-        if let Some(decisive) = decisive.filter(is_close).filter(is_dangerous) {
+        // A few incidents in another spelling only stay.
+        if let Some(decisive) = decisive.filter(is_close).filter(|_| !has_decisive) {
             refuse_spelling(object, decisive, &word);
         } else {
             object.warn(

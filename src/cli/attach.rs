@@ -11,13 +11,23 @@ use super::{
     output,
 };
 use crate::{
-    attach::{self, AttachError, Depth, Object, Report},
+    attach::{self, AttachError, Depth, Object, Report, Severity},
     figures,
     postgres::migrations,
 };
 
 /// What stands after the mapping itself: statements on the main app's tables, which the operator runs.
 const ON_TABLES: &str = include_str!("attach/on_tables.sql");
+
+/// Functions that are tried only when everything else is right.
+const UNTRIED: [&str; 2] = ["main_app.lock_plan", "main_app.erase_payloads"];
+
+/// What lets the file be applied more than once, before the mapping itself.
+const AGAIN: &str = "
+-- To apply this file again after a correction, uncomment these two lines; then apply roles.sql again.
+-- DROP TRIGGER IF EXISTS note_rewritten_payload ON public.incident_payloads;
+-- DROP SCHEMA IF EXISTS main_app CASCADE;
+";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AttachCommand {
@@ -34,7 +44,10 @@ pub(super) enum AttachCommand {
 pub(super) async fn run(command: AttachCommand, settings: &Settings) -> Result<ExitCode> {
     match command {
         AttachCommand::Template => {
-            print!("BEGIN;\n\n{}\nCOMMIT;\n\n{ON_TABLES}", attach::TEMPLATE);
+            print!(
+                "BEGIN;\n{AGAIN}\n{}\nCOMMIT;\n\n{ON_TABLES}",
+                attach::TEMPLATE
+            );
             Ok(ExitCode::SUCCESS)
         }
         AttachCommand::Check { json } => check(settings, json).await,
@@ -62,8 +75,18 @@ async fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
 }
 
 fn print_report(report: &Report) {
+    let is_untried = |object: &Object| UNTRIED.contains(&object.name.as_str());
+    let others = report.objects.iter().filter(|object| !is_untried(object));
+    let is_refused = others
+        .flat_map(|object| &object.problems)
+        .any(|problem| problem.severity == Severity::Refuse);
     for object in &report.objects {
-        println!("{}", headline(object));
+        let hint = if is_refused && is_untried(object) {
+            ": not tried yet, mend the others first"
+        } else {
+            ""
+        };
+        println!("{}{hint}", headline(object));
         for problem in &object.problems {
             println!("  {}: {}", problem.severity, problem.what);
             println!("    {}", problem.remedy);

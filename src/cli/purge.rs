@@ -189,7 +189,8 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
         }
         if !unfinished.is_empty() {
             println!(
-                "{} of {} runs are not finished",
+                "{} of {} runs are not finished: the next `serve` or `purge --work` goes on with them; \
+                 `runs cancel ID` gives one up",
                 unfinished.len(),
                 ids.len()
             );

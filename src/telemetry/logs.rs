@@ -52,13 +52,28 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     };
 }
 
+/// What one error says. What Postgres says ends with a line number, which is one of Postgres's own source: it tells nobody
+/// anything.
+fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = error.to_string();
+    let is_of_database = error.is::<sqlx::Error>()
+        || error.is::<sqlx::postgres::PgDatabaseError>()
+        || error.is::<sqlx::migrate::MigrateError>();
+    match text.rsplit_once(" at line ") {
+        Some((says, line)) if is_of_database && line.bytes().all(|b| b.is_ascii_digit()) => {
+            says.to_owned()
+        }
+        _ => text,
+    }
+}
+
 /// An error and its causes in one line, for where it is handled.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = text_of(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
+        let cause_text = text_of(cause);
         // Some libraries repeat their source in their own message.
         if !text.ends_with(&cause_text) {
             text.push_str(": ");

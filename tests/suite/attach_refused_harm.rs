@@ -245,3 +245,30 @@ async fn check_without_an_environment_stays_and_the_preview_says_so() {
     let run = product::purge(&db.url, org).await;
     assert_eq!(runs::purged(&db, run).await[..2], [0, 0]);
 }
+
+#[tokio::test]
+async fn trigger_that_fails_on_the_stamp_or_on_a_deletion_is_told_before_the_first_purge() {
+    let (db, _) = with_rows().await;
+    db.execute(
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS
+             'BEGIN UPDATE touches SET at = now(); RETURN NEW; END'",
+    )
+    .await;
+    for (table, event, object) in [
+        ("incidents", "UPDATE", "erase_payloads"),
+        ("drift_checks", "DELETE", "drift_checks"),
+        ("approvals", "DELETE", "approvals"),
+    ] {
+        db.execute(&format!(
+            "CREATE TRIGGER touch AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION touch()"
+        ))
+        .await;
+        let fails = Refusal {
+            object,
+            what: "it fails: relation \"touches\" does not exist (in PL/pgSQL function public.touch()",
+            remedy: "SECURITY DEFINER SET search_path",
+        };
+        refused(&db, &db.url, &[], fails).await;
+        db.execute(&format!("DROP TRIGGER touch ON {table}")).await;
+    }
+}

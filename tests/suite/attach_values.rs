@@ -12,9 +12,6 @@ use crate::support::{
 const INCIDENTS: &str = "i.ctid, i.id, i.org_id, i.env_id, i.title, i.severity, lower(trim(i.status)) AS status, i.owner,
     i.detected_at, i.acknowledged_at, i.stabilized_at, i.reconciled_at, i.closed_at, i.is_deleted, i.deleted_at,
     i.payload_purged_at, i.created_at, i.updated_at";
-const APPROVALS: &str = "a.ctid, a.id, a.org_id, a.incident_id, a.action, lower(trim(a.status)) AS status, a.requested_by,
-    a.decided_by, a.notes, a.created_at, a.decided_at";
-
 #[tokio::test]
 async fn closed_in_another_spelling_is_refused_and_the_remedy_mends_it() {
     for spelling in ["CLOSED", "Closed", " closed "] {
@@ -55,32 +52,6 @@ async fn some_incidents_in_another_spelling_are_a_warning_with_their_count() {
         "incidents",
         "3 rows have the status \"CLOSED\", which is unknown",
     );
-}
-
-#[tokio::test]
-async fn pending_in_another_spelling_is_refused_for_what_is_live_would_go() {
-    let (db, org) = with_rows().await;
-    let app = App::on(&db.pool);
-    db.execute("ALTER TABLE approvals DROP CONSTRAINT approvals_status_check")
-        .await;
-    let incident = db.value("SELECT id FROM incidents").await;
-    app.approval(org, incident, "PENDING", "1 year").await;
-    app.approval(org, incident, "pending", "1 year").await;
-    let spelled = Refusal {
-        object: "approvals",
-        what: "status is written \"PENDING\", and \"pending\" is the word that counts",
-        remedy: "write lower(trim(status)) AS status in the view",
-    };
-    refused_alone(&db, spelled).await;
-    replace_view(
-        &db,
-        "approvals",
-        &format!("SELECT {APPROVALS} FROM public.approvals a"),
-    )
-    .await;
-    accepted(&db.url, &[]).await;
-    product::purge(&db.url, org).await;
-    assert_eq!(runs::counts(&db, org).await[3], 2);
 }
 
 #[tokio::test]
