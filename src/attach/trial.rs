@@ -31,16 +31,21 @@ pub(super) async fn check(
     let rows = if depth >= Depth::Values { MANY } else { FEW };
     check_words(database, objects).await?;
     let tried = try_lock_plan(database, rows).await;
-    conclude(tried, object(objects, "lock_plan"))?;
+    conclude(tried, depth, object(objects, "lock_plan"))?;
     let tried = try_erase_payloads(database, rows).await;
-    conclude(tried, object(objects, "erase_payloads"))?;
-    try_deletions(database, objects).await
+    conclude(tried, depth, object(objects, "erase_payloads"))?;
+    if depth >= Depth::Values {
+        try_deletions(database, depth, objects).await?;
+    }
+    Ok(())
 }
 
 /// What a trial showed: nothing, or what is wrong.
 type Tried = sqlx::Result<Option<String>>;
 
-fn conclude(tried: Tried, object: Option<&mut Object>) -> sqlx::Result<()> {
+/// At the start of a process what the main app's own trigger refuses today keeps nobody from starting: the runs that meet it
+/// are repeated. What no repetition mends does, and so does anything at all for `attach check`.
+fn conclude(tried: Tried, depth: Depth, object: Option<&mut Object>) -> sqlx::Result<()> {
     let Some(object) = object else {
         return Ok(());
     };
@@ -53,7 +58,13 @@ fn conclude(tried: Tried, object: Option<&mut Object>) -> sqlx::Result<()> {
         ),
         Err(sqlx::Error::Database(error)) => {
             let (says, remedy) = failure(error.as_ref());
-            object.refuse(says, remedy);
+            let code = error.code().unwrap_or_default().into_owned();
+            let is_permanent = code.starts_with("42") || code.starts_with("DR");
+            if is_permanent || depth >= Depth::Values {
+                object.refuse(says, remedy);
+            } else {
+                object.warn(says, remedy);
+            }
         }
         Err(error) => return Err(error),
     }
@@ -128,7 +139,11 @@ async fn try_lock_plan(database: &Database, organizations: i64) -> Tried {
 
 /// It must leave no payload that a reader can see, say how many had one, and delete no incident.
 async fn try_erase_payloads(database: &Database, incidents: i64) -> Tried {
-    let mut tx = database.begin_with(&BRIEFLY).await?;
+    // One snapshot: what others write meanwhile is not the function's doing.
+    let one_snapshot = ["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"];
+    let mut tx = database
+        .begin_with(&[one_snapshot.as_slice(), &BRIEFLY].concat())
+        .await?;
     let picked = pick_incidents(&mut tx, incidents).await?;
     if picked.is_empty() {
         tx.rollback().await?;
@@ -221,7 +236,11 @@ async fn stamp(tx: &mut Transaction<'_>, picked: &[Uuid]) -> sqlx::Result<()> {
 }
 
 /// Deletes one check and one approval, as a purge would if they were expired, each in a transaction that is rolled back.
-async fn try_deletions(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
+async fn try_deletions(
+    database: &Database,
+    depth: Depth,
+    objects: &mut [Object],
+) -> sqlx::Result<()> {
     let mut tx = database.begin_with(&BRIEFLY).await?;
     let check = sqlx::query!(
         "-- attach.try_check
@@ -236,7 +255,7 @@ async fn try_deletions(database: &Database, objects: &mut [Object]) -> sqlx::Res
     .execute(&mut tx)
     .await;
     tx.rollback().await?;
-    conclude(check.map(|_| None), object(objects, "drift_checks"))?;
+    conclude(check.map(|_| None), depth, object(objects, "drift_checks"))?;
     let mut tx = database.begin_with(&BRIEFLY).await?;
     let approval = sqlx::query!(
         "-- attach.try_approval
@@ -251,7 +270,7 @@ async fn try_deletions(database: &Database, objects: &mut [Object]) -> sqlx::Res
     .execute(&mut tx)
     .await;
     tx.rollback().await?;
-    conclude(approval.map(|_| None), object(objects, "approvals"))
+    conclude(approval.map(|_| None), depth, object(objects, "approvals"))
 }
 
 async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Vec<Uuid>> {

@@ -5,7 +5,9 @@ use uuid::Uuid;
 use crate::support::{
     TestDatabase,
     app::App,
-    attach::{Refusal, accepted, refused, refused_alone, replace_view, with_rows},
+    attach::{
+        Refusal, accepted, problems, refused, refused_alone, replace_view, report, with_rows,
+    },
     ledger, product, runs,
 };
 
@@ -255,20 +257,39 @@ async fn trigger_that_fails_on_the_stamp_or_on_a_deletion_is_told_before_the_fir
     )
     .await;
     for (table, event, object) in [
-        ("incidents", "UPDATE", "erase_payloads"),
-        ("drift_checks", "DELETE", "drift_checks"),
-        ("approvals", "DELETE", "approvals"),
+        ("incidents", "UPDATE", "main_app.erase_payloads"),
+        ("drift_checks", "DELETE", "main_app.drift_checks"),
+        ("approvals", "DELETE", "main_app.approvals"),
     ] {
         db.execute(&format!(
             "CREATE TRIGGER touch AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION touch()"
         ))
         .await;
-        let fails = Refusal {
-            object,
-            what: "it fails: relation \"touches\" does not exist (in PL/pgSQL function public.touch()",
-            remedy: "SECURITY DEFINER SET search_path",
-        };
-        refused(&db, &db.url, &[], fails).await;
+        let (code, report) = report(&db.url, &[]).await;
+        assert_eq!(code, Some(1));
+        let found = problems(&report);
+        let fails =
+            "it fails: relation \"touches\" does not exist (in PL/pgSQL function public.touch()";
+        let problem = found
+            .iter()
+            .find(|p| p.object == object && p.what.starts_with(fails))
+            .unwrap_or_else(|| panic!("{table}: {found:#?}"));
+        assert!(problem.remedy.contains("SECURITY DEFINER SET search_path"));
         db.execute(&format!("DROP TRIGGER touch ON {table}")).await;
     }
+}
+
+#[tokio::test]
+async fn trigger_that_refuses_today_keeps_no_worker_from_starting() {
+    let (db, _) = with_rows().await;
+    db.execute(
+        "CREATE FUNCTION not_today() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $m$not today$m$; END';
+         CREATE TRIGGER not_today BEFORE DELETE ON incident_payloads FOR EACH ROW EXECUTE FUNCTION not_today()",
+    )
+    .await;
+    let (code, _) = report(&db.url, &[]).await;
+    assert_eq!(code, Some(1), "attach check tells it");
+    let worker = product::Service::start(&db.url, "worker", &[]);
+    worker.ready().await;
+    worker.kill().await;
 }
