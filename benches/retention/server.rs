@@ -93,6 +93,8 @@ impl Server {
         self.drop(database).await?;
         self.postgres.create_database(database).await?;
         let pool = postgres::pool_for_migrations(&self.url(database))?;
+        // The seeds take random bytes from it; the queue finds it where it is.
+        sql::run(&pool, "CREATE EXTENSION pgcrypto SCHEMA public").await?;
         migrations::up_main_app(&pool).await?;
         sql::run(&pool, "CREATE EXTENSION pg_prewarm SCHEMA public").await?;
         pool.close().await;
