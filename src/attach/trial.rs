@@ -22,7 +22,7 @@ const BRIEFLY: [&str; 2] = [
     "SET LOCAL statement_timeout = '10s'",
 ];
 
-/// Tries both functions.
+/// Tries both functions; for `attach check` also a deletion from each purge view.
 pub(super) async fn check(
     database: &Database,
     depth: Depth,
@@ -43,8 +43,9 @@ pub(super) async fn check(
 /// What a trial showed: nothing, or what is wrong.
 type Tried = sqlx::Result<Option<String>>;
 
-/// At the start of a process what the main app's own trigger refuses today keeps nobody from starting: the runs that meet it
-/// are repeated. What no repetition mends does, and so does anything at all for `attach check`.
+/// Puts what a trial showed on its object. A trigger of the main app's may refuse a row today and not tomorrow: at the start of
+/// a process that is a warning, because the runs that meet it are retried. An error that no retry mends is a refusal, and for
+/// `attach check` every error is.
 fn conclude(tried: Tried, depth: Depth, object: Option<&mut Object>) -> sqlx::Result<()> {
     let Some(object) = object else {
         return Ok(());
