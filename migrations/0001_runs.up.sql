@@ -6,6 +6,8 @@ CREATE TABLE retention.purge_runs (
     trigger         text NOT NULL CHECK (trigger IN ('schedule', 'purge_now', 'replay')),
     requested_by    text NOT NULL,
     reason          text,
+    -- Somebody waits for it: it goes before the slot's runs, at any hour, and is held up by less. It stays so to its end.
+    urgent          boolean NOT NULL DEFAULT false,
     scheduled_for   timestamptz,
     replay_of       uuid,
     status          text NOT NULL DEFAULT 'queued'

@@ -1,17 +1,18 @@
 -- The one enqueue path: scheduler, API, command line, replay, retry and the main app's own SQL all end here.
 -- An apalis job is one delivery of a run: its payload is `{"run_id": ...}` and nothing else.
 
--- Delivers runs to the queue, each for when it is due. Must stand in the transaction that made, or changed, the runs.
-CREATE FUNCTION retention.deliver(run_ids uuid[], priority int, trace_context text DEFAULT NULL)
+-- Delivers runs to the queue, each for when it is due, the urgent ones first. Must stand in the transaction that made, or
+-- changed, the runs.
+CREATE FUNCTION retention.deliver(run_ids uuid[], trace_context text DEFAULT NULL)
 RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WITH addressed AS (
         UPDATE retention.purge_runs r SET delivery_id = apalis.generate_ulid()
         WHERE r.id = ANY (deliver.run_ids)
-        RETURNING r.id, r.delivery_id, greatest(now(), r.next_attempt_at) AS due_at
+        RETURNING r.id, r.delivery_id, greatest(now(), r.next_attempt_at) AS due_at, r.urgent
     )
     INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
     SELECT a.delivery_id, 'drift-retention.purge', convert_to(json_build_object('run_id', a.id)::text, 'UTF8'),
-           'Pending', 0, 1, a.due_at, deliver.priority,
+           'Pending', 0, 1, a.due_at, CASE WHEN a.urgent THEN 10 ELSE 0 END,
            -- An hstore, built without its name: the extension may stand in any schema.
            CASE WHEN deliver.trace_context IS NOT NULL
                 THEN (jsonb_populate_record(NULL::apalis.jobs, jsonb_build_object(
@@ -20,7 +21,19 @@ RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     FROM addressed a;
 $$;
 
+-- Makes a run that is at work urgent. Its batches lock it one after the other, each for a moment; nobody waits longer.
+CREATE FUNCTION retention.urge_running(run_id uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+BEGIN
+    UPDATE retention.purge_runs r SET urgent = true
+    WHERE r.id = urge_running.run_id AND r.status IN ('queued', 'running', 'retrying') AND NOT r.urgent;
+EXCEPTION WHEN lock_not_available THEN
+    NULL; -- A batch that takes this long has one row left to wait for.
+END;
+$$;
+
 -- One organization. A request that meets a live run makes no second one: a waiting run starts now, a running one goes on.
+-- Either is urgent from then on.
 CREATE FUNCTION retention.enqueue_run(
     org_id uuid, trigger text, requested_by text, reason text, replay_of uuid, trace_context text DEFAULT NULL)
 RETURNS TABLE (run_id uuid, status text, coalesced boolean)
@@ -38,33 +51,34 @@ BEGIN
             USING ERRCODE = 'foreign_key_violation', HINT = 'Check the id: nothing was enqueued.';
     END IF;
     FOR try IN 1..100 LOOP
-        INSERT INTO retention.purge_runs AS r (org_id, trigger, requested_by, reason, replay_of)
-        VALUES (enqueue_run.org_id, enqueue_run.trigger, enqueue_run.requested_by, enqueue_run.reason, enqueue_run.replay_of)
+        INSERT INTO retention.purge_runs AS r (org_id, trigger, requested_by, reason, replay_of, urgent)
+        VALUES (enqueue_run.org_id, enqueue_run.trigger, enqueue_run.requested_by, enqueue_run.reason, enqueue_run.replay_of,
+                true)
         ON CONFLICT DO NOTHING
         RETURNING r.id, r.status, false INTO run_id, status, coalesced;
         IF FOUND THEN
-            PERFORM retention.deliver(ARRAY[run_id], 10, trace_context);
+            PERFORM retention.deliver(ARRAY[run_id], trace_context);
             RETURN NEXT;
             RETURN;
         END IF;
         SELECT r.id, r.status, true INTO run_id, status, coalesced
         FROM retention.purge_runs r
         WHERE r.org_id = enqueue_run.org_id AND r.status IN ('queued', 'running', 'retrying');
-        -- A running run is only answered: locking it would wait for its batch.
         IF FOUND AND status <> 'running' THEN
-            UPDATE retention.purge_runs r SET next_attempt_at = NULL
+            UPDATE retention.purge_runs r SET next_attempt_at = NULL, urgent = true
             WHERE r.id = run_id AND r.status IN ('queued', 'retrying')
             RETURNING r.status, r.delivery_id INTO status, delivery;
             IF FOUND THEN
                 UPDATE apalis.jobs j SET run_at = least(j.run_at, now()), priority = greatest(j.priority, 10)
                 WHERE j.id = delivery AND j.status = 'Pending';
                 IF NOT FOUND THEN
-                    PERFORM retention.deliver(ARRAY[run_id], 10, trace_context);
+                    PERFORM retention.deliver(ARRAY[run_id], trace_context);
                 END IF;
                 RETURN NEXT;
                 RETURN;
             END IF;
         ELSIF FOUND THEN
+            PERFORM retention.urge_running(run_id);
             RETURN NEXT;
             RETURN;
         END IF;
@@ -112,7 +126,7 @@ BEGIN
     )
     SELECT coalesce(array_agg(id), '{}') INTO woken FROM waiting;
 
-    PERFORM retention.deliver(created || woken, 0);
+    PERFORM retention.deliver(created || woken);
     enqueued := cardinality(created);
     coalesced := cardinality(enqueue_slot.org_ids) - cardinality(created);
     RETURN NEXT;
@@ -121,7 +135,8 @@ $$;
 
 -- Nobody may call these unless told so (deploy/postgres/roles.sql).
 REVOKE ALL ON FUNCTION
-    retention.deliver(uuid[], int, text),
+    retention.deliver(uuid[], text),
+    retention.urge_running(uuid),
     retention.enqueue_run(uuid, text, text, text, uuid, text),
     retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[])

@@ -13,9 +13,41 @@ CREATE INDEX rewritten_payloads_org_idx ON retention.rewritten_payloads (org_id,
 -- first one.
 CREATE TABLE retention.rewritten_search (
     only_row       boolean PRIMARY KEY DEFAULT true CHECK (only_row), -- there is one
-    after_incident uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+    after_incident uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    -- `retention.payload_tables_state` when this search began at the first incident.
+    begun_state    text,
+    -- The state in which a search has come to its end: what was written since then, the trigger has noted. Null: none has.
+    noted_state    text
 );
 INSERT INTO retention.rewritten_search DEFAULT VALUES;
+
+-- Changes when the trigger on a table that holds payloads is disabled and enabled, dropped and created, and when the table is
+-- truncated or written anew: what a restore does to go past the trigger. Null: on one of the tables no trigger notes every write.
+CREATE FUNCTION retention.payload_tables_state(tables oid[]) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT CASE WHEN bool_and(n.triggers IS NOT NULL)
+                        THEN md5(string_agg(concat_ws(':', c.oid, c.relfilenode, n.triggers), ' ' ORDER BY c.oid)) END
+            FROM pg_class c
+            CROSS JOIN LATERAL (
+                SELECT string_agg(concat_ws(':', t.oid, t.xmin), ' ' ORDER BY t.oid) AS triggers FROM pg_trigger t
+                WHERE t.tgrelid = c.oid AND t.tgfoid = to_regproc('retention.note_rewritten_payload')
+                  AND t.tgenabled = 'A' AND t.tgtype & 21 = 21) n -- for each row, INSERT and UPDATE
+            WHERE c.oid = ANY (tables));
+END;
+$$;
+
+-- Whether payloads may have been written past the trigger since the last whole search: then stamped incidents are looked at one
+-- by one.
+CREATE FUNCTION retention.payloads_in_doubt(tables oid[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    state text := retention.payload_tables_state(tables);
+BEGIN
+    RETURN state IS NULL OR state IS DISTINCT FROM (SELECT s.noted_state FROM retention.rewritten_search s);
+END;
+$$;
+REVOKE ALL ON FUNCTION retention.payload_tables_state(oid[]), retention.payloads_in_doubt(oid[]) FROM PUBLIC;
 
 -- A row trigger for the table that holds payloads: AFTER INSERT OR UPDATE, ENABLE ALWAYS. Its argument names the column
 -- with the incident's id.
@@ -62,8 +94,15 @@ BEGIN
     SELECT count(*) INTO visible FROM unnest(incident_ids) AS i (id)
     WHERE EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id);
     IF visible > 0 THEN
-        RAISE EXCEPTION 'main_app.erase_payloads left the payloads of % incidents in main_app.incident_payloads', visible
-            USING ERRCODE = 'DR001', HINT = 'Correct the function, then run `drift-retention attach check`.';
+        RAISE EXCEPTION 'main_app.erase_payloads left the payloads of % incidents in main_app.incident_payloads, although nobody holds them (triggers before a deletion there: %)',
+                visible,
+                (SELECT coalesce(string_agg(DISTINCT format('%I on %s', t.tgname, t.tgrelid::regclass), ', '), 'none')
+                 FROM pg_rewrite r
+                 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+                 JOIN pg_trigger t ON t.tgrelid = d.refobjid
+                 WHERE r.ev_class = to_regclass('main_app.incident_payloads')
+                   AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 11 = 11)
+            USING ERRCODE = 'DR001', HINT = 'Correct the function, or drop the trigger, then run `drift-retention attach check`.';
     END IF;
     IF erased IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'main_app.erase_payloads says that % of % incidents had a payload, and % had one',

@@ -5,6 +5,8 @@ mod hours;
 mod idle;
 mod isolate;
 mod mapping;
+mod recording;
+mod rewritten;
 mod shift;
 mod slice;
 mod together;
@@ -13,19 +15,24 @@ use std::{sync::Arc, time::Duration};
 
 use chrono_tz::Tz;
 use tokio::{
-    sync::{Mutex, Semaphore},
+    sync::{Mutex, Notify, Semaphore},
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, field};
 
-use self::{hours::Admission, isolate::isolate_panics};
+pub use self::recording::Refusal;
+use self::{
+    hours::Admission,
+    isolate::isolate_panics,
+    recording::{InHand, Unrecorded},
+};
 use crate::{
     config::{Config, Hours},
     faults::{self, Point},
     ids::{OrgId, RunId},
     postgres::Database,
-    purge::{self, ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
+    purge::{ClosedStep, OwnedRun, Pace, PurgeError, Purger, Report, Terms, Turn},
     queue::{
         self, Backoff, Claim, ConsumerSettings, Delivery, Lease, Settled, Verdict, WorkerIdentity,
     },
@@ -39,8 +46,6 @@ const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 const SETTLED: Duration = Duration::from_secs(1);
 /// Runs in hand for each that deletes: the others claim, commit, verify or end meanwhile, which is waiting for the disk.
 const IN_HAND: usize = 2;
-/// The pause before an ending that could not be recorded is recorded again.
-const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
 /// A worker process: it works off deliveries until it is stopped.
 #[derive(Debug, Clone)]
@@ -63,6 +68,11 @@ pub struct Worker {
     hours: Option<(Hours, Tz)>,
     /// Cancelled when the mapping is no longer the one that this process has checked: it purges nothing more.
     pub mapping_changed: CancellationToken,
+    /// Notified when a run failed of something that speaks against the mapping.
+    pub mapping_doubted: Arc<Notify>,
+    /// Why the database refuses to record what becomes of runs.
+    pub refusal: Refusal,
+    in_hand: InHand,
 }
 
 impl Worker {
@@ -97,6 +107,9 @@ impl Worker {
             group: Arc::new(Mutex::new(together::Group::new(purge.batch_size))),
             hours: purge.between.map(|hours| (hours, timezone)),
             mapping_changed: CancellationToken::new(),
+            mapping_doubted: Arc::default(),
+            refusal: Refusal::default(),
+            in_hand: InHand::default(),
         }
     }
 
@@ -121,6 +134,7 @@ impl Worker {
             stop.run_until_cancelled(self.database.open_gently()).await;
         }
         let _reconciler = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_reconciling()));
+        let _rescuer = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_rescuing()));
         let handler = {
             let (worker, stop) = (self.clone(), stop.clone());
             move |delivery| {
@@ -160,61 +174,58 @@ impl Worker {
                     tracing::warn!(error = chain(&error), "cannot reconcile; trying again");
                 }
             }
-            match purge::note_unnoticed(&self.database).await {
-                Ok(0) => {}
-                Ok(payloads) => tracing::warn!(
-                    payloads,
-                    "payloads were written again after their purge, and no trigger \
-                    noted them; the next runs take them: is note_rewritten_payload on every table that holds payloads?"
-                ),
-                Err(error) => {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "cannot search for rewritten payloads; trying again"
-                    );
-                }
-            }
+            self.search_rewritten().await;
         }
     }
 
     /// One delivery, from claim to ending.
     async fn handle(&self, delivery: Delivery, stop: &CancellationToken) -> Verdict {
+        let _held = self.in_hand.take(delivery.run);
+        self.work(delivery, stop).await.unwrap_or(Verdict::Done)
+    }
+
+    async fn work(
+        &self,
+        delivery: Delivery,
+        stop: &CancellationToken,
+    ) -> Result<Verdict, Unrecorded> {
         if stop.is_cancelled() {
-            self.persist(|| queue::redeliver(&self.database, delivery.run))
-                .await;
-            return Verdict::Done;
+            self.record(|_| queue::redeliver(&self.database, delivery.run))
+                .await?;
+            return Ok(Verdict::Done);
         }
-        let (within, _closing) = match self.persist(|| self.admit(&delivery, stop)).await {
+        let (within, _closing) = match self.record(|_| self.admit(&delivery, stop)).await? {
             Admission::AnyTime => (stop.clone(), None),
             Admission::Within(within, closing) => (within, Some(closing)),
-            Admission::Postponed => return Verdict::Done,
+            Admission::Postponed => return Ok(Verdict::Done),
         };
         if self.purge_together(&delivery, &within).await {
-            return Verdict::Done;
+            return Ok(Verdict::Done);
         }
-        let claim = || {
+        let claim = |again| {
             queue::claim(
                 &self.database,
                 delivery.run,
                 &delivery,
                 self.max_attempts,
                 self.lease(),
+                again,
             )
         };
-        match self.persist(claim).await {
+        match self.record(claim).await? {
             Claim::Owned(run, terms) => self.attempt(run, Ok(terms), &within).await,
             Claim::Unresolved(run, error) => self.attempt(run, Err(error), &within).await,
             Claim::Exhausted { org, trigger } => {
                 tracing::error!(run_id = %delivery.run, org_id = %org, error_kind = "attempts_exhausted",
                     "run failed: every attempt is used up and none reported back");
                 self.count("failed", &trigger);
-                Verdict::Killed
+                Ok(Verdict::Killed)
             }
             Claim::Cancelled { trigger } => {
                 self.count("cancelled", &trigger);
-                Verdict::Done
+                Ok(Verdict::Done)
             }
-            Claim::Nothing => Verdict::Done,
+            Claim::Nothing => Ok(Verdict::Done),
         }
     }
 
@@ -223,7 +234,7 @@ impl Worker {
         run: OwnedRun,
         terms: Result<Terms, PurgeError>,
         stop: &CancellationToken,
-    ) -> Verdict {
+    ) -> Result<Verdict, Unrecorded> {
         faults::pass(Point::AfterClaim);
         let span = tracing::info_span!("purge run", otel.kind = "consumer", run_id = %run.id, org_id = %run.org,
             attempt = run.attempt, trigger = run.trigger, replay_of = field::Empty, trace_id = field::Empty);
@@ -242,7 +253,7 @@ impl Worker {
         run: OwnedRun,
         terms: Result<Terms, PurgeError>,
         stop: &CancellationToken,
-    ) -> Verdict {
+    ) -> Result<Verdict, Unrecorded> {
         tracing::debug!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, "attempt begins");
         let started = Instant::now();
         let outcome = match terms {
@@ -262,8 +273,8 @@ impl Worker {
                     self.mapping_changed.cancel();
                 }
                 let given = self
-                    .persist(|| queue::give_back(&self.database, &run))
-                    .await;
+                    .record(|_| queue::give_back(&self.database, &run))
+                    .await?;
                 if given == Settled::Superseded {
                     return self.superseded(&run).await;
                 }
@@ -275,7 +286,7 @@ impl Worker {
                     "it has had its slice, and others wait"
                 };
                 tracing::info!(run_id = %run.id, org_id = %run.org, "gave the run back: {why}");
-                Verdict::Done
+                Ok(Verdict::Done)
             }
             Err(PurgeError::Superseded) => self.superseded(&run).await,
             Err(error) => self.fail(&run, &error).await,
@@ -301,46 +312,49 @@ impl Worker {
         isolate_panics(attempt.in_current_span()).await
     }
 
-    async fn succeed(&self, run: &OwnedRun, report: &Report) -> Verdict {
+    async fn succeed(&self, run: &OwnedRun, report: &Report) -> Result<Verdict, Unrecorded> {
         let closed = self
-            .persist(|| queue::succeed(&self.database, run, report))
-            .await;
+            .record(|_| queue::succeed(&self.database, run, report))
+            .await?;
         let Some(steps) = closed else {
             return self.superseded(run).await;
         };
         self.count("succeeded", &run.trigger);
         report_steps(run.id, run.org, report.plan, &steps);
-        Verdict::Done
+        Ok(Verdict::Done)
     }
 
-    async fn fail(&self, run: &OwnedRun, error: &PurgeError) -> Verdict {
+    async fn fail(&self, run: &OwnedRun, error: &PurgeError) -> Result<Verdict, Unrecorded> {
         let (kind, why) = (error.kind(), chain(error));
+        if kind == "row_security" {
+            self.mapping_doubted.notify_one();
+        }
         match self
-            .persist(|| queue::fail_or_retry(&self.database, run, error, self.backoff))
-            .await
+            .record(|_| queue::fail_or_retry(&self.database, run, error, self.backoff))
+            .await?
         {
             Settled::Retrying(wait) => {
                 tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
                     error = why, "attempt failed; the next one is in {:.1} s", wait.as_secs_f64());
                 self.count("retried", &run.trigger);
-                Verdict::Done
+                Ok(Verdict::Done)
             }
             Settled::Failed => {
                 tracing::error!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
                     error = why, "run failed");
                 self.count("failed", &run.trigger);
-                Verdict::Killed
+                Ok(Verdict::Killed)
             }
             Settled::Superseded => self.superseded(run).await,
-            Settled::Done => Verdict::Done,
+            Settled::Done => Ok(Verdict::Done),
         }
     }
 
     /// The run was cancelled under this attempt, or another worker took it over: whoever did has recorded it.
-    async fn superseded(&self, run: &OwnedRun) -> Verdict {
+    async fn superseded(&self, run: &OwnedRun) -> Result<Verdict, Unrecorded> {
         if self
-            .persist(|| queue::was_cancelled(&self.database, run))
-            .await
+            .record(|_| queue::was_cancelled(&self.database, run))
+            .await?
         {
             self.count("cancelled", &run.trigger);
         } else {
@@ -348,7 +362,7 @@ impl Worker {
             tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt,
                 "another worker took the run over; this attempt committed nothing more");
         }
-        Verdict::Done
+        Ok(Verdict::Done)
     }
 
     fn count(&self, outcome: &str, trigger: &str) {
@@ -356,26 +370,6 @@ impl Worker {
             .runs
             .with_label_values(&[outcome, trigger])
             .inc();
-    }
-
-    /// Does one step of a run's life until the database has taken it. A delivery that was acknowledged without it
-    /// would strand the run; a database that stays away ends the worker's heartbeat, and with it this.
-    async fn persist<T, F>(&self, step: impl Fn() -> F) -> T
-    where
-        F: Future<Output = sqlx::Result<T>>,
-    {
-        loop {
-            match step().await {
-                Ok(done) => return done,
-                Err(error) => {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "cannot record the run's progress; trying again"
-                    );
-                    sleep(RECORD_PAUSE).await;
-                }
-            }
-        }
     }
 }
 

@@ -69,10 +69,11 @@ GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_sign
 GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
 GRANT UPDATE ON retention.rewritten_search TO drift_retention_worker;
 GRANT DELETE ON retention.idempotency_keys TO drift_retention_worker;
-GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], int, text),
+GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], text), retention.urge_running(uuid),
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[]), retention.erase_payloads(uuid[]), retention.first_check_key(),
-    retention.mapping_fingerprint(), retention.pressure(oid[])
+    retention.mapping_fingerprint(), retention.payload_tables_state(oid[]), retention.payloads_in_doubt(oid[]),
+    retention.pressure(oid[])
     TO drift_retention_worker;
 
 -- The queue's tables are the worker's.

@@ -128,6 +128,7 @@ async fn inspect(
         fingerprint,
         flags: purged.flags.iter().map(|table| table.oid).collect(),
         purged: purged.oids(),
+        payloads: purged.payloads.iter().map(|table| table.oid).collect(),
         cascades: allowed,
         tables: mapped_tables(&views),
         unnoticed,

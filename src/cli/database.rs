@@ -47,12 +47,16 @@ pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
 /// The replica that the settings name, or the database itself. A replica of a database behind a pooler may stand
 /// behind one too; nothing that is read there needs a session.
 pub(super) fn open_reading(config: &Config, database: &Database) -> Result<Database> {
-    Ok(match &config.replica_url {
+    let replica = match &config.replica_url {
         Some(url) if config.database.direct_url.is_some() => {
-            Database::behind_pooler(url, READING_CONNECTIONS, url, READING_CONNECTIONS)?
+            Database::for_reading_behind_pooler(url, READING_CONNECTIONS)?
         }
-        Some(url) => Database::new(url, READING_CONNECTIONS)?,
-        None => database.clone(),
+        Some(url) => Database::for_reading(url, READING_CONNECTIONS)?,
+        None => return Ok(database.clone()),
+    };
+    Ok(match database.mapping() {
+        Some(mapping) => replica.with_mapping(mapping.clone()),
+        None => replica,
     })
 }
 

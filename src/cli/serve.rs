@@ -16,7 +16,7 @@ use crate::{
     attach::{self, AttachError, Depth},
     config::{Config, Hours},
     gauges::Gauges,
-    http::{self, ApiState, Health, Verifier},
+    http::{self, ApiState, Health, Verifier, WorkerHealth},
     postgres::{Database, Mapping},
     purge::datasets::DATASETS,
     retention::Plan,
@@ -117,9 +117,11 @@ pub(super) async fn serve(
         mapping: watched.warning.clone(),
         database: database.clone(),
         metrics: metrics.clone(),
-        worker: worker
-            .as_ref()
-            .map(|worker| (worker.identity.clone(), worker.lease())),
+        worker: worker.as_ref().map(|worker| WorkerHealth {
+            identity: worker.identity.clone(),
+            lease: worker.lease(),
+            refusal: worker.refusal.clone(),
+        }),
     };
     let reading = database::open_reading(config, &database)?;
     let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
@@ -132,13 +134,7 @@ pub(super) async fn serve(
         schedule,
         stop: stop.clone(),
     });
-    let mapping_changed = worker.as_ref().map(|worker| worker.mapping_changed.clone());
-    let watch = watched.watch(
-        &database,
-        &config.attach.cascades,
-        mapping_changed.unwrap_or_default(),
-        &stop,
-    );
+    let watch = watched.watch(&database, &config.attach.cascades, worker.as_ref(), &stop);
     let http = http::serve(listener, http::router(health, api), drained.clone());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(async move { gauges.keep_fresh().await }));
     let loops = async {
@@ -179,19 +175,24 @@ impl Watched {
         }
     }
 
-    /// Ends with `stop`, or stops the process: once the mapping has changed, or cannot be used any more. A batch that is the
-    /// first to notice says so by `changed`.
+    /// Ends with `stop`, or stops the process: once the mapping has changed, or cannot be used any more. Where a run of the
+    /// `worker` is the first to notice, it is looked at at once.
     async fn watch(
         &self,
         database: &Database,
         cascades: &[String],
-        changed: CancellationToken,
+        worker: Option<&Worker>,
         stop: &CancellationToken,
     ) -> Result<(), AttachError> {
+        let (changed, doubted) = worker.map_or_else(Default::default, |worker| {
+            let (changed, doubted) = (&worker.mapping_changed, &worker.mapping_doubted);
+            (changed.clone(), doubted.clone())
+        });
         let outcome = loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = changed.cancelled() => break Err(AttachError::Changed),
+                () = doubted.notified() => {}
                 () = sleep(WATCH_EVERY) => {}
             }
             match attach::prove(database, cascades, Depth::Structure).await {

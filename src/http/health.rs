@@ -12,14 +12,16 @@ use serde::Serialize;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    postgres::Database,
-    postgres::migrations,
+    postgres::{self, Database, migrations},
     queue::{self, Lease, WorkerIdentity},
     telemetry::{logs::chain, metrics::Metrics},
+    worker::Refusal,
 };
 
 /// How long a check may take: a load balancer does not wait either.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+const NO_ANSWER: &str = "the database does not answer";
 
 /// What health is told from.
 #[derive(Debug, Clone)]
@@ -28,10 +30,21 @@ pub struct Health {
     pub database: Database,
     /// The metrics of this process.
     pub metrics: Arc<Metrics>,
-    /// This process's workers and their lease; none where it has no worker role.
-    pub worker: Option<(WorkerIdentity, Lease)>,
+    /// Of this process's worker; none where it has no worker role.
+    pub worker: Option<WorkerHealth>,
     /// What is worth knowing of the mapping to the main app, in words; empty: nothing.
     pub mapping: Arc<Mutex<String>>,
+}
+
+/// What a worker's health is told from.
+#[derive(Debug, Clone)]
+pub struct WorkerHealth {
+    /// The names of its workers in the queue begin with it.
+    pub identity: WorkerIdentity,
+    /// How long they may be silent.
+    pub lease: Lease,
+    /// Why the database refuses to record what becomes of runs.
+    pub refusal: Refusal,
 }
 
 /// What `/readyz` found; every part is `ok` or says what is wrong.
@@ -49,25 +62,35 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready: the database answers, its schema is the one we know, and our worker's heartbeat is fresh.
+/// Ready: the database answers and takes writes, its schema is the one we know, our worker's heartbeat is fresh, and what it
+/// records is taken.
 pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
-    let schema = match timeout(TIMEOUT, migrations::check(&health.database)).await {
-        Ok(Ok(())) => "ok".to_owned(),
+    let database = &health.database;
+    let schema = match timeout(TIMEOUT, migrations::check(database)).await {
+        Ok(Ok(())) => match timeout(TIMEOUT, postgres::is_read_only(database)).await {
+            Ok(Ok(false)) => "ok".to_owned(),
+            Ok(Ok(true)) => "the database is read-only: database.url leads to a standby, or to the old primary after a failover"
+                .to_owned(),
+            Ok(Err(error)) => chain(&error),
+            Err(_) => NO_ANSWER.to_owned(),
+        },
         Ok(Err(error)) => chain(&error),
-        Err(_) => "the database does not answer".to_owned(),
+        Err(_) => NO_ANSWER.to_owned(),
     };
     let mut worker = None;
-    if let Some((identity, lease)) = &health.worker {
-        let alive = timeout(
-            TIMEOUT,
-            queue::workers_alive(&health.database, identity, *lease),
-        )
-        .await;
-        worker = Some(match alive {
-            Ok(Ok(true)) => "ok".to_owned(),
-            Ok(Ok(false)) => "the worker's heartbeat is older than its lease".to_owned(),
-            Ok(Err(error)) => chain(&error),
-            Err(_) => "the database does not answer".to_owned(),
+    if let Some(WorkerHealth {
+        identity,
+        lease,
+        refusal,
+    }) = &health.worker
+    {
+        let alive = timeout(TIMEOUT, queue::workers_alive(database, identity, *lease)).await;
+        worker = Some(match (alive, refusal.get()) {
+            (Ok(Ok(_)), Some(refusal)) => refusal,
+            (Ok(Ok(true)), None) => "ok".to_owned(),
+            (Ok(Ok(false)), None) => "the worker's heartbeat is older than its lease".to_owned(),
+            (Ok(Err(error)), _) => chain(&error),
+            (Err(_), _) => NO_ANSWER.to_owned(),
         });
     }
     let ready = schema == "ok" && worker.as_deref().is_none_or(|worker| worker == "ok");

@@ -21,7 +21,7 @@ use crate::{gauges::Gauges, postgres::Database, schedule::Schedule};
 pub use self::{
     api::openapi,
     auth::{MintError, Verifier, mint},
-    health::Health,
+    health::{Health, WorkerHealth},
     identity::{Identity, Role},
     problem::Problem,
 };

@@ -8,7 +8,7 @@
 
 use std::{iter, sync::Arc, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream};
 use sqlx::{
     AssertSqlSafe, Describe, Execute, Executor, PgPool, Postgres, SqlStr,
     postgres::{PgRow, PgStatement, PgTypeInfo},
@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use super::{
-    Flush, Mapping, Patience, SESSION, Transaction, direct_pool, pooler_pool, transaction::Results,
+    Flush, Mapping, Patience, SESSION, Transaction,
+    connections::{Access, Trust},
+    direct_pool, pooler_pool,
+    transaction::Results,
 };
 
 /// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
@@ -48,6 +51,8 @@ pub struct Database {
     yielding: Option<Yielding>,
     /// The mapping that this process has checked; absent: nothing may be purged.
     mapping: Option<Arc<Mapping>>,
+    /// Which of the connections may still be used.
+    trust: Arc<Trust>,
 }
 
 /// Few sessions, and a place in line for each. A pool hands out the session that has been idle for longest, and each maps every page
@@ -65,11 +70,24 @@ impl Database {
     /// # Errors
     /// When `url` is no Postgres URL.
     pub fn new(url: &str, connections: u32) -> sqlx::Result<Self> {
+        Self::on(url, connections, Trust::new(Access::Write))
+    }
+
+    /// The same for what only reads: the server may be a replica.
+    ///
+    /// # Errors
+    /// When `url` is no Postgres URL.
+    pub fn for_reading(url: &str, connections: u32) -> sqlx::Result<Self> {
+        Self::on(url, connections, Trust::new(Access::Read))
+    }
+
+    fn on(url: &str, connections: u32, trust: Arc<Trust>) -> sqlx::Result<Self> {
         Ok(Self {
-            pool: direct_pool(url, connections)?,
+            pool: direct_pool(url, connections, &trust)?,
             direct: None,
             yielding: None,
             mapping: None,
+            trust,
         })
     }
 
@@ -78,12 +96,13 @@ impl Database {
     /// # Errors
     /// When `url` is no Postgres URL.
     pub fn for_purging(url: &str, connections: u32, yielding: u32) -> sqlx::Result<Self> {
+        let database = Self::new(url, connections.saturating_sub(yielding))?;
         Ok(Self {
             yielding: Some(Yielding {
-                pool: direct_pool(url, yielding)?,
+                pool: direct_pool(url, yielding, &database.trust)?,
                 places: Arc::new(Semaphore::new(usize::try_from(yielding).unwrap_or(1))),
             }),
-            ..Self::new(url, connections.saturating_sub(yielding))?
+            ..database
         })
     }
 
@@ -98,12 +117,34 @@ impl Database {
         direct_url: &str,
         sessions: u32,
     ) -> sqlx::Result<Self> {
+        let trust = Trust::new(Access::Write);
         Ok(Self {
-            pool: pooler_pool(url, connections)?,
-            direct: Some(direct_pool(direct_url, sessions)?),
+            pool: pooler_pool(url, connections, &trust)?,
+            direct: Some(direct_pool(direct_url, sessions, &trust)?),
             yielding: None,
             mapping: None,
+            trust,
         })
+    }
+
+    /// The same for what only reads, over one URL: the server behind the pooler may be a replica.
+    ///
+    /// # Errors
+    /// When `url` is no Postgres URL.
+    pub fn for_reading_behind_pooler(url: &str, connections: u32) -> sqlx::Result<Self> {
+        let trust = Trust::new(Access::Read);
+        Ok(Self {
+            pool: pooler_pool(url, connections, &trust)?,
+            direct: Some(direct_pool(url, connections, &trust)?),
+            yielding: None,
+            mapping: None,
+            trust,
+        })
+    }
+
+    /// Has every connection that is open now closed before it is used again: something is wrong with them.
+    pub fn renew_connections(&self) {
+        self.trust.lose();
     }
 
     /// The same database for a process that has checked `mapping`: it may purge.
@@ -276,6 +317,7 @@ impl Database {
             place,
             self.is_pooled(),
             self.mapping.clone(),
+            self.trust.clone(),
         ))
     }
 
@@ -295,7 +337,8 @@ impl<'c> Executor<'c> for &'c Database {
         E: Execute<'q, Postgres> + 'q,
     {
         if !self.is_pooled() {
-            return self.pool.fetch_many(query);
+            let results = self.pool.fetch_many(query);
+            return results.inspect_err(|error| self.trust.note(error)).boxed();
         }
         let results = async move {
             let mut tx = self.begin().await?;
@@ -313,7 +356,8 @@ impl<'c> Executor<'c> for &'c Database {
         E: Execute<'q, Postgres> + 'q,
     {
         if !self.is_pooled() {
-            return self.pool.fetch_optional(query);
+            let row = self.pool.fetch_optional(query);
+            return Box::pin(row.inspect_err(|error| self.trust.note(error)));
         }
         Box::pin(async move {
             let mut tx = self.begin().await?;

@@ -12,6 +12,8 @@ pub struct Mapping {
     pub flags: Vec<Oid>,
     /// The tables behind all views that lose rows.
     pub purged: Vec<Oid>,
+    /// The tables that hold payloads.
+    pub payloads: Vec<Oid>,
     /// Tables whose rows go by a foreign key's cascade, as the operator has acknowledged.
     pub cascades: Vec<Cascade>,
     /// Which tables stand behind each view.

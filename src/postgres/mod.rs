@@ -1,21 +1,25 @@
 //! Postgres: the pool and its session settings, migrations, and a server of our own for the quick start.
 
+mod connections;
 mod database;
+mod error;
 mod explain;
 pub mod local;
 mod mapping;
 pub mod migrations;
 mod transaction;
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgExecutor, PgPool,
+    ConnectOptions, PgConnection, PgExecutor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use self::connections::Trust;
 pub use self::{
     database::Database,
+    error::{is_contention, is_row_security, is_timeout, is_transient},
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
     transaction::{Flush, Patience, Transaction},
@@ -35,26 +39,26 @@ const SESSION: [(&str, &str); 4] = [
 ];
 /// How long to wait for a connection, a server that is restarting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was in use so short a time ago is taken to be alive; others are asked, which costs a round trip.
-const RECENT: Duration = Duration::from_secs(1);
 /// A statement slower than this is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// A pool of at most `connections` sessions on `url`.
-fn direct_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
+fn direct_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> sqlx::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?.options(SESSION);
-    let pool = pool_options(connections)
+    let pool = trust
+        .guard(pool_options(connections))
         .after_connect(|connection, _| Box::pin(find_extensions(connection)));
     Ok(pool.connect_lazy_with(named(options, "drift-retention")))
 }
 
 /// A pool of at most `connections` connections to a transaction pooler, which refuses settings at start that it does
 /// not know.
-fn pooler_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
+fn pooler_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> sqlx::Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?
         .extra_float_digits(None)
         .statement_cache_capacity(0);
-    Ok(pool_options(connections).connect_lazy_with(named(options, "drift-retention")))
+    let pool = trust.guard(pool_options(connections));
+    Ok(pool.connect_lazy_with(named(options, "drift-retention")))
 }
 
 /// Opens a pool for changing the schema: moving a large table's rows takes as long as it takes, whatever timeouts the
@@ -128,32 +132,6 @@ fn pool_options(connections: u32) -> PgPoolOptions {
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        .before_acquire(|connection, known| {
-            Box::pin(async move {
-                if known.idle_for >= RECENT {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-}
-
-/// Whether a statement, or a yielding transaction as a whole, took longer than it may.
-#[must_use]
-pub fn is_timeout(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(db) => db.code().as_deref() == Some("57014"),
-        sqlx::Error::AnyDriverError(error) => error.is::<transaction::TookTooLong>(),
-        _ => false,
-    }
-}
-
-/// Whether Postgres gave up on a row lock that somebody else holds (`lock_not_available`, `query_canceled` by
-/// timeout, `deadlock_detected`): the work is to be taken up again, in a smaller piece.
-#[must_use]
-pub fn is_contention(error: &sqlx::Error) -> bool {
-    is_timeout(error)
-        || matches!(error, sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("55P03" | "40P01" | "40001")))
 }
 
 /// What Postgres's clock says: the only clock that cutoffs, slots and due times go by.
@@ -164,6 +142,19 @@ pub async fn now(on: impl PgExecutor<'_>) -> sqlx::Result<chrono::DateTime<chron
     sqlx::query_scalar!(
         r#"-- postgres.now
         SELECT clock_timestamp() AS "now!""#
+    )
+    .fetch_one(on)
+    .await
+}
+
+/// Whether the server takes no writes: it is a standby, or was set so.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn is_read_only(on: impl PgExecutor<'_>) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- postgres.is_read_only
+        SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#
     )
     .fetch_one(on)
     .await

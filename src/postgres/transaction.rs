@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{future::BoxFuture, stream::BoxStream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use sqlx::{
     Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
     error::BoxDynError,
@@ -13,7 +13,10 @@ use sqlx::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::mapping::{Mapping, MappingChanged, NotChecked};
+use super::{
+    connections::Trust,
+    mapping::{Mapping, MappingChanged, NotChecked},
+};
 
 /// What one statement gives: rows, and the counts that end it.
 pub(super) type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
@@ -52,6 +55,8 @@ pub struct Transaction<'c> {
     mapping: Option<Arc<Mapping>>,
     /// Whether it may delete: then it commits only under that mapping.
     purges: bool,
+    /// Where errors that speak against the connection are noted.
+    trust: Arc<Trust>,
 }
 
 /// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
@@ -70,6 +75,7 @@ impl<'c> Transaction<'c> {
         place: Option<OwnedSemaphorePermit>,
         is_pooled: bool,
         mapping: Option<Arc<Mapping>>,
+        trust: Arc<Trust>,
     ) -> Self {
         Self {
             inner,
@@ -79,6 +85,7 @@ impl<'c> Transaction<'c> {
             is_marked: false,
             mapping,
             purges: false,
+            trust,
         }
     }
 
@@ -206,11 +213,13 @@ impl<'c> Executor<'c> for &'c mut Transaction<'_> {
         'q: 'e,
         E: Execute<'q, Postgres> + 'q,
     {
-        if self.is_pooled {
+        let (trust, is_pooled) = (self.trust.clone(), self.is_pooled);
+        let results = if is_pooled {
             self.connection().fetch_many(Unnamed(query))
         } else {
             self.connection().fetch_many(query)
-        }
+        };
+        results.inspect_err(move |error| trust.note(error)).boxed()
     }
 
     fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -219,11 +228,13 @@ impl<'c> Executor<'c> for &'c mut Transaction<'_> {
         'q: 'e,
         E: Execute<'q, Postgres> + 'q,
     {
-        if self.is_pooled {
+        let (trust, is_pooled) = (self.trust.clone(), self.is_pooled);
+        let row = if is_pooled {
             self.connection().fetch_optional(Unnamed(query))
         } else {
             self.connection().fetch_optional(query)
-        }
+        };
+        Box::pin(row.inspect_err(move |error| trust.note(error)))
     }
 
     fn prepare_with<'e>(

@@ -24,6 +24,34 @@ pub enum PurgeError {
         /// How many of them.
         rows: u64,
     },
+    /// Rows that should have gone are still there, though the purge had locked them: a trigger of the main app's kept them.
+    #[error(
+        "{rows} expired rows of {table} were not deleted although nobody holds them: a trigger keeps them. Triggers that run \
+         before a deletion: {triggers}. Let expired rows go, or drop the trigger"
+    )]
+    NotDeleted {
+        /// The table.
+        table: &'static str,
+        /// How many rows.
+        rows: u64,
+        /// The table's triggers, each with its table.
+        triggers: String,
+    },
+    /// One table cannot be purged.
+    #[error("{table} cannot be purged, the other tables can")]
+    Table {
+        /// The first of the dataset's tables.
+        table: &'static str,
+        /// What stands in the way.
+        #[source]
+        source: Box<PurgeError>,
+    },
+    /// Row-level security would have hidden rows, so that Postgres refused the statement.
+    #[error(
+        "row-level security would hide expired rows, and a purge of the others would claim success: give the owner of the \
+         views in schema main_app BYPASSRLS, or switch it off on the table"
+    )]
+    RowSecurity(#[source] sqlx::Error),
     /// Somebody changed the mapping under this process, which may purge nothing more: the run is given back.
     #[error(
         "the mapping in schema main_app has changed since this process checked it: run `drift-retention attach check`, then \
@@ -48,6 +76,9 @@ impl From<sqlx::Error> for PurgeError {
         if postgres::is_mapping_changed(&error) {
             return Self::MappingChanged;
         }
+        if postgres::is_row_security(&error) {
+            return Self::RowSecurity(error);
+        }
         match error
             .as_database_error()
             .and_then(DatabaseError::code)
@@ -69,10 +100,34 @@ impl PurgeError {
             Self::Superseded => "superseded",
             Self::PolicyUnresolved(_) => "policy_unresolved",
             Self::LeftBehind { .. } => "contention",
+            Self::NotDeleted { .. } => "not_deleted",
+            Self::Table { source, .. } => source.kind(),
+            Self::RowSecurity(_) => "row_security",
             Self::Database(error) if postgres::is_contention(error) => "contention",
             Self::MappingChanged | Self::Mapping(_) => "mapping",
             Self::Panic(_) => "panic",
             Self::Database(_) => "database",
+        }
+    }
+
+    /// Whether it is the fault of a statement on one table: other tables can be purged all the same.
+    pub(super) fn is_of_one_table(&self) -> bool {
+        match self {
+            Self::Database(error) => !postgres::is_transient(error),
+            Self::Mapping(_) | Self::RowSecurity(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Names the table whose statement failed of it, if it is that table's alone.
+    pub(super) fn of_table(self, table: &'static str) -> Self {
+        if self.is_of_one_table() {
+            Self::Table {
+                table,
+                source: Box::new(self),
+            }
+        } else {
+            self
         }
     }
 

@@ -29,6 +29,8 @@ pub struct OwnedRun {
     pub token: i64,
     /// Who asked: `schedule`, `purge_now` or `replay`.
     pub trigger: String,
+    /// Whether somebody waited for it at the claim.
+    pub urgent: bool,
     /// Which attempt this is, from 1.
     pub attempt: i32,
     /// How many there may be.
@@ -65,12 +67,20 @@ fn resolved(org: OrgId, plan: Option<&str>) -> Result<Plan, ResolveError> {
         .map_err(|unknown| ResolveError::UnknownPlan(org, unknown))
 }
 
+/// What holds for the rest of a transaction.
+pub(super) struct Proof {
+    /// The organization's plan.
+    pub(super) plan: Plan,
+    /// Whether somebody waits for the run.
+    pub(super) is_urgent: bool,
+}
+
 /// Proves, for the rest of the transaction, that `run` is still owned, and reads the organization's plan. The
 /// run's row and the organization's are locked against change until the transaction ends.
-pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Plan, PurgeError> {
+pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Proof, PurgeError> {
     let proof = sqlx::query!(
         r#"-- purge.prove_ownership
-        SELECT r.status = 'running' AND r.token = $2 AS "owned!", 
+        SELECT r.status = 'running' AND r.token = $2 AS "owned!", r.urgent,
                coalesce(main_app.lock_plan(r.org_id),
                         (SELECT '' FROM main_app.organizations o WHERE o.id = r.org_id)) AS plan
         FROM retention.purge_runs r
@@ -84,7 +94,10 @@ pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Pl
     let Some(proof) = proof.filter(|proof| proof.owned) else {
         return Err(PurgeError::Superseded);
     };
-    Ok(resolved(run.org, proof.plan.as_deref())?)
+    Ok(Proof {
+        plan: resolved(run.org, proof.plan.as_deref())?,
+        is_urgent: proof.urgent,
+    })
 }
 
 /// Freezes the terms of `run`, whose organization's plan is written as `plan`: of what earlier attempts recorded and
@@ -231,13 +244,14 @@ pub struct ClosedStep {
     pub rows_kept: i64,
 }
 
-/// Closes the steps of a verified run, with what its rules kept. Must commit with the run's own closing.
+/// Closes the steps of a verified run, with what its rules kept. Must commit with the run's own closing. None are closed where
+/// somebody else owns the run by now, or it is final.
 ///
 /// # Errors
 /// When Postgres fails.
 pub async fn close_steps(
     tx: &mut Transaction<'_>,
-    run: RunId,
+    run: &OwnedRun,
     remains: &[Remains],
 ) -> sqlx::Result<Vec<ClosedStep>> {
     let (tables, kept): (Vec<String>, Vec<i64>) = DATASETS
@@ -259,10 +273,27 @@ pub async fn close_steps(
              started_at = coalesce(s.started_at, now()), finished_at = now()
          FROM unnest($2::text[], $3::bigint[]) AS k (table_name, kept)
          WHERE s.run_id = $1 AND s.table_name = k.table_name
+           AND EXISTS (SELECT FROM retention.purge_runs r WHERE r.id = $1 AND r.token = $4 AND r.status = 'running')
          RETURNING s.table_name, s.cutoff, s.rows_purged, s.rows_kept",
-        run.0,
+        run.id.0,
         &tables,
-        &kept
+        &kept,
+        run.token
+    )
+    .fetch_all(tx)
+    .await
+}
+
+/// The steps of a closed run.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn closed_steps(tx: &mut Transaction<'_>, run: RunId) -> sqlx::Result<Vec<ClosedStep>> {
+    sqlx::query_as!(
+        ClosedStep,
+        "-- purge.closed_steps
+         SELECT table_name, cutoff, rows_purged, rows_kept FROM retention.purge_run_steps WHERE run_id = $1",
+        run.0
     )
     .fetch_all(tx)
     .await

@@ -14,14 +14,15 @@ mod preview;
 mod rewritten;
 mod run;
 mod together;
+mod trouble;
 
 pub use at_rest::{AtRest, RestingTable, at_rest};
 pub use batch_size::BatchSize;
 pub use error::PurgeError;
-pub use ledger::{ClosedStep, OwnedRun, Terms, close_steps, settle_terms};
+pub use ledger::{ClosedStep, OwnedRun, Terms, close_steps, closed_steps, settle_terms};
 pub use overdue::{Overdue, OverdueOrganization, overdue};
 pub use pace::{Go, Pace, Throttle};
 pub use preview::{Preview, RowsByTable, preview};
-pub use rewritten::note_unnoticed;
+pub use rewritten::{SearchStep, note_unnoticed};
 pub use run::{Purger, Report, Turn};
 pub use together::{Limits, purge_together};

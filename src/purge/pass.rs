@@ -7,10 +7,15 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, field};
 
 use super::{
-    cascades,
+    PurgeError, cascades,
     datasets::{Batch, Dataset, Progress, Scope},
 };
-use crate::{postgres::Transaction, retention::Plan, telemetry::metrics::Metrics};
+use crate::{
+    faults::{self, Point},
+    postgres::Transaction,
+    retention::Plan,
+    telemetry::metrics::Metrics,
+};
 
 /// How far a pass has come: in which dataset, and where in it.
 #[derive(Debug, Clone)]
@@ -110,4 +115,23 @@ impl Done {
         }
         self.step.record("rows", self.rows);
     }
+}
+
+/// A transaction that met no expired row has changed nothing. One that met some may have, though no row went: an incident
+/// without a payload is stamped.
+pub(super) async fn commit(tx: Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
+    if done.iter().all(|done| done.batch.seen == 0) {
+        return Ok(tx.rollback().await?);
+    }
+    faults::pass(Point::BeforeCommit);
+    if let Err(error) = tx.commit().await {
+        // A trigger that waits for the commit: whose it is can be told where one table alone lost rows.
+        let mut tables = done.iter().filter(|done| done.batch.seen > 0);
+        return Err(match (tables.next(), tables.next()) {
+            (Some(done), None) => PurgeError::from(error).of_table(done.dataset.tables()[0]),
+            _ => error.into(),
+        });
+    }
+    faults::pass(Point::AfterCommit);
+    Ok(())
 }

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,12 +22,14 @@ use super::{
     datasets::{DATASETS, Dataset, Progress, Remains, Scope},
     ledger::{self, OwnedRun, Part, Terms},
     pace::{Pace, Throttle},
-    pass::{Done, Place},
+    pass::{Done, Place, commit},
+    rewritten,
+    trouble::{self, Trouble},
 };
 use crate::{
     faults::{self, Point},
     postgres::{self, Database, Flush, Transaction},
-    retention::Plan,
+    retention::{DatasetName, Plan},
     telemetry::metrics::Metrics,
 };
 
@@ -80,6 +82,9 @@ struct Attempt<'a> {
     size: BatchSize,
     /// What the batch at hand has waited for.
     throttled: Option<(Throttle, Duration)>,
+    /// Whether somebody waits for the run. Once so, it stays so.
+    is_urgent: AtomicBool,
+    trouble: Trouble,
 }
 
 /// How one transaction went.
@@ -110,6 +115,8 @@ impl Purger {
             terms,
             size: BatchSize::new(self.batch_size),
             throttled: None,
+            is_urgent: AtomicBool::new(run.urgent),
+            trouble: Trouble::default(),
         };
         let mut pause = PAUSE;
         for pass in 1.. {
@@ -117,16 +124,23 @@ impl Purger {
             faults::pass(Point::BeforeVerify);
             let remains = attempt.verify().await?;
             faults::pass(Point::AfterVerify);
-            let Some(left_behind) = first_left_behind(&remains) else {
+            let Some((n, left_behind)) = first_left_behind(&remains) else {
+                attempt.trouble.into_result()?;
                 return Ok(Report {
                     plan: attempt.terms.plan,
                     remains,
                 });
             };
+            if attempt.trouble.refused(n) > 0 {
+                return Err(trouble::not_deleted(&self.database, DATASETS[n], attempt.trouble.refused(n)).await?);
+            }
             if pass == MAX_PASSES {
+                attempt.trouble.into_result()?;
                 return Err(left_behind);
             }
             starts.clear();
+            attempt.trouble.begin_pass();
+            attempt.note_rewritten().await?;
             attempt.wait(pause).await?;
             pause *= 2;
         }
@@ -134,15 +148,16 @@ impl Purger {
     }
 }
 
-fn first_left_behind(remains: &[Remains]) -> Option<PurgeError> {
-    let tables = DATASETS
-        .iter()
-        .zip(remains)
-        .flat_map(|(d, r)| d.tables().iter().zip(&r.left_behind));
+/// The first dataset with rows that the purge has missed.
+fn first_left_behind(remains: &[Remains]) -> Option<(usize, PurgeError)> {
+    let datasets = DATASETS.iter().zip(remains).enumerate();
+    let mut tables = datasets.flat_map(|(n, (dataset, remains))| {
+        let tables = dataset.tables().iter().zip(&remains.left_behind);
+        tables.map(move |(table, rows)| (n, *table, *rows))
+    });
     tables
-        .filter(|(_, rows)| **rows > 0)
-        .map(|(table, rows)| PurgeError::LeftBehind { table, rows: *rows })
-        .next()
+        .find(|(.., rows)| *rows > 0)
+        .map(|(n, table, rows)| (n, PurgeError::LeftBehind { table, rows }))
 }
 
 impl Attempt<'_> {
@@ -167,9 +182,13 @@ impl Attempt<'_> {
             if self.turn.over.is_cancelled() {
                 return Err(PurgeError::Stopped);
             }
+            if self.trouble.is_in(place.dataset) {
+                place = Place::in_dataset(place.dataset + 1, starts, Span::current());
+                continue;
+            }
             let before = place.clone();
             let purger = self.purger;
-            let urgent = self.run.trigger != "schedule";
+            let urgent = self.is_urgent.load(Ordering::Relaxed);
             let go = purger
                 .pace
                 .ready(&purger.database, urgent, &self.turn.over)
@@ -188,6 +207,7 @@ impl Attempt<'_> {
                     contended = 0;
                     for done in &done {
                         self.count(done);
+                        self.trouble.note(done);
                     }
                     if more {
                         self.size.follow(started.elapsed(), self.is_gentle());
@@ -217,7 +237,10 @@ impl Attempt<'_> {
                     }
                     self.wait(PAUSE).await?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.trouble.take(error)?;
+                    place = before;
+                }
             }
         }
         Ok(())
@@ -248,14 +271,19 @@ impl Attempt<'_> {
             .database
             .begin_yielding(self.size.patience(), flush)
             .await?;
-        let plan = ledger::prove(&mut tx, self.run).await?;
-        if plan != self.terms.plan {
-            return Ok(BatchOutcome::PlanChanged(plan));
+        let proof = ledger::prove(&mut tx, self.run).await?;
+        self.is_urgent.fetch_or(proof.is_urgent, Ordering::Relaxed);
+        if proof.plan != self.terms.plan {
+            return Ok(BatchOutcome::PlanChanged(proof.plan));
         }
         tx.begin_holding();
         let started = Instant::now();
         let (mut done, mut left, mut more) = (Vec::new(), self.size.rows(), false);
         while let Some(dataset) = DATASETS.get(place.dataset) {
+            if self.trouble.is_in(place.dataset) {
+                *place = Place::in_dataset(place.dataset + 1, starts, Span::current());
+                continue;
+            }
             if let Some(part) = self.part(&mut tx, *dataset, place, left).await? {
                 more = part.batch.seen >= left;
                 left -= part.batch.seen;
@@ -265,7 +293,8 @@ impl Attempt<'_> {
                 break;
             }
             *place = Place::in_dataset(place.dataset + 1, starts, Span::current());
-            if started.elapsed() > SHORT {
+            let has_some = done.last().is_some_and(|done| done.batch.seen > 0);
+            if started.elapsed() > SHORT || self.trouble.is_one_by_one() && has_some {
                 break;
             }
         }
@@ -290,7 +319,9 @@ impl Attempt<'_> {
             org: self.run.org,
             cutoff,
         };
-        Ok(Some(place.delete(tx, dataset, scope, limit).await?))
+        let done = place.delete(tx, dataset, scope, limit).await;
+        let of_table = |error| PurgeError::from(error).of_table(dataset.tables()[0]);
+        Ok(Some(done.map_err(of_table)?))
     }
 
     /// Adds what went to the run's steps.
@@ -328,13 +359,15 @@ impl Attempt<'_> {
     async fn verify(&self) -> Result<Vec<Remains>, PurgeError> {
         let mut tx = self.purger.database.begin_verifying().await?;
         let mut remains = Vec::with_capacity(DATASETS.len());
-        for dataset in DATASETS {
-            let scope = self.terms.cutoffs.get(dataset.name()).map(|cutoff| Scope {
-                org: self.run.org,
-                cutoff,
-            });
-            let found = match scope {
-                Some(scope) => dataset.remains(&mut tx, &[scope], i64::MAX).await?,
+        for (n, dataset) in DATASETS.iter().enumerate() {
+            let cutoff = self.terms.cutoffs.get(dataset.name());
+            let found = match cutoff.filter(|_| !self.trouble.is_in(n)) {
+                Some(cutoff) => {
+                    let org = self.run.org;
+                    let found = dataset.remains(&mut tx, &[Scope { org, cutoff }], i64::MAX).await;
+                    let of_table = |error| PurgeError::from(error).of_table(dataset.tables()[0]);
+                    found.map_err(of_table)?
+                }
                 None => vec![],
             };
             let nothing = || Remains::nothing(dataset.tables().len());
@@ -344,6 +377,18 @@ impl Attempt<'_> {
         Ok(remains)
     }
 
+    /// Payloads that were restored past the trigger are left behind until they are noted.
+    async fn note_rewritten(&self) -> Result<(), PurgeError> {
+        if let Some(cutoff) = self.terms.cutoffs.get(DatasetName::IncidentPayloads) {
+            let noted = rewritten::note_of(&self.purger.database, self.run.org, cutoff).await?;
+            if noted > 0 {
+                tracing::warn!(run_id = %self.run.id, org_id = %self.run.org, payloads = noted,
+                    "payloads were written again after their purge, and no trigger noted them: they go now");
+            }
+        }
+        Ok(())
+    }
+
     /// Waits outside any transaction, and not at all once the worker stops.
     async fn wait(&self, pause: Duration) -> Result<(), PurgeError> {
         tokio::select! {
@@ -351,16 +396,4 @@ impl Attempt<'_> {
             () = self.turn.over.cancelled() => Err(PurgeError::Stopped),
         }
     }
-}
-
-/// A transaction that met no expired row has changed nothing. One that met some may have, though no row went: an incident
-/// without a payload is stamped.
-async fn commit(tx: Transaction<'_>, done: &[Done]) -> Result<(), PurgeError> {
-    if done.iter().all(|done| done.batch.seen == 0) {
-        return Ok(tx.rollback().await?);
-    }
-    faults::pass(Point::BeforeCommit);
-    tx.commit().await?;
-    faults::pass(Point::AfterCommit);
-    Ok(())
 }

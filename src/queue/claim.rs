@@ -8,7 +8,7 @@ use sqlx::{postgres::types::PgInterval, types::Json};
 use super::{Delivery, QUEUE};
 use crate::{
     ids::{OrgId, RunId},
-    postgres::Database,
+    postgres::{Database, Transaction},
     purge::{self, OwnedRun, PurgeError, Terms},
     retention::RetentionPolicy,
 };
@@ -56,6 +56,9 @@ pub enum Claim {
 /// A run that is `running` is taken over only when its owner's heartbeat is older than `lease`. Over the cap the
 /// run ends as `failed`, kind `attempts_exhausted`: a run that kills its process every time does not loop.
 ///
+/// `again`: an earlier try of the same caller failed, and may have claimed the run all the same, its reply lost. Then the run is
+/// claimed once more, and no further attempt is counted. Otherwise nobody would be at work on it, under a live owner.
+///
 /// # Errors
 /// When the database fails; then nothing was claimed.
 pub async fn claim(
@@ -64,8 +67,12 @@ pub async fn claim(
     delivery: &Delivery,
     max_attempts: i32,
     lease: Lease,
+    again: bool,
 ) -> sqlx::Result<Claim> {
     let mut tx = database.begin().await?;
+    if again {
+        take_back(&mut tx, run, delivery).await?;
+    }
     let claimed = sqlx::query!(
         r#"-- queue.claim
         UPDATE retention.purge_runs r
@@ -90,7 +97,7 @@ pub async fn claim(
                                                 WHERE w.id = r.worker AND w.last_seen > now() - $5::interval)
                 ELSE false
               END
-        RETURNING r.org_id, r.trigger, r.token, r.status, r.attempts,
+        RETURNING r.org_id, r.trigger, r.urgent, r.token, r.status, r.attempts,
                   r.traceparent, r.replay_of,
                   (SELECT coalesce(o.plan, '') FROM main_app.organizations o WHERE o.id = r.org_id) AS plan,
                   (SELECT first.traceparent FROM retention.purge_runs first WHERE first.id = r.replay_of) AS repeated,
@@ -121,6 +128,7 @@ pub async fn claim(
         org,
         token: claimed.token,
         trigger: claimed.trigger,
+        urgent: claimed.urgent,
         attempt: claimed.attempts,
         max_attempts,
         started_at: claimed.started_at,
@@ -136,6 +144,25 @@ pub async fn claim(
     };
     tx.commit().await?;
     Ok(claim)
+}
+
+/// Takes back what a lost try has claimed for this delivery.
+async fn take_back(
+    tx: &mut Transaction<'_>,
+    run: RunId,
+    delivery: &Delivery,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.take_back
+         UPDATE retention.purge_runs SET status = 'queued', attempts = attempts - 1
+         WHERE id = $1 AND status = 'running' AND worker = $2 AND delivery_id = $3",
+        run.0,
+        delivery.worker,
+        delivery.id
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Whoever cancels a waiting run may be a process without metrics: its own delivery reports it. The report acknowledges

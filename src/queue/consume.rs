@@ -177,6 +177,8 @@ async fn keep_working<H, F>(
                 tracing::warn!(worker = name, "the queue's worker ended; starting it again");
             }
             Ok(Err(error)) => {
+                // What it failed of is hidden in the error: it may have been the connections.
+                database.renew_connections();
                 tracing::warn!(worker = name, %error, "the queue's worker failed; starting it again");
             }
             Err(panic) => {

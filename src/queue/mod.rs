@@ -15,6 +15,7 @@ mod operate;
 mod reconcile;
 mod records;
 mod reports;
+mod rescue;
 mod settle;
 mod step;
 mod together;
@@ -42,8 +43,9 @@ pub use reports::{
     Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, count_by_status,
     failures, last_slot, purged_per_day, replays_of, window_applied,
 };
+pub use rescue::{HeldRun, held_runs, rescue};
 pub use settle::{
-    Settled, fail_or_retry, give_back, is_scheduled, postpone, redeliver, succeed, was_cancelled,
+    Settled, fail_or_retry, give_back, is_urgent, postpone, redeliver, succeed, was_cancelled,
 };
 pub use step::Step;
 pub use together::purge_together;
@@ -53,8 +55,3 @@ pub use triage::{Look, close_idle};
 pub const QUEUE: &str = "drift-retention.purge";
 /// The channel on which apalis's trigger tells of new jobs.
 const CHANNEL: &str = "apalis::job::insert";
-
-/// Priority of a delivery: what a person waits for comes before the nightly slot.
-fn priority(trigger: &str) -> i32 {
-    if trigger == "schedule" { 0 } else { 10 }
-}

@@ -58,7 +58,7 @@ async fn deliver_stranded(database: &Database, lease: Lease) -> sqlx::Result<u64
     if !stranded.is_empty() {
         sqlx::query!(
             "-- queue.reconcile_deliver
-             SELECT retention.deliver($1, 0)",
+             SELECT retention.deliver($1)",
             &stranded
         )
         .fetch_one(&mut tx)

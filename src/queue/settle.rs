@@ -5,12 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 
-use super::{Backoff, Delivery, Lease, priority};
+use super::{Backoff, Delivery, Lease};
 use crate::{
     faults::{self, Point},
     ids::RunId,
     postgres::{Database, Transaction},
-    purge::{ClosedStep, OwnedRun, PurgeError, Report, close_steps},
+    purge::{ClosedStep, OwnedRun, PurgeError, Report, close_steps, closed_steps},
     telemetry::logs,
 };
 
@@ -27,10 +27,11 @@ pub enum Settled {
     Superseded,
 }
 
-/// Closes a verified run; returns its steps, or nothing where somebody else owns the run by now.
+/// Closes a verified run; returns its steps, or nothing where somebody else owns the run by now. It may be asked again when
+/// the reply was lost.
 ///
 /// # Errors
-/// When the database fails; then nothing was recorded.
+/// When the database fails; then nothing was recorded, or the reply was lost.
 pub async fn succeed(
     database: &Database,
     run: &OwnedRun,
@@ -38,7 +39,15 @@ pub async fn succeed(
 ) -> sqlx::Result<Option<Vec<ClosedStep>>> {
     let mut tx = database.begin().await?;
     // The steps first: once the run is final its steps are, too.
-    let steps = close_steps(&mut tx, run.id, &report.remains).await?;
+    let steps = close_steps(&mut tx, run, &report.remains).await?;
+    if steps.is_empty() {
+        let is_ours = status_under(&mut tx, run).await?.as_deref() == Some("succeeded");
+        return Ok(if is_ours {
+            Some(closed_steps(&mut tx, run.id).await?)
+        } else {
+            None
+        });
+    }
     let closed = sqlx::query!(
         "-- queue.succeed
          UPDATE retention.purge_runs
@@ -56,6 +65,19 @@ pub async fn succeed(
     tx.commit().await?;
     faults::pass(Point::AfterFinish);
     Ok(Some(steps))
+}
+
+/// The status that the run has under this claim's token; none: somebody else has claimed or cancelled it since. An ending
+/// whose reply was lost is found by it.
+async fn status_under(tx: &mut Transaction<'_>, run: &OwnedRun) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!(
+        "-- queue.status_under
+         SELECT status FROM retention.purge_runs WHERE id = $1 AND token = $2",
+        run.id.0,
+        run.token
+    )
+    .fetch_optional(tx)
+    .await
 }
 
 /// Records a failed attempt: a new delivery after a wait, or the end of the run. The one place that decides.
@@ -91,16 +113,21 @@ pub async fn fail_or_retry(
     )
     .execute(&mut tx)
     .await?;
+    let settled = wait.map_or(Settled::Failed, Settled::Retrying);
     if recorded.rows_affected() == 0 {
-        return Ok(Settled::Superseded);
+        let status = status_under(&mut tx, run).await?;
+        return Ok(match status.as_deref() {
+            Some("failed" | "retrying") => settled, // an earlier try of ours: its reply was lost
+            _ => Settled::Superseded,
+        });
     }
     if retry {
-        deliver(&mut tx, run.id, &run.trigger).await?;
+        deliver(&mut tx, run.id).await?;
     }
     faults::pass(Point::BeforeRetry);
     tx.commit().await?;
     faults::pass(Point::AfterRetry);
-    Ok(wait.map_or(Settled::Failed, Settled::Retrying))
+    Ok(settled)
 }
 
 /// Gives the run back unfinished, because the worker stops: somebody else goes on at once, and no attempt is spent.
@@ -119,9 +146,13 @@ pub async fn give_back(database: &Database, run: &OwnedRun) -> sqlx::Result<Sett
     .execute(&mut tx)
     .await?;
     if given.rows_affected() == 0 {
-        return Ok(Settled::Superseded);
+        let status = status_under(&mut tx, run).await?;
+        return Ok(match status.as_deref() {
+            Some("queued") => Settled::Done, // an earlier try of ours: its reply was lost
+            _ => Settled::Superseded,
+        });
     }
-    deliver(&mut tx, run.id, &run.trigger).await?;
+    deliver(&mut tx, run.id).await?;
     faults::pass(Point::BeforeGiveBack);
     tx.commit().await?;
     faults::pass(Point::AfterGiveBack);
@@ -153,36 +184,34 @@ pub async fn redeliver(database: &Database, run: RunId) -> sqlx::Result<()> {
     let mut tx = database.begin().await?;
     let waiting = sqlx::query_scalar!(
         "-- queue.redeliver
-         SELECT trigger FROM retention.purge_runs WHERE id = $1 AND status IN ('queued', 'retrying') FOR UPDATE",
+         SELECT id FROM retention.purge_runs WHERE id = $1 AND status IN ('queued', 'retrying') FOR UPDATE",
         run.0
     )
     .fetch_optional(&mut tx)
     .await?;
-    if let Some(trigger) = waiting {
-        deliver(&mut tx, run, &trigger).await?;
+    if waiting.is_some() {
+        deliver(&mut tx, run).await?;
     }
     tx.commit().await
 }
 
-/// Whether nobody waits for what `delivery` delivers: a run of the schedule that no request has met.
+/// Whether somebody waits for `run`.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn is_scheduled(database: &Database, delivery: &Delivery) -> sqlx::Result<bool> {
+pub async fn is_urgent(database: &Database, run: RunId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- queue.is_scheduled
-        SELECT EXISTS (SELECT FROM retention.purge_runs WHERE id = $1 AND trigger = 'schedule')
-           AND EXISTS (SELECT FROM apalis.jobs WHERE id = $2 AND priority < $3) AS "scheduled!""#,
-        delivery.run.0,
-        delivery.id,
-        priority("purge_now")
+        r#"-- queue.is_urgent
+        SELECT EXISTS (SELECT FROM retention.purge_runs WHERE id = $1 AND urgent) AS "urgent!""#,
+        run.0
     )
     .fetch_one(database)
     .await
 }
 
 /// Puts a waiting run off until `due`, attempts untouched. One whose owner has been silent for longer than `lease` waits
-/// from now on, too: nobody is at work on it. A delivery that is not the run's own any more puts off nothing.
+/// from now on, too: nobody is at work on it. A delivery that is not the run's own any more puts off nothing, and no run is put
+/// off for which somebody waits.
 ///
 /// # Errors
 /// When the database fails; then the run is found stranded and delivered by the reconciler.
@@ -200,7 +229,7 @@ pub async fn postpone(
          SET next_attempt_at = greatest(r.next_attempt_at, $3),
              token = r.token + CASE r.status WHEN 'running' THEN 1 ELSE 0 END,
              status = CASE r.status WHEN 'running' THEN 'retrying' ELSE r.status END
-         WHERE r.id = $1 AND r.delivery_id = $2
+         WHERE r.id = $1 AND r.delivery_id = $2 AND NOT r.urgent
            AND CASE r.status
                  WHEN 'queued' THEN true
                  WHEN 'retrying' THEN true
@@ -208,7 +237,7 @@ pub async fn postpone(
                                                  WHERE w.id = r.worker AND w.last_seen > now() - $4::interval)
                  ELSE false
                END
-         RETURNING r.trigger",
+         RETURNING r.id",
         delivery.run.0,
         delivery.id,
         due,
@@ -216,18 +245,18 @@ pub async fn postpone(
     )
     .fetch_optional(&mut tx)
     .await?;
-    if let Some(trigger) = postponed {
-        deliver(&mut tx, delivery.run, &trigger).await?;
+    if postponed.is_some() {
+        deliver(&mut tx, delivery.run).await?;
     }
     tx.commit().await
 }
 
-async fn deliver(tx: &mut Transaction<'_>, run: RunId, trigger: &str) -> sqlx::Result<()> {
+/// A new delivery of `run`. It must commit with the change that asks for it.
+pub(super) async fn deliver(tx: &mut Transaction<'_>, run: RunId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.deliver
-         SELECT retention.deliver(ARRAY[$1::uuid], $2)",
-        run.0,
-        priority(trigger)
+         SELECT retention.deliver(ARRAY[$1::uuid])",
+        run.0
     )
     .fetch_one(tx)
     .await?;

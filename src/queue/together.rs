@@ -9,7 +9,6 @@ use super::{
     Delivery, QUEUE,
     bulk::{self, Behalf, ClosedRun, Closing, Waiting},
     consume::run_of,
-    priority,
 };
 use crate::{
     ids::OrgId,
@@ -73,11 +72,10 @@ async fn lock(
     let due = sqlx::query!(
         "-- queue.due_beside
          SELECT id, job FROM apalis.jobs
-         WHERE job_type = $1 AND status = 'Pending' AND run_at <= now() AND priority = $2 AND attempts = 0
-         ORDER BY priority DESC, run_at LIMIT $3
+         WHERE job_type = $1 AND status = 'Pending' AND run_at <= now() AND priority = 0 AND attempts = 0
+         ORDER BY priority DESC, run_at LIMIT $2
          FOR UPDATE SKIP LOCKED",
         QUEUE,
-        priority("schedule"),
         others
     )
     .fetch_all(&mut *tx)
@@ -103,13 +101,12 @@ async fn lock(
                             (SELECT '' FROM main_app.organizations o WHERE o.id = r.org_id)) AS plan
             FROM retention.purge_runs r
             WHERE r.id = d.run_id AND r.delivery_id = d.job AND r.status = 'queued' AND r.attempts = 0 AND r.policy IS NULL
-              AND r.started_at IS NULL AND r.trigger = 'schedule' AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
-              AND EXISTS (SELECT FROM apalis.jobs j WHERE j.id = d.job AND j.priority = $3 AND j.attempts = 0)
+              AND r.started_at IS NULL AND NOT r.urgent AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now())
+              AND EXISTS (SELECT FROM apalis.jobs j WHERE j.id = d.job AND j.attempts = 0)
             FOR UPDATE SKIP LOCKED) r
         ORDER BY d.n"#,
         &runs,
-        &jobs,
-        priority("schedule")
+        &jobs
     )
     .fetch_all(tx)
     .await

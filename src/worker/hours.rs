@@ -41,7 +41,7 @@ impl Worker {
         delivery: &Delivery,
         stop: &CancellationToken,
     ) -> sqlx::Result<Admission> {
-        if self.hours.is_none() || !queue::is_scheduled(&self.database, delivery).await? {
+        if self.hours.is_none() || queue::is_urgent(&self.database, delivery.run).await? {
             return Ok(Admission::AnyTime);
         }
         if let Some(opens_at) = self.closed_until().await? {

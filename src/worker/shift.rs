@@ -42,7 +42,9 @@ impl Worker {
             *outcome = self.handle(delivery.clone(), stop).await;
         }
         if let Some((delivery, verdict)) = done {
-            self.persist(|| queue::acknowledge(&self.database, &delivery, verdict))
+            // Refused for good, it is delivered again, and the claim decides.
+            let _ = self
+                .record(|_| queue::acknowledge(&self.database, &delivery, verdict))
                 .await;
         }
         verdict

@@ -115,7 +115,7 @@ async fn worker_role_can_change_neither_the_schema_nor_the_queues_bookkeeping() 
         "ALTER TABLE public.incidents ADD COLUMN mine int",
         "ALTER TABLE retention.purge_runs DISABLE TRIGGER append_only",
         "DROP TABLE retention.purge_runs CASCADE",
-        "DROP FUNCTION retention.deliver(uuid[], int, text)",
+        "DROP FUNCTION retention.deliver(uuid[], text)",
         "DROP TRIGGER append_only ON retention.operator_actions",
     ] {
         assert_eq!(
@@ -140,7 +140,7 @@ async fn app_role_asks_for_a_purge_follows_it_and_nothing_else() {
     assert_refused(
         &app,
         &[
-            "SELECT retention.deliver('{}', 0)",
+            "SELECT retention.deliver('{}')",
             "SELECT retention.enqueue_run(gen_random_uuid(), 'purge_now', 'x', NULL, NULL)",
             "SELECT retention.enqueue_slot(now(), '{}')",
             "SELECT main_app.lock_plan(gen_random_uuid())",

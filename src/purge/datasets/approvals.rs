@@ -77,6 +77,7 @@ impl Dataset for Approvals {
                 RETURNING 1
             )
             SELECT (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "approvals!",
+                   (SELECT count(*) FROM held) AS "held!",
                    last.created_at::text AS at, last.id::text AS key
             FROM (SELECT) one
             LEFT JOIN (SELECT created_at, id FROM expired ORDER BY created_at DESC, id DESC LIMIT 1) last ON true"#,
@@ -92,6 +93,7 @@ impl Dataset for Approvals {
         Ok(Batch {
             purged: vec![rows(gone.approvals)],
             seen: gone.seen,
+            refused: rows(gone.held - gone.approvals),
         })
     }
 

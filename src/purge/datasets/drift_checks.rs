@@ -101,6 +101,9 @@ impl Dataset for DriftChecks {
             SELECT (SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(flags.oid)), 0)::bigint
                     FROM unnest($6::oid[]) AS flags (oid)) AS "flags_before!",
                    (SELECT count(*) FROM expired) AS "seen!", (SELECT count(*) FROM gone) AS "checks!",
+                   (SELECT count(*) FROM expired c
+                    WHERE EXISTS (SELECT FROM newest n
+                                  WHERE n.env_id = c.env_id AND (n.checked_at, n.id) > (c.checked_at, c.id))) AS "due!",
                    last.checked_at::text AS at, last.id::text AS key
             FROM (SELECT) one
             LEFT JOIN (SELECT checked_at, id FROM expired ORDER BY checked_at DESC, id DESC LIMIT 1) last ON true"#,
@@ -122,6 +125,7 @@ impl Dataset for DriftChecks {
         Ok(Batch {
             purged: vec![rows(gone.checks), flags],
             seen: gone.seen,
+            refused: rows(gone.due - gone.checks),
         })
     }
 

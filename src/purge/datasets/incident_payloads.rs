@@ -29,6 +29,7 @@ impl Dataset for IncidentPayloads {
         tx: &mut Transaction<'_>,
         scope: Scope,
     ) -> sqlx::Result<Vec<u64>> {
+        let payloads = tx.mapping()?.payloads.clone();
         let count = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.count_expired
             SELECT (SELECT count(*)
@@ -41,9 +42,16 @@ impl Dataset for IncidentPayloads {
                     JOIN main_app.incidents i ON i.id = w.incident_id
                     WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
                       AND i.payload_purged_at IS NOT NULL
-                      AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id)) AS "count!""#,
+                      AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id))
+                 + (SELECT count(*)
+                    FROM main_app.incidents i
+                    WHERE (SELECT retention.payloads_in_doubt($3)) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                      AND i.payload_purged_at IS NOT NULL
+                      AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
+                      AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w WHERE w.incident_id = i.id)) AS "count!""#,
             scope.org.0,
-            scope.cutoff.0
+            scope.cutoff.0,
+            &payloads
         )
         .fetch_one(tx)
         .await?;
@@ -107,6 +115,7 @@ impl Dataset for IncidentPayloads {
         Ok(Batch {
             purged: vec![purged],
             seen: seen.seen,
+            refused: 0, // `retention.erase_payloads` proves that none is left
         })
     }
 
@@ -122,10 +131,19 @@ impl Dataset for IncidentPayloads {
             FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
-                SELECT i.closed_at AS at FROM main_app.incidents i
-                WHERE i.org_id = o.id AND i.status = 'closed' AND i.payload_purged_at IS NULL
-                  AND i.closed_at < p.cutoff AND isfinite(i.closed_at)
-                ORDER BY i.closed_at, i.id LIMIT 1) oldest"#,
+                (SELECT i.closed_at AS at FROM main_app.incidents i
+                 WHERE i.org_id = o.id AND i.status = 'closed' AND i.payload_purged_at IS NULL
+                   AND i.closed_at < p.cutoff AND isfinite(i.closed_at)
+                 ORDER BY i.closed_at, i.id LIMIT 1)
+                UNION ALL
+                (SELECT i.closed_at
+                 FROM retention.rewritten_payloads w
+                 CROSS JOIN LATERAL (SELECT i.closed_at FROM main_app.incidents i
+                                     WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < p.cutoff
+                                       AND isfinite(i.closed_at) LIMIT 1) i
+                 WHERE w.org_id = o.id
+                   AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id))
+                ORDER BY at LIMIT 1) oldest"#,
             plans,
             cutoffs
         )
@@ -141,6 +159,7 @@ impl Dataset for IncidentPayloads {
         limit: i64,
     ) -> sqlx::Result<Vec<Remains>> {
         let (orgs, cutoffs) = side_by_side(scopes);
+        let payloads = tx.mapping()?.payloads.clone();
         let found = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.remains
             SELECT found.left_behind AS "left_behind!"
@@ -157,11 +176,20 @@ impl Dataset for IncidentPayloads {
                        AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id)
                        AND EXISTS (SELECT FROM main_app.incidents i
                                    WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < s.cutoff)
+                     LIMIT $3)
+                    UNION ALL
+                    -- Nothing is looked at here unless a restore, say, may have gone past the trigger.
+                    (SELECT FROM main_app.incidents i
+                     WHERE (SELECT retention.payloads_in_doubt($4)) AND i.org_id = s.org_id AND i.status = 'closed'
+                       AND i.payload_purged_at IS NOT NULL AND i.closed_at < s.cutoff
+                       AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
+                       AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w WHERE w.incident_id = i.id)
                      LIMIT $3)) few) found
             ORDER BY s.n"#,
             &orgs,
             &cutoffs,
-            limit
+            limit,
+            &payloads
         )
         .fetch_all(tx)
         .await?;

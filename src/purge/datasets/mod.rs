@@ -78,6 +78,8 @@ pub struct Batch {
     pub purged: Vec<u64>,
     /// Expired rows of the dataset's own table that were looked at: fewer than the limit, and there are no more.
     pub seen: i64,
+    /// Rows of the dataset's own table that were due and locked, and that Postgres did not delete: a trigger kept them.
+    pub refused: u64,
 }
 
 impl Batch {

@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod client;
 pub mod collector;
 pub mod console;
+pub mod cut;
 pub mod held;
 pub mod ledger;
 pub mod model;
