@@ -27,7 +27,12 @@ impl Scene {
         let org = App::on(&db.pool).org_with_expired(30).await;
         let before = ledger::rows(&db.pool).await.to_vec();
         let proxy = CutProxy::to(&db.url).await;
-        let worker = Service::start(&proxy.url, "worker", &[]);
+        // Longer than the pause before an ending is recorded again.
+        let slow_retries = [
+            ("DRIFT_RETENTION_WORKER__BACKOFF_BASE", "4s"),
+            ("DRIFT_RETENTION_WORKER__BACKOFF_MAX", "4s"),
+        ];
+        let worker = Service::start(&proxy.url, "worker", &slow_retries);
         worker.ready().await;
         Self {
             db,
