@@ -88,7 +88,7 @@ impl Gauges {
             Ok(last) => last.iter().for_each(|standing| self.show(standing)),
             Err(error) => tracing::warn!(
                 error = chain(&error),
-                "cannot take over the last reading of the gauges; they begin at 0"
+                "cannot take over the last reading of the gauges; they begin as unknown"
             ),
         }
     }
@@ -158,18 +158,33 @@ impl Gauges {
             let gauge = metrics.queue_runs.with_label_values(&[status]);
             gauge.set(standing.runs(status));
         }
-        let overdue = &standing.overdue;
-        for (table, seconds) in &overdue.seconds {
-            metrics.overdue.with_label_values(&[table]).set(*seconds);
-        }
-        metrics.organizations_overdue.set(overdue.organizations);
-        metrics.organizations_unresolved.set(overdue.unresolved());
+        self.show_overdue(standing);
         // Shown by every process: the scheduler's own view of it is gone with the scheduler.
         if let Some(slot) = &standing.last_slot
             && slot.completed_at.is_some()
         {
             metrics.last_slot.set(slot.slot.timestamp());
         }
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "no database has that many organizations"
+    )]
+    fn show_overdue(&self, standing: &Standing) {
+        let (metrics, overdue) = (&self.metrics, &standing.overdue);
+        if overdue.seconds.is_empty() {
+            return; // it was never read: the gauges say so from the start
+        }
+        for (table, seconds) in &overdue.seconds {
+            metrics.overdue.with_label_values(&[table]).set(*seconds);
+        }
+        metrics
+            .organizations_overdue
+            .set(overdue.organizations as f64);
+        metrics
+            .organizations_unresolved
+            .set(overdue.unresolved() as f64);
     }
 }
 

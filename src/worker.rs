@@ -21,11 +21,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, field};
 
-pub use self::recording::Refusal;
+pub use self::recording::Refusals;
 use self::{
     hours::Admission,
     isolate::isolate_panics,
-    recording::{InHand, Unrecorded},
+    recording::{InHand, Step, Unrecorded},
 };
 use crate::{
     config::{Config, Hours},
@@ -70,8 +70,8 @@ pub struct Worker {
     pub mapping_changed: CancellationToken,
     /// Notified when a run failed of something that speaks against the mapping.
     pub mapping_doubted: Arc<Notify>,
-    /// Why the database refuses to record what becomes of runs.
-    pub refusal: Refusal,
+    /// Which steps of runs the database refuses to record.
+    pub refusals: Refusals,
     in_hand: InHand,
 }
 
@@ -108,7 +108,7 @@ impl Worker {
             hours: purge.between.map(|hours| (hours, timezone)),
             mapping_changed: CancellationToken::new(),
             mapping_doubted: Arc::default(),
-            refusal: Refusal::default(),
+            refusals: Refusals::default(),
             in_hand: InHand::default(),
         }
     }
@@ -190,11 +190,16 @@ impl Worker {
         stop: &CancellationToken,
     ) -> Result<Verdict, Unrecorded> {
         if stop.is_cancelled() {
-            self.record(|_| queue::redeliver(&self.database, delivery.run))
-                .await?;
+            self.record(Step::Other, |_| {
+                queue::redeliver(&self.database, delivery.run)
+            })
+            .await?;
             return Ok(Verdict::Done);
         }
-        let (within, _closing) = match self.record(|_| self.admit(&delivery, stop)).await? {
+        let (within, _closing) = match self
+            .record(Step::Other, |_| self.admit(&delivery, stop))
+            .await?
+        {
             Admission::AnyTime => (stop.clone(), None),
             Admission::Within(within, closing) => (within, Some(closing)),
             Admission::Postponed => return Ok(Verdict::Done),
@@ -212,7 +217,7 @@ impl Worker {
                 again,
             )
         };
-        match self.record(claim).await? {
+        match self.record(Step::Claim, claim).await? {
             Claim::Owned(run, terms) => self.attempt(run, Ok(terms), &within).await,
             Claim::Unresolved(run, error) => self.attempt(run, Err(error), &within).await,
             Claim::Exhausted { org, trigger } => {
@@ -273,7 +278,7 @@ impl Worker {
                     self.mapping_changed.cancel();
                 }
                 let given = self
-                    .record(|_| queue::give_back(&self.database, &run))
+                    .record(Step::End, |_| queue::give_back(&self.database, &run))
                     .await?;
                 if given == Settled::Superseded {
                     return self.superseded(&run).await;
@@ -314,7 +319,7 @@ impl Worker {
 
     async fn succeed(&self, run: &OwnedRun, report: &Report) -> Result<Verdict, Unrecorded> {
         let closed = self
-            .record(|_| queue::succeed(&self.database, run, report))
+            .record(Step::End, |_| queue::succeed(&self.database, run, report))
             .await?;
         let Some(steps) = closed else {
             return self.superseded(run).await;
@@ -330,7 +335,9 @@ impl Worker {
             self.mapping_doubted.notify_one();
         }
         match self
-            .record(|_| queue::fail_or_retry(&self.database, run, error, self.backoff))
+            .record(Step::End, |_| {
+                queue::fail_or_retry(&self.database, run, error, self.backoff)
+            })
             .await?
         {
             Settled::Retrying(wait) => {
@@ -353,7 +360,7 @@ impl Worker {
     /// The run was cancelled under this attempt, or another worker took it over: whoever did has recorded it.
     async fn superseded(&self, run: &OwnedRun) -> Result<Verdict, Unrecorded> {
         if self
-            .record(|_| queue::was_cancelled(&self.database, run))
+            .record(Step::Other, |_| queue::was_cancelled(&self.database, run))
             .await?
         {
             self.count("cancelled", &run.trigger);

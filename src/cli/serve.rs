@@ -120,7 +120,7 @@ pub(super) async fn serve(
         worker: worker.as_ref().map(|worker| WorkerHealth {
             identity: worker.identity.clone(),
             lease: worker.lease(),
-            refusal: worker.refusal.clone(),
+            refusals: worker.refusals.clone(),
         }),
     };
     let reading = database::open_reading(config, &database)?;

@@ -15,7 +15,7 @@ use crate::{
     postgres::{self, Database, migrations},
     queue::{self, Lease, WorkerIdentity},
     telemetry::{logs::chain, metrics::Metrics},
-    worker::Refusal,
+    worker::Refusals,
 };
 
 /// How long a check may take: a load balancer does not wait either.
@@ -43,8 +43,8 @@ pub struct WorkerHealth {
     pub identity: WorkerIdentity,
     /// How long they may be silent.
     pub lease: Lease,
-    /// Why the database refuses to record what becomes of runs.
-    pub refusal: Refusal,
+    /// Which steps of runs the database refuses to record.
+    pub refusals: Refusals,
 }
 
 /// What `/readyz` found; every part is `ok` or says what is wrong.
@@ -81,11 +81,11 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
     if let Some(WorkerHealth {
         identity,
         lease,
-        refusal,
+        refusals,
     }) = &health.worker
     {
         let alive = timeout(TIMEOUT, queue::workers_alive(database, identity, *lease)).await;
-        worker = Some(match (alive, refusal.get()) {
+        worker = Some(match (alive, refusals.first()) {
             (Ok(Ok(_)), Some(refusal)) => refusal,
             (Ok(Ok(true)), None) => "ok".to_owned(),
             (Ok(Ok(false)), None) => "the worker's heartbeat is older than its lease".to_owned(),

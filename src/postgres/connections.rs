@@ -71,6 +71,8 @@ impl Trust {
 
 /// Whether the server answers, and takes writes where it is to.
 async fn is_good_for(connection: &mut PgConnection, access: Access) -> sqlx::Result<bool> {
-    let row = raw_sql("SHOW transaction_read_only").fetch_one(connection).await?;
+    let row = raw_sql("SHOW transaction_read_only")
+        .fetch_one(connection)
+        .await?;
     Ok(access == Access::Read || row.try_get::<String, _>(0)? == "off")
 }

@@ -1,11 +1,7 @@
 //! Payloads that the main app wrote again after their purge, and that no trigger noted: it was missing, or a restore went past
 //! it. They are noted here, so that they go like those that the trigger noted.
 
-use crate::{
-    ids::OrgId,
-    postgres::Database,
-    retention::Cutoff,
-};
+use crate::{ids::OrgId, postgres::Database, retention::Cutoff};
 
 /// How many incidents one step of the search looks at: some milliseconds.
 const INCIDENTS: i64 = 1_000;
@@ -78,12 +74,10 @@ pub async fn note_unnoticed(database: &Database) -> sqlx::Result<SearchStep> {
 ///
 /// # Errors
 /// When the database fails.
-pub(super) async fn note_of(
-    database: &Database,
-    org: OrgId,
-    cutoff: Cutoff,
-) -> sqlx::Result<u64> {
-    let mut tx = database.begin_with(&["SET LOCAL statement_timeout = '5min'"]).await?;
+pub(super) async fn note_of(database: &Database, org: OrgId, cutoff: Cutoff) -> sqlx::Result<u64> {
+    let mut tx = database
+        .begin_with(&["SET LOCAL statement_timeout = '5min'"])
+        .await?;
     let tables = tx.mapping()?.payloads.clone();
     let noted = sqlx::query!(
         "-- purge.note_rewritten_of

@@ -132,7 +132,12 @@ impl Purger {
                 });
             };
             if attempt.trouble.refused(n) > 0 {
-                return Err(trouble::not_deleted(&self.database, DATASETS[n], attempt.trouble.refused(n)).await?);
+                return Err(trouble::not_deleted(
+                    &self.database,
+                    DATASETS[n],
+                    attempt.trouble.refused(n),
+                )
+                .await?);
             }
             if pass == MAX_PASSES {
                 attempt.trouble.into_result()?;
@@ -364,7 +369,9 @@ impl Attempt<'_> {
             let found = match cutoff.filter(|_| !self.trouble.is_in(n)) {
                 Some(cutoff) => {
                     let org = self.run.org;
-                    let found = dataset.remains(&mut tx, &[Scope { org, cutoff }], i64::MAX).await;
+                    let found = dataset
+                        .remains(&mut tx, &[Scope { org, cutoff }], i64::MAX)
+                        .await;
                     let of_table = |error| PurgeError::from(error).of_table(dataset.tables()[0]);
                     found.map_err(of_table)?
                 }

@@ -147,11 +147,7 @@ pub async fn claim(
 }
 
 /// Takes back what a lost try has claimed for this delivery.
-async fn take_back(
-    tx: &mut Transaction<'_>,
-    run: RunId,
-    delivery: &Delivery,
-) -> sqlx::Result<()> {
+async fn take_back(tx: &mut Transaction<'_>, run: RunId, delivery: &Delivery) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.take_back
          UPDATE retention.purge_runs SET status = 'queued', attempts = attempts - 1

@@ -34,7 +34,7 @@ pub use operate::{
     MAX_REPLAYED, OperateError, Operator, Replayable, Replayed, cancel, replay, replay_matching,
     replayable,
 };
-pub use reconcile::{live_workers, reconcile, retire_workers, workers_alive};
+pub use reconcile::{deliver_stranded, live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
     BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Total, Unsuccessful, get, list, live_since,
     totals, unfinished, unsuccessful,

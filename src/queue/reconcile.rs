@@ -33,8 +33,12 @@ pub async fn reconcile(
     Ok(delivered)
 }
 
-/// A run is stranded when its job is gone, final, or held by a dead worker, and no live worker owns the run.
-async fn deliver_stranded(database: &Database, lease: Lease) -> sqlx::Result<u64> {
+/// Delivers stranded runs again; returns how many. A run is stranded when its job is gone, final, or held by a dead worker, and
+/// no live worker owns the run.
+///
+/// # Errors
+/// When the database fails; the next round takes it up.
+pub async fn deliver_stranded(database: &Database, lease: Lease) -> sqlx::Result<u64> {
     let mut tx = database.begin().await?;
     let stranded = sqlx::query_scalar!(
         "-- queue.reconcile

@@ -4,7 +4,7 @@
 use std::fs;
 
 use prometheus::{
-    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
@@ -57,9 +57,9 @@ pub struct Metrics {
     /// How far past its cutoff the oldest expired row is, in seconds, by `table`.
     pub overdue: GaugeVec,
     /// Organizations with an expired row that no run has taken yet.
-    pub organizations_overdue: IntGauge,
+    pub organizations_overdue: Gauge,
     /// Organizations whose plan stands in no table.
-    pub organizations_unresolved: IntGauge,
+    pub organizations_unresolved: Gauge,
     /// The latest slot that the scheduler has enqueued, as a Unix time.
     pub last_slot: IntGauge,
     pool_connections: IntGaugeVec,
@@ -125,11 +125,11 @@ impl Metrics {
                 ),
                 &["table"],
             )?,
-            organizations_overdue: IntGauge::new(
+            organizations_overdue: Gauge::new(
                 "organizations_overdue",
                 "Organizations with an expired row that is not purged yet",
             )?,
-            organizations_unresolved: IntGauge::new(
+            organizations_unresolved: Gauge::new(
                 "organizations_policy_unresolved",
                 "Organizations whose plan is unknown: nothing of theirs is purged",
             )?,
@@ -181,7 +181,8 @@ impl Metrics {
     fn zero<'a>(&self, datasets: impl Iterator<Item = &'a [&'a str]>, plans: &[&str]) {
         for tables in datasets {
             self.batch_duration.with_label_values(&tables[..1]);
-            self.overdue.with_label_values(&tables[..1]);
+            // Not known yet: a 0 would read as an all-clear.
+            self.overdue.with_label_values(&tables[..1]).set(f64::NAN);
             for (table, plan) in tables
                 .iter()
                 .flat_map(|t| plans.iter().map(move |p| (t, p)))
@@ -189,6 +190,8 @@ impl Metrics {
                 self.purged_rows.with_label_values(&[*table, *plan]);
             }
         }
+        self.organizations_overdue.set(f64::NAN);
+        self.organizations_unresolved.set(f64::NAN);
         for trigger in TRIGGERS {
             for outcome in OUTCOMES {
                 self.runs.with_label_values(&[outcome, trigger]);

@@ -1,20 +1,15 @@
 //! Recording a step of a run's life: until the database has taken it, or has refused it for good.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::Worker;
-use crate::{
-    ids::RunId,
-    postgres,
-    queue,
-    telemetry::logs::chain,
-};
+use crate::{ids::RunId, postgres, queue, telemetry::logs::chain};
 
 /// The pause before a step that could not be recorded is recorded again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -24,19 +19,28 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Unrecorded;
 
-/// Why the latest step was refused; empty: it was recorded.
-#[derive(Debug, Clone, Default)]
-pub struct Refusal(Arc<Mutex<Option<String>>>);
+/// A kind of step in a run's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    Claim,
+    End,
+    /// A question, or the delivery's.
+    Other,
+}
 
-impl Refusal {
-    /// In words, for readiness.
+/// Which kinds of steps the database refuses, and why, until it takes one of the kind again.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals(Arc<Mutex<BTreeMap<Step, String>>>);
+
+impl Refusals {
+    /// One of them in words, for readiness.
     #[must_use]
-    pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn first(&self) -> Option<String> {
+        self.lock().values().next().cloned()
     }
 
-    fn set(&self, refusal: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Step, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,7 +68,7 @@ impl InHand {
         self.lock().contains_key(&run)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,16 +89,20 @@ impl Worker {
     /// Does one step of a run's life until the database has taken it: a delivery that was acknowledged without it would strand
     /// the run. A database that stays away ends the worker's heartbeat, and with it this. What no retry mends ends at once.
     ///
-    /// `step` is told whether it is tried again: then an earlier try may have been recorded, its reply lost.
-    pub(super) async fn record<T, F>(&self, step: impl Fn(bool) -> F) -> Result<T, Unrecorded>
+    /// `write` is told whether it is tried again: then an earlier try may have been recorded, its reply lost.
+    pub(super) async fn record<T, F>(
+        &self,
+        step: Step,
+        write: impl Fn(bool) -> F,
+    ) -> Result<T, Unrecorded>
     where
         F: Future<Output = sqlx::Result<T>>,
     {
         let mut again = false;
         loop {
-            match step(again).await {
+            match write(again).await {
                 Ok(done) => {
-                    self.refusal.set(None);
+                    self.refusals.lock().remove(&step);
                     return Ok(done);
                 }
                 Err(error) if postgres::is_transient(&error) => {
@@ -115,9 +123,9 @@ impl Worker {
                         "the database refuses to record the run's progress: the attempt ends here, and the run is delivered \
                          again later"
                     );
-                    self.refusal.set(Some(format!(
-                        "the database refuses to record what becomes of runs: {why}"
-                    )));
+                    let refusal =
+                        format!("the database refuses to record what becomes of runs: {why}");
+                    self.refusals.lock().insert(step, refusal);
                     return Err(Unrecorded);
                 }
             }
@@ -131,25 +139,27 @@ impl Worker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let held = queue::held_runs(&self.database, &self.identity, self.lease()).await;
-            for run in held.unwrap_or_else(cannot_rescue) {
-                // Asked after the records were read: a run is in hand before it is claimed, and until its end is recorded.
-                if self.in_hand.has(run.id) {
-                    continue;
-                }
-                match queue::rescue(&self.database, run, self.backoff).await {
-                    Ok(false) => {}
-                    Ok(true) => {
-                        tracing::warn!(run_id = %run.id, "nobody worked on the run; delivered it again");
-                    }
-                    Err(error) => drop(cannot_rescue(error)),
-                }
+            if let Err(error) = self.rescue().await {
+                tracing::debug!(
+                    error = chain(&error),
+                    "cannot look for runs that nobody works on; trying again"
+                );
             }
         }
     }
-}
 
-fn cannot_rescue(error: sqlx::Error) -> Vec<queue::HeldRun> {
-    tracing::debug!(error = chain(&error), "cannot look for runs that nobody works on; trying again");
-    Vec::new()
+    async fn rescue(&self) -> sqlx::Result<()> {
+        // What could not be claimed has lost its delivery. It goes on as soon as the database lets it.
+        if self.refusals.first().is_some() {
+            queue::deliver_stranded(&self.database, self.lease()).await?;
+        }
+        for run in queue::held_runs(&self.database, &self.identity, self.lease()).await? {
+            // Asked after the records were read: a run is in hand before it is claimed, and until its end is recorded.
+            if !self.in_hand.has(run.id) && queue::rescue(&self.database, run, self.backoff).await?
+            {
+                tracing::warn!(run_id = %run.id, "nobody worked on the run; delivered it again");
+            }
+        }
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
+use super::{Worker, recording::Step};
 use crate::{
     queue::{self, Delivery, Verdict},
     telemetry::logs::chain,
@@ -44,7 +44,9 @@ impl Worker {
         if let Some((delivery, verdict)) = done {
             // Refused for good, it is delivered again, and the claim decides.
             let _ = self
-                .record(|_| queue::acknowledge(&self.database, &delivery, verdict))
+                .record(Step::Other, |_| {
+                    queue::acknowledge(&self.database, &delivery, verdict)
+                })
                 .await;
         }
         verdict

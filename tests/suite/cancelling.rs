@@ -112,7 +112,8 @@ async fn delivery_of_a_cancelled_run_that_comes_twice_reports_it_once() {
 
     let database = Database::new(&db.url, 2).expect("the test's own database");
     let lease = Lease::of(Duration::from_secs(5));
-    let both = join_all([0; 2].map(|_| claim(&database, delivery.run, &delivery, 3, lease, false))).await;
+    let both =
+        join_all([0; 2].map(|_| claim(&database, delivery.run, &delivery, 3, lease, false))).await;
     let reports = both
         .into_iter()
         .filter(|came_to| matches!(came_to, Ok(Claim::Cancelled { .. })));

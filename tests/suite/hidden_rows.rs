@@ -30,7 +30,10 @@ async fn purged_behind_security(table: &str) -> (TestDatabase, Uuid, serde_json:
     let code = service.ends_within(Duration::from_secs(30)).await;
     let log = fs::read_to_string(log.path()).unwrap();
     assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("row-level security") && log.contains("BYPASSRLS"), "{log}");
+    assert!(
+        log.contains("row-level security") && log.contains("BYPASSRLS"),
+        "{log}"
+    );
     let record = runs::run(&db, run).await;
     (db, run, record)
 }
@@ -45,7 +48,10 @@ async fn run_fails_by_name_when_a_table_hides_its_rows_and_the_other_tables_are_
         let (db, run, record) = purged_behind_security(table).await;
         assert_eq!(record["error_kind"], "row_security", "{record:#}");
         let error = record["error"].as_str().unwrap();
-        assert!(error.contains(table) && error.contains("BYPASSRLS"), "{error}");
+        assert!(
+            error.contains(table) && error.contains("BYPASSRLS"),
+            "{error}"
+        );
         assert_eq!(runs::purged(&db, run).await, purged, "{table}");
         let stamped = "SELECT count(payload_purged_at) FROM incidents";
         assert_eq!(db.value::<i64>(stamped).await, purged[2], "{table}");
@@ -94,6 +100,9 @@ async fn worker_ends_when_organizations_hide_their_rows_and_no_run_claims_succes
         let output = product::run(&db.url, command).await;
         assert!(!output.status.success(), "{command:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("row-level security") && said.contains("organizations"), "{said}");
+        assert!(
+            said.contains("row-level security") && said.contains("organizations"),
+            "{said}"
+        );
     }
 }

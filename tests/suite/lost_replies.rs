@@ -100,7 +100,8 @@ async fn fetch_whose_reply_is_lost_strands_no_run() {
         .await;
     runs::all_are_final(&db).await;
     assert!(proxy.has_cut(), "nothing was lost");
-    let failed = "SELECT count(*) FROM retention.purge_runs WHERE status <> 'succeeded' OR attempts <> 1";
+    let failed =
+        "SELECT count(*) FROM retention.purge_runs WHERE status <> 'succeeded' OR attempts <> 1";
     assert_eq!(db.value::<i64>(failed).await, 0);
     ledger::assert_exact(&db.pool, &before).await;
     let ended = worker.child.try_wait().unwrap();

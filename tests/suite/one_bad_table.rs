@@ -49,7 +49,10 @@ async fn table_whose_trigger_raises_is_named_and_the_others_are_purged() {
         .await;
         let (said, run, record) = fails(&db, org).await;
         let error = record["error"].as_str().unwrap();
-        assert!(error.contains(table) && error.contains("the auditors are here"), "{error}");
+        assert!(
+            error.contains(table) && error.contains("the auditors are here"),
+            "{error}"
+        );
         assert!(said.contains(table), "{said}");
         assert_eq!(runs::purged(&db, run).await, purged, "{table}");
         assert_eq!(runs::counts(&db, org).await, left, "{table}");
@@ -68,7 +71,10 @@ async fn trigger_that_raises_at_the_commit_stops_its_own_table_alone() {
     .await;
     let (_, run, record) = fails(&db, org).await;
     let error = record["error"].as_str().unwrap();
-    assert!(error.contains("incident_payloads cannot be purged"), "{error}");
+    assert!(
+        error.contains("incident_payloads cannot be purged"),
+        "{error}"
+    );
     assert_eq!(runs::purged(&db, run).await, [19, 38, 0, 1]);
     assert_eq!(runs::counts(&db, org).await, [1, 2, 1, 0]);
 }
@@ -86,7 +92,11 @@ async fn rows_that_a_trigger_keeps_are_told_from_rows_that_somebody_holds() {
             let incident: Uuid = db.value("SELECT id FROM incidents").await;
             app.approval(org, incident, "approved", "182 days").await;
         }
-        let clock = if table == "approvals" { "created_at" } else { "checked_at" };
+        let clock = if table == "approvals" {
+            "created_at"
+        } else {
+            "checked_at"
+        };
         db.execute(&format!(
             "CREATE TABLE precious AS
                  SELECT id FROM {table} WHERE {clock} < now() - interval '30 days' ORDER BY {clock} DESC OFFSET {} LIMIT 1;
@@ -101,7 +111,10 @@ async fn rows_that_a_trigger_keeps_are_told_from_rows_that_somebody_holds() {
         let (said, run, record) = fails(&db, org).await;
         assert_eq!(record["error_kind"], "not_deleted", "{record:#}");
         let error = record["error"].as_str().unwrap();
-        assert!(error.contains(&format!("1 expired rows of {table}")), "{error}");
+        assert!(
+            error.contains(&format!("1 expired rows of {table}")),
+            "{error}"
+        );
         assert!(error.contains("although nobody holds them"), "{error}");
         assert!(error.contains("keep_precious"), "{error}");
         assert!(said.contains("not_deleted"), "{said}");
@@ -122,7 +135,10 @@ async fn payload_that_a_trigger_keeps_is_not_stamped_and_the_trigger_is_named() 
     let output = product::run(&db.url, &["purge", "--org", &org.to_string(), "--work"]).await;
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let said = stderr(&output);
-    assert!(said.contains("keep_all") || said.contains("incident_payloads"), "{said}");
+    assert!(
+        said.contains("keep_all") || said.contains("incident_payloads"),
+        "{said}"
+    );
     let stamped = "SELECT count(payload_purged_at) FROM incidents";
     assert_eq!(db.value::<i64>(stamped).await, 0);
     assert_eq!(runs::counts(&db, org).await[2], 1);

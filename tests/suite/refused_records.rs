@@ -60,7 +60,8 @@ async fn ending_that_a_trigger_refuses_ends_the_attempt_and_is_said_once_each_ti
     let log = fs::read_to_string(log.path()).unwrap();
     let said = i32::try_from(log.matches(REFUSED).count()).unwrap();
     assert!((1..=attempts).contains(&said), "{attempts} attempts: {log}");
-    db.execute("DROP TRIGGER refuse ON retention.purge_runs").await;
+    db.execute("DROP TRIGGER refuse ON retention.purge_runs")
+        .await;
     assert_mends(&service, &db.pool, run, &before).await;
 }
 

@@ -31,7 +31,8 @@ async fn end_sessions(db: &TestDatabase) {
 }
 
 #[tokio::test]
-async fn request_is_written_within_seconds_after_a_failover_and_readiness_names_the_read_only_server() {
+async fn request_is_written_within_seconds_after_a_failover_and_readiness_names_the_read_only_server()
+ {
     let api = Api::start().await;
     let org = App::on(&api.db.pool).org("pro").await;
     let operator = token("operator", None);

@@ -69,29 +69,46 @@ async fn payloads_that_pg_restore_brings_back_with_triggers_disabled_go_with_the
         .await;
     let dump = tempfile::NamedTempFile::new().unwrap();
     let file = dump.path().to_str().unwrap();
-    done("pg_dump", &["-Fc", "-t", "public.incident_payloads", "-f", file, &db.url]).await;
+    done(
+        "pg_dump",
+        &["-Fc", "-t", "public.incident_payloads", "-f", file, &db.url],
+    )
+    .await;
     let run = product::purge(&db.url, org).await;
-    assert_eq!(runs::purged(&db, run).await, [0, 0, 10, 0], "the trigger had noted them");
+    assert_eq!(
+        runs::purged(&db, run).await,
+        [0, 0, 10, 0],
+        "the trigger had noted them"
+    );
     search_has_ended(&db).await;
     db.execute("TRUNCATE incident_payloads").await;
-    done("pg_restore", &["--data-only", "--disable-triggers", "-d", &db.url, file]).await;
+    done(
+        "pg_restore",
+        &["--data-only", "--disable-triggers", "-d", &db.url, file],
+    )
+    .await;
     assert_taken(&db, org).await;
 
     // The restore has left the trigger enabled, but not ALWAYS.
     let service = Service::start(&db.url, "worker", &[]);
     service.ready().await;
     let ready = service.get("/readyz").await.unwrap().text().await.unwrap();
-    assert!(ready.contains("note_rewritten_payload") && ready.contains("incident_payloads"), "{ready}");
+    assert!(
+        ready.contains("note_rewritten_payload") && ready.contains("incident_payloads"),
+        "{ready}"
+    );
 }
 
 #[tokio::test]
 async fn payloads_that_come_back_while_the_trigger_is_away_go_with_the_next_run() {
     const RESTORE: &str = "INSERT INTO incident_payloads SELECT * FROM saved";
-    const CREATE: &str = "CREATE TRIGGER note_rewritten_payload AFTER INSERT OR UPDATE ON incident_payloads
+    const CREATE: &str =
+        "CREATE TRIGGER note_rewritten_payload AFTER INSERT OR UPDATE ON incident_payloads
         FOR EACH ROW EXECUTE FUNCTION retention.note_rewritten_payload('incident_id');
         ALTER TABLE incident_payloads ENABLE ALWAYS TRIGGER note_rewritten_payload";
     const DISABLE: &str = "ALTER TABLE incident_payloads DISABLE TRIGGER note_rewritten_payload";
-    const ALWAYS: &str = "ALTER TABLE incident_payloads ENABLE ALWAYS TRIGGER note_rewritten_payload";
+    const ALWAYS: &str =
+        "ALTER TABLE incident_payloads ENABLE ALWAYS TRIGGER note_rewritten_payload";
     for statements in [
         format!("{DISABLE}; {RESTORE}; {ALWAYS}"),
         format!("DROP TRIGGER note_rewritten_payload ON incident_payloads; {RESTORE}; {CREATE}"),

@@ -36,6 +36,20 @@ async fn reader_that_shows(db: &TestDatabase, series: &str, value: f64) -> Servi
     service
 }
 
+#[tokio::test]
+async fn what_was_never_read_is_no_number_and_never_a_zero() {
+    let db = TestDatabase::new().await;
+    App::on(&db.pool).org_with_expired(3).await;
+    let service = Service::start(&db.url, "api", &[]);
+    eventually("it answers", async || service.get("/healthz").await.is_ok()).await;
+    eventually("the gauge is shown", async || {
+        let shown = service.metric(OVERDUE).await.unwrap();
+        assert!(shown.is_nan() || shown == 1.0, "{shown}");
+        shown == 1.0
+    })
+    .await;
+}
+
 /// From now on every reading is noted.
 async fn note_readings(db: &TestDatabase) {
     db.execute(

@@ -31,10 +31,20 @@ async fn run_that_was_asked_for_stays_urgent_through_its_retries() {
     let before = ledger::rows(&db.pool).await;
     trouble::deletes_fail(&db.pool, org, 2).await;
     let hours = another_hour(&db).await;
-    let _worker = Service::start(&db.url, "worker", &[("DRIFT_RETENTION_PURGE__BETWEEN", &hours)]);
+    let _worker = Service::start(
+        &db.url,
+        "worker",
+        &[("DRIFT_RETENTION_PURGE__BETWEEN", &hours)],
+    );
     let run = scheduled(&db, org).await;
     eventually("it waits for its hours", async || {
-        ledger::run_column(&db.pool, run, "(next_attempt_at > now() + interval '1 hour')").await == "true"
+        ledger::run_column(
+            &db.pool,
+            run,
+            "(next_attempt_at > now() + interval '1 hour')",
+        )
+        .await
+            == "true"
     })
     .await;
     assert_eq!(product::enqueue(&db.pool, org).await, run);
@@ -42,7 +52,10 @@ async fn run_that_was_asked_for_stays_urgent_through_its_retries() {
     assert_eq!(ledger::attempts(&db.pool, run).await, 3);
     ledger::assert_exact(&db.pool, &before).await;
     // Asked for or not, it is the slot's.
-    assert_eq!(ledger::run_column(&db.pool, run, "trigger").await, "schedule");
+    assert_eq!(
+        ledger::run_column(&db.pool, run, "trigger").await,
+        "schedule"
+    );
 }
 
 #[tokio::test]
