@@ -5,9 +5,11 @@ mod explain;
 pub mod local;
 mod mapping;
 pub mod migrations;
+mod reading;
 mod transaction;
+mod url;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgExecutor, PgPool,
@@ -18,7 +20,9 @@ pub use self::{
     database::Database,
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
+    reading::{Reading, Turn},
     transaction::{Flush, Patience, Transaction},
+    url::{BadUrl, check_url},
 };
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.
@@ -42,7 +46,7 @@ const SLOW: Duration = Duration::from_secs(1);
 
 /// A pool of at most `connections` sessions on `url`.
 fn direct_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?.options(SESSION);
+    let options = url::connect_options(url)?.options(SESSION);
     let pool = pool_options(connections)
         .after_connect(|connection, _| Box::pin(find_extensions(connection)));
     Ok(pool.connect_lazy_with(named(options, "drift-retention")))
@@ -51,7 +55,7 @@ fn direct_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
 /// A pool of at most `connections` connections to a transaction pooler, which refuses settings at start that it does
 /// not know.
 fn pooler_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?
+    let options = url::connect_options(url)?
         .extra_float_digits(None)
         .statement_cache_capacity(0);
     Ok(pool_options(connections).connect_lazy_with(named(options, "drift-retention")))
@@ -63,7 +67,7 @@ fn pooler_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
 /// # Errors
 /// When `url` is no Postgres URL.
 pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?.options([("row_security", "off")]);
+    let options = url::connect_options(url)?.options([("row_security", "off")]);
     let pool = pool_options(2).after_connect(|connection, _| {
         Box::pin(async move {
             leave_the_main_apps_schemas(connection).await?;
@@ -154,6 +158,16 @@ pub fn is_timeout(error: &sqlx::Error) -> bool {
 pub fn is_contention(error: &sqlx::Error) -> bool {
     is_timeout(error)
         || matches!(error, sqlx::Error::Database(db) if matches!(db.code().as_deref(), Some("55P03" | "40P01" | "40001")))
+}
+
+/// Whether the server's certificate was refused: its CA is unknown, or it is for another name.
+fn is_certificate_refused(error: &sqlx::Error) -> bool {
+    let of_tls = match error {
+        sqlx::Error::Io(error) => error.get_ref().and_then(|cause| cause.downcast_ref()),
+        sqlx::Error::Tls(cause) => cause.downcast_ref(),
+        _ => None,
+    };
+    matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// What Postgres's clock says: the only clock that cutoffs, slots and due times go by.
