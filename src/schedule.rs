@@ -27,7 +27,7 @@ pub enum BadSchedule {
     /// No date is ever as it says, such as a 31st of February.
     #[error(
         "schedule.cron {0:?} never fires: no date is as it says, and nothing would ever be purged by schedule; write one that \
-         fires, such as \"0 0 2 * * *\", or serve without the role scheduler"
+         fires, such as \"0 0 2 * * *\"; for no schedule at all leave it out, and serve without the role scheduler"
     )]
     Never(String),
 }

@@ -35,7 +35,9 @@ pub(super) fn check_urls(config: &Config) -> Result<Vec<String>> {
         let parameters =
             postgres::check_url(url).with_context(|| format!("{key} cannot be used"))?;
         passed_over.extend(parameters.iter().map(|parameter| {
-            format!("{key} has a parameter {parameter:?}, which is not known here and is passed over")
+            format!(
+                "{key} has a parameter {parameter:?}, which is not known here and is passed over"
+            )
         }));
     }
     Ok(passed_over)

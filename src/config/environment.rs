@@ -52,7 +52,9 @@ fn is_service_link(variable: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")
-        || name.match_indices("_PORT").any(|(at, found)| of_port(&name[at + found.len()..]))
+        || name
+            .match_indices("_PORT")
+            .any(|(at, found)| of_port(&name[at + found.len()..]))
 }
 
 #[cfg(test)]
@@ -80,7 +82,11 @@ mod tests {
         for setting in of_settings.iter().map(super::super::Setting::variable) {
             assert!(!is_service_link(&setting), "{setting}");
         }
-        for name in ["DRIFT_RETENTION_PORTS", "DRIFT_RETENTION_PORT_OF_CALL", "PORT"] {
+        for name in [
+            "DRIFT_RETENTION_PORTS",
+            "DRIFT_RETENTION_PORT_OF_CALL",
+            "PORT",
+        ] {
             assert!(!is_service_link(name), "{name}");
         }
     }

@@ -6,8 +6,8 @@ use utoipa::{
 };
 
 use super::{
-    AttachConfig, AuthConfig, Config, DatabaseConfig, HttpConfig, PurgeConfig,
-    ScheduleConfig, WorkerConfig, environment::PREFIX,
+    AttachConfig, AuthConfig, Config, DatabaseConfig, HttpConfig, PurgeConfig, ScheduleConfig,
+    WorkerConfig, environment::PREFIX,
 };
 
 /// One setting.

@@ -37,6 +37,15 @@ const SESSION: [(&str, &str); 4] = [
     // Where a policy would hide rows from us Postgres refuses the statement: a purge of the rest would claim success.
     ("row_security", "off"),
 ];
+/// What sessions that change the schema begin with: no timeout from their very first statement on. One of them is idle while another
+/// migrates, and holds the lock that keeps other migrations out.
+const MIGRATING: [(&str, &str); 5] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("row_security", "off"),
+];
 /// How long to wait for a connection, a server that is restarting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that was in use so short a time ago is taken to be alive; others are asked, which costs a round trip.
@@ -67,23 +76,24 @@ fn pooler_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
 /// # Errors
 /// When `url` is no Postgres URL.
 pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
-    let options = url::connect_options(url)?.options([("row_security", "off")]);
+    let options = url::connect_options(url)?.options(MIGRATING);
     let pool = pool_options(2).after_connect(|connection, _| {
         Box::pin(async move {
-            leave_the_main_apps_schemas(connection).await?;
-            // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
-            sqlx::raw_sql(
-                "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
-            )
-            .execute(&mut *connection)
-            .await?;
+            // Of these not every Postgres has `transaction_timeout`, and one without it would refuse to begin with it.
             sqlx::query!(
                 "-- postgres.no_timeouts
                  SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
                  WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                                 'transaction_timeout')"
             )
-            .fetch_all(connection)
+            .fetch_all(&mut *connection)
+            .await?;
+            leave_the_main_apps_schemas(connection).await?;
+            // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
+            sqlx::raw_sql(
+                "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
+            )
+            .execute(connection)
             .await?;
             Ok(())
         })

@@ -23,6 +23,7 @@ const SSL_MODE: [&str; 2] = ["sslmode", "ssl-mode"];
 const SSL_ROOT_CERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
 const SSL_CERT: [&str; 2] = ["sslcert", "ssl-cert"];
 const SSL_KEY: [&str; 2] = ["sslkey", "ssl-key"];
+const NO_MODE: &str = "none of disable, allow, prefer, require, verify-ca and verify-full";
 /// The other parameters that sqlx knows, beside `options[…]`.
 const PARAMETERS: [&str; 9] = [
     "statement-cache-capacity",
@@ -83,7 +84,7 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     if text.is_empty() {
         return Err(bad("it is empty"));
     }
-    if text.starts_with(['"', '\'']) || text.ends_with(['"', '\'']) {
+    if text.starts_with(['"', '\'']) {
         return Err(bad("it stands in quotes: leave them out"));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -97,6 +98,9 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     if !["postgres", "postgresql"].contains(&scheme) {
         return Err(bad(format!("it does not begin with postgres://: {FORM}")));
     }
+    if rest.ends_with(['"', '\'']) {
+        return Err(bad("it ends with a quote: leave it out"));
+    }
     if rest.contains('#') {
         return Err(bad("it has a # in it: write %23 for it"));
     }
@@ -107,12 +111,17 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
             "what follows its host is no name of a database: in a user, a password or a name write %2F for / and %40 for @",
         ));
     }
-    if query.split('&').any(|pair| !pair.is_empty() && !pair.contains('=')) {
+    if query
+        .split('&')
+        .any(|pair| !pair.is_empty() && !pair.contains('='))
+    {
         return Err(bad(
             "it has a parameter without a value: in a user or a password write %3F for ?",
         ));
     }
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     if host.contains(',') {
         return Err(bad("it names several hosts: name one"));
     }
@@ -122,7 +131,10 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     } else {
         ""
     };
-    let whole = format!("{scheme}://{before_host}{no_host}{}", &rest[before_host.len()..]);
+    let whole = format!(
+        "{scheme}://{before_host}{no_host}{}",
+        &rest[before_host.len()..]
+    );
     Url::parse(&whole).map_err(|error| match error {
         ParseError::InvalidPort => bad(
             "its port is no number up to 65535: in a user or a password write %2F for / and %3A for :, and an IPv6 address in \
@@ -178,17 +190,22 @@ fn check_values(url: &Url) -> Result<(), BadUrl> {
         return Err(bad("it names several hosts: name one"));
     }
     let port = value("port");
-    if url.port() == Some(0) || port.as_deref() == Some("0") {
-        return Err(bad("its port is 0"));
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    if url.port() == Some(0) || port.as_deref().is_some_and(|port| !is_port(port)) {
+        return Err(bad("its port is no number from 1 to 65535"));
     }
     if url.port().is_none() && port.is_none() && is_wrong::<u16>("PGPORT") {
         return Err(bad("it names no port, and PGPORT is no number"));
     }
-    let names_mode = SSL_MODE.iter().any(|name| value(name).is_some());
-    if !names_mode && is_wrong::<PgSslMode>("PGSSLMODE") {
-        return Err(bad(
-            "it names no sslmode, and PGSSLMODE is none of disable, allow, prefer, require, verify-ca and verify-full",
-        ));
+    let modes = SSL_MODE.map(&value);
+    let mut modes = modes.iter().flatten().peekable();
+    if modes.peek().is_none() && is_wrong::<PgSslMode>("PGSSLMODE") {
+        return Err(bad(format!(
+            "it names no sslmode, and PGSSLMODE is {NO_MODE}"
+        )));
+    }
+    if modes.any(|mode| mode.parse::<PgSslMode>().is_err()) {
+        return Err(bad(format!("its sslmode is {NO_MODE}")));
     }
     Ok(())
 }
@@ -216,11 +233,7 @@ fn check_certificates(url: &Url, mode: PgSslMode) -> Result<(), BadUrl> {
 }
 
 /// What a parameter holds or names, or in its absence the environment; none: neither is set.
-fn pem(
-    url: &Url,
-    names: &[&'static str],
-    variable: &str,
-) -> Result<Option<Vec<u8>>, BadUrl> {
+fn pem(url: &Url, names: &[&'static str], variable: &str) -> Result<Option<Vec<u8>>, BadUrl> {
     let pairs = url.query_pairs();
     let value = pairs
         .filter(|(name, value)| names.contains(&&**name) && !value.is_empty())

@@ -111,7 +111,9 @@ fn chosen(asked: &str) -> Result<EnvFilter, String> {
 /// Whether a part of a filter is a level for all, or names one who speaks.
 fn names_somebody(directive: &str) -> bool {
     let directive = directive.trim();
-    let target = directive.split_once('=').map_or(directive, |(target, _)| target);
+    let target = directive
+        .split_once('=')
+        .map_or(directive, |(target, _)| target);
     (!directive.is_empty() && directive.parse::<LevelFilter>().is_ok())
         || SPEAKERS.iter().any(|speaker| target.starts_with(speaker))
 }
@@ -166,7 +168,15 @@ mod tests {
         ] {
             assert!(chosen(meant).is_ok(), "{meant}");
         }
-        for mistaken in ["", " ", "inof", "drift-retention=debug", "sqlx=wran", "debg,trce", ","] {
+        for mistaken in [
+            "",
+            " ",
+            "inof",
+            "drift-retention=debug",
+            "sqlx=wran",
+            "debg,trce",
+            ",",
+        ] {
             assert!(chosen(mistaken).is_err(), "{mistaken}");
         }
     }

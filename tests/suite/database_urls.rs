@@ -12,7 +12,10 @@ use crate::support::{
 /// The settings that hold a URL.
 const SETTINGS: [(&str, &str); 3] = [
     ("database.url", "DATABASE_URL"),
-    ("database.direct_url", "DRIFT_RETENTION_DATABASE__DIRECT_URL"),
+    (
+        "database.direct_url",
+        "DRIFT_RETENTION_DATABASE__DIRECT_URL",
+    ),
     ("replica_url", "DRIFT_RETENTION_REPLICA_URL"),
 ];
 /// Nothing listens there.
@@ -28,7 +31,10 @@ async fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
 async fn what_a_service_cannot_use_is_refused_by_every_settings_name() {
     for (url, says) in [
         ("host=db dbname=app user=me", "it is no URL"),
-        ("host=db options='-c search_path=http://x'", "does not begin with postgres://"),
+        (
+            "host=db options='-c search_path=http://x'",
+            "does not begin with postgres://",
+        ),
         ("\"postgres://me@db/app\"", "it stands in quotes"),
         ("'postgres://me@db/app'", "it stands in quotes"),
         ("postgres://me:zq#ss@db/app", "write %23"),
@@ -38,21 +44,31 @@ async fn what_a_service_cannot_use_is_refused_by_every_settings_name() {
         ("postgres://db/app/", "write %2F for /"),
         ("postgres://me:12?ss@db/app", "write %3F for ?"),
         ("postgres://me@db1,db2/app", "it names several hosts"),
-        ("postgres://me@db1:5432,db2:5432/app", "it names several hosts"),
+        (
+            "postgres://me@db1:5432,db2:5432/app",
+            "it names several hosts",
+        ),
         ("postgres://me@/app?host=db1,db2", "it names several hosts"),
         ("jdbc:postgresql://db:5432/app", "it begins with jdbc:"),
         ("jdbc:postgresql:app", "it is no URL"),
-        ("postgresql+asyncpg://db/app", "does not begin with postgres://"),
+        (
+            "postgresql+asyncpg://db/app",
+            "does not begin with postgres://",
+        ),
         ("mysql://db/app", "does not begin with postgres://"),
         ("db.internal:5432/app", "it is no URL"),
         ("postgres:db/app", "it is no URL"),
         ("postgres://me@db:port/app", "its port is no number"),
         ("postgres://me@db:99999/app", "its port is no number"),
-        ("postgres://me@db:0/app", "its port is 0"),
-        ("postgres://me@db/app?port=http", "it cannot be read"),
+        ("postgres://me@db:0/app", "its port is no number"),
+        ("postgres://me@db/app\"", "it ends with a quote"),
+        ("postgres://me@db/app?port=http", "its port is no number"),
         ("postgres://me@::1:5432/app", "an IPv6 address in brackets"),
         ("postgres://me@[::1/app", "it cannot be read"),
-        ("postgres://me@db/app?sslmode=always", "it cannot be read"),
+        (
+            "postgres://me@db/app?sslmode=always",
+            "its sslmode is none of",
+        ),
         (" ", "it is empty"),
     ] {
         for (setting, variable) in SETTINGS {
@@ -61,11 +77,20 @@ async fn what_a_service_cannot_use_is_refused_by_every_settings_name() {
             assert_eq!(checked.status.code(), Some(1), "{url}: {}", shown(&checked));
             assert!(stderr(&checked).starts_with(&says), "{}", stderr(&checked));
         }
-        for args in [["config", "check"].as_slice(), &["serve"], &["migrate", "up"], &["runs", "list"]] {
+        for args in [
+            ["config", "check"].as_slice(),
+            &["serve"],
+            &["migrate", "up"],
+            &["runs", "list"],
+        ] {
             let output = run(args, &[("DATABASE_URL", url)]).await;
             assert_eq!(output.status.code(), Some(1), "{url}: {}", shown(&output));
             assert!(stderr(&output).contains(says), "{url}: {}", stderr(&output));
-            assert!(!stderr(&output).contains("zq"), "a part of the password: {}", stderr(&output));
+            assert!(
+                !stderr(&output).contains("zq"),
+                "a part of the password: {}",
+                stderr(&output)
+            );
         }
     }
 }
@@ -75,7 +100,11 @@ async fn settings_without_a_database_are_not_right() {
     let mut command = product::command("");
     let output = command.args(["config", "check"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
-    assert!(stderr(&output).contains("`database.url`"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("`database.url`"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[tokio::test]
@@ -116,7 +145,10 @@ async fn parameter_that_nothing_knows_is_named_and_its_value_is_not() {
     let url = format!("{NOWHERE}?schema=s3cret");
     let output = run(&["purge", "--all"], &[("DATABASE_URL", &url)]).await;
     let text = stderr(&output);
-    assert!(text.contains("schema") && !text.contains("s3cret"), "{text}");
+    assert!(
+        text.contains("schema") && !text.contains("s3cret"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -127,7 +159,9 @@ async fn own_server_at_an_ipv6_address_is_reached_however_it_is_written() {
     std::fs::set_permissions(dir.path(), everybody).unwrap();
     let binaries = ServerBinaries::find(None).unwrap();
     let listen = [("fsync", "off"), ("listen_addresses", "127.0.0.1,::1")];
-    let server = LocalServer::start(&binaries, dir.path(), &listen).await.unwrap();
+    let server = LocalServer::start(&binaries, dir.path(), &listen)
+        .await
+        .unwrap();
     server.create_database("app").await.unwrap();
     let url = server.url("app");
     let (before_host, _) = url.split_once("127.0.0.1").unwrap();
@@ -144,7 +178,11 @@ async fn own_server_at_an_ipv6_address_is_reached_however_it_is_written() {
         format!("{before_host}elsewhere.invalid:{port}/app?host=::1"),
     ] {
         // Each of them: the database itself, past a pooler, and a replica.
-        let output = run(&["preview", "--all"], &SETTINGS.map(|(_, variable)| (variable, url.as_str()))).await;
+        let output = run(
+            &["preview", "--all"],
+            &SETTINGS.map(|(_, variable)| (variable, url.as_str())),
+        )
+        .await;
         assert!(output.status.success(), "{}", shown(&output));
         let output = run(&["migrate", "status"], &[("DATABASE_URL", url.as_str())]).await;
         assert!(output.status.success(), "{}", shown(&output));
@@ -152,7 +190,10 @@ async fn own_server_at_an_ipv6_address_is_reached_however_it_is_written() {
     // Where the URL names no host, the environment may.
     let output = run(
         &["migrate", "status"],
-        &[("DATABASE_URL", &format!("{before_host}:{port}/app")), ("PGHOST", "::1")],
+        &[
+            ("DATABASE_URL", &format!("{before_host}:{port}/app")),
+            ("PGHOST", "::1"),
+        ],
     )
     .await;
     assert!(output.status.success(), "{}", shown(&output));

@@ -50,13 +50,15 @@ async fn every_setting_that_is_empty_is_as_good_as_not_set() {
 #[tokio::test]
 async fn service_and_purge_are_none_the_worse_for_settings_that_are_empty() {
     let db = TestDatabase::new().await;
-    let org: Uuid = App::on(&db.pool).org_with_expired(3).await;
+    let org: Uuid = App::on(&db.pool).org_with_expired(4).await;
     let variables = variables().await;
     let empty: Vec<_> = variables
         .iter()
         .map(String::as_str)
         // Those that a test sets itself.
-        .filter(|name| *name != SECRET.0 && !name.contains("_HTTP__") && !name.contains("_WORKER__"))
+        .filter(|name| {
+            *name != SECRET.0 && !name.contains("_HTTP__") && !name.contains("_WORKER__")
+        })
         .map(|name| (name, ""))
         .collect();
     let service = serve(&db, "api", &empty).await;
@@ -67,7 +69,10 @@ async fn service_and_purge_are_none_the_worse_for_settings_that_are_empty() {
     let args = ["purge", "--org", &org.to_string(), "--work"];
     let output = run(&db.url, &args, &empty).await;
     assert!(output.status.success(), "{}", shown(&output));
-    assert_eq!(db.value::<i64>("SELECT count(*) FROM drift_checks").await, 1);
+    assert_eq!(
+        db.value::<i64>("SELECT count(*) FROM drift_checks").await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -96,7 +101,11 @@ async fn variables_of_a_kubernetes_service_are_named_with_what_turns_them_off() 
         ("DRIFT_RETENTION_SERVICE_PORT_HTTP", "8080"),
         ("DRIFT_RETENTION_WORKER_PORT", "tcp://10.0.0.1:8080"),
     ] {
-        for args in [["config", "check"].as_slice(), &["serve"], &["runs", "list"]] {
+        for args in [
+            ["config", "check"].as_slice(),
+            &["serve"],
+            &["runs", "list"],
+        ] {
             let output = run("postgres://db/app", args, &[(variable, value)]).await;
             let text = stderr(&output);
             assert_eq!(output.status.code(), Some(2), "{text}");

@@ -22,7 +22,7 @@ async fn timeouts_of_the_database_or_the_role_cancel_no_migration() {
          DO $$ DECLARE name text; BEGIN
              FOR name IN SELECT s.name FROM pg_settings s
                          WHERE s.name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                                          'transaction_timeout') LOOP
+                                          'idle_session_timeout') LOOP
                  EXECUTE format('ALTER DATABASE %I SET %s = ''1ms''', current_database(), name);
                  EXECUTE format('ALTER ROLE {role} SET %s = ''1ms''', name);
                  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET %s = ''1ms''', current_database(), name);
@@ -42,8 +42,10 @@ async fn timeouts_of_the_database_or_the_role_cancel_no_migration() {
         }
     }
     // Roles belong to the whole server.
-    let admin = support::pool(db.url.parse().unwrap());
-    let gone = format!("SET statement_timeout = 0; SET lock_timeout = 0; DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+    let patient =
+        "-c%20statement_timeout%3D0%20-c%20lock_timeout%3D0%20-c%20idle_session_timeout%3D0";
+    let admin = support::pool(format!("{}?options={patient}", db.url).parse().unwrap());
+    let gone = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
     support::execute_on(&admin, &gone).await;
 }
 
@@ -55,7 +57,10 @@ async fn database_of_a_legacy_encoding_is_migrated_and_purged() {
         migrate(&db.url, &["up", "--main-app"]).await;
         let org = App::on(&db.pool).org_with_all_kinds_expired(5).await;
         product::purge(&db.url, org).await;
-        assert_eq!(db.value::<i64>("SELECT count(*) FROM drift_checks").await, 1);
+        assert_eq!(
+            db.value::<i64>("SELECT count(*) FROM drift_checks").await,
+            1
+        );
         migrate(&db.url, &["down", "--to", "0"]).await;
     }
 }
@@ -73,7 +78,11 @@ async fn backslashes_that_escape_change_nothing() {
     .await;
     // Every session from now on has them.
     let pool = support::pool(db.url.parse().unwrap());
-    let off: String = support::value(&pool, "SELECT current_setting('standard_conforming_strings')").await;
+    let off: String = support::value(
+        &pool,
+        "SELECT current_setting('standard_conforming_strings')",
+    )
+    .await;
     assert_eq!(off, "off");
     migrate(&db.url, &["up", "--main-app"]).await;
     let app = App::on(&pool);

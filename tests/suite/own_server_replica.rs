@@ -173,7 +173,7 @@ async fn nothing_more_goes_until_a_replica_that_stands_still_has_caught_up() {
 async fn who_reads_on_a_replica_notices_nothing_of_its_conflicts_nor_of_its_end() {
     let primary = OwnServer::start().await;
     let mut standby = Standby::of(&primary).await;
-    let org = App::on(&primary.pool).org_with_expired(20_000).await;
+    let org = App::on(&primary.pool).org_with_expired(20_001).await;
     eventually("the standby has the rows", async || {
         value::<i64>(&standby.pool, "SELECT count(*) FROM drift_checks").await == 20_001
     })
