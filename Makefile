@@ -9,8 +9,8 @@ SHELL := bash
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
 # A server of its own for one command: DATABASE_URL names it, and it is gone afterwards. Built, then started
-# without cargo: what `cargo run` puts into the environment makes a cargo inside it compile ring, and all that
-# stands on it, once more.
+# without cargo: what `cargo run` puts into the environment makes a cargo inside it run build scripts, and compile
+# what stands on them, once more.
 WITH_POSTGRES := $(or $(CARGO_TARGET_DIR),target)/debug/examples/with_postgres
 
 .PHONY: help

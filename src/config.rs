@@ -2,6 +2,8 @@
 
 mod attach;
 mod duration;
+mod environment;
+mod error;
 mod hours;
 mod purge;
 mod reference;
@@ -15,20 +17,19 @@ use std::{
 };
 
 use chrono_tz::Tz;
-use config::{Config as Sources, Environment, File, FileFormat};
+use config::{Config as Sources, File, FileFormat};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::{
     attach::AttachConfig,
+    error::ConfigError,
     hours::Hours,
     purge::PurgeConfig,
     reference::{Setting, settings},
     secret::Secret,
 };
 
-/// The prefix of every environment name; levels are joined by `__`.
-const PREFIX: &str = "DRIFT_RETENTION";
 /// With fewer connections a process would wait for itself.
 pub const FEWEST_CONNECTIONS: u32 = 4;
 
@@ -202,42 +203,6 @@ impl Default for ScheduleConfig {
     }
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A key is unknown, or a value is not of its kind.
-    #[error("the settings cannot be read; docs/configuration.md lists every key")]
-    Read(#[from] config::ConfigError),
-    /// A file that a setting names cannot be read.
-    #[error("{key} cannot be read from {}", path.display())]
-    File {
-        /// The key, as in TOML.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A value and its file are both set.
-    #[error("{0} and {0}_file are both set: leave one out")]
-    Twice(&'static str),
-    /// A value is out of bounds.
-    #[error("{key} must be {must}, not {is}")]
-    OutOfBounds {
-        /// The key, as in TOML.
-        key: &'static str,
-        /// What it must be.
-        must: &'static str,
-        /// What it is.
-        is: String,
-    },
-    /// No database is named.
-    #[error(
-        "no database is named: set DATABASE_URL, `database.url` in the --config file, or pass --database-url"
-    )]
-    NoDatabase,
-}
-
 impl Config {
     /// Reads the environment over `file`.
     ///
@@ -248,14 +213,12 @@ impl Config {
         if let Some(file) = file {
             sources = sources.add_source(File::from(file).format(FileFormat::Toml));
         }
-        if let Some(url) = database_url_variable() {
+        if let Some(url) = environment::database_url() {
             let url = Sources::builder().set_override("database.url", url)?;
             sources = sources.add_source(url.build()?);
         }
-        let environment = Environment::with_prefix(PREFIX)
-            .prefix_separator("_")
-            .separator("__");
-        let mut config: Self = sources.add_source(environment).build()?.try_deserialize()?;
+        let sources = sources.add_source(environment::settings()?);
+        let mut config: Self = sources.build()?.try_deserialize()?;
         config.read_secrets()?;
         config.validate()?;
         Ok(config)
@@ -313,6 +276,17 @@ impl Config {
             "at least 32 bytes long",
             || format!("{} bytes", secret.unwrap_or_default()),
         )?;
+        // Taken as it stands, it would refuse every token, or be no check at all.
+        for (key, value) in [
+            ("auth.jwks", &self.auth.jwks),
+            ("auth.issuer", &self.auth.issuer),
+            ("auth.audience", &self.auth.audience),
+        ] {
+            let is_empty = value.as_deref().is_some_and(str::is_empty);
+            bound(key, !is_empty, "left out where there is none", || {
+                "empty".to_owned()
+            })?;
+        }
         for (key, length) in [
             ("worker.heartbeat", worker.heartbeat),
             ("worker.backoff_base", worker.backoff_base),
@@ -367,14 +341,6 @@ impl Config {
             || self.purge.batch_size.unwrap_or_default().to_string(),
         )
     }
-}
-
-/// `DATABASE_URL`, the one variable without our prefix: every Postgres tool knows it.
-#[expect(clippy::disallowed_methods, reason = "the home of settings")]
-fn database_url_variable() -> Option<String> {
-    std::env::var("DATABASE_URL")
-        .ok()
-        .filter(|url| !url.is_empty())
 }
 
 fn bound(

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    postgres::{self, Database},
+    postgres::{self, Database, Reading},
     purge::{self, Overdue},
     queue::{self, PurgedOnDay, Slot},
     telemetry::{
@@ -63,8 +63,8 @@ impl Standing {
 pub struct Gauges {
     /// Where readings are kept.
     database: Database,
-    /// Where they are made: a replica, if there is one.
-    replica: Database,
+    /// Where they are made: on a replica, if there is one.
+    reading: Reading,
     metrics: Arc<Metrics>,
     latest: Mutex<Option<(Instant, Arc<Standing>)>>,
 }
@@ -72,10 +72,10 @@ pub struct Gauges {
 impl Gauges {
     /// Nothing is read yet.
     #[must_use]
-    pub fn new(database: Database, replica: Database, metrics: Arc<Metrics>) -> Self {
+    pub fn new(database: Database, reading: Reading, metrics: Arc<Metrics>) -> Self {
         Self {
             database,
-            replica,
+            reading,
             metrics,
             latest: Mutex::new(None),
         }
@@ -122,7 +122,7 @@ impl Gauges {
         let standing = match self.fetch().await? {
             Some(standing) => standing,
             // The very first one is being made elsewhere.
-            None => read(&self.replica, None).await?,
+            None => read(&self.reading, None).await?,
         };
         let standing = Arc::new(standing);
         *latest = Some((Instant::now(), standing.clone()));
@@ -147,7 +147,7 @@ impl Gauges {
         }
         // A reading that an older version left, in another form, is as good as none.
         let before = shared(&self.database).await.unwrap_or_default();
-        let standing = read(&self.replica, before).await?;
+        let standing = read(&self.reading, before).await?;
         share(&self.database, &standing).await?;
         Ok(Some(standing))
     }
@@ -188,9 +188,24 @@ impl Gauges {
     }
 }
 
-/// Reads part after part, with pauses. One that fails, or takes longer than a statement may, is what it was `before`.
-async fn read(database: &Database, before: Option<Standing>) -> sqlx::Result<Standing> {
+/// Reads all parts. One that fails, or takes longer than a statement may, is what it was `before`.
+async fn read(reading: &Reading, before: Option<Standing>) -> sqlx::Result<Standing> {
     let mut standing = before.unwrap_or_default();
+    let mut turn = reading.begin();
+    loop {
+        match read_on(turn.database(), &mut standing).await {
+            Err(error) | Ok(Some(error)) if turn.goes_on_after(&error) => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(standing),
+        }
+    }
+}
+
+/// Reads part after part, with pauses; returns the first error of one.
+async fn read_on(
+    database: &Database,
+    standing: &mut Standing,
+) -> sqlx::Result<Option<sqlx::Error>> {
     // Where not even this is answered, nothing is.
     standing.taken_at = postgres::now(database).await?;
     let runs = queue::count_by_status(database).await;
@@ -199,7 +214,7 @@ async fn read(database: &Database, before: Option<Standing>) -> sqlx::Result<Sta
     sleep(PAUSE).await;
     let purged_per_day = queue::purged_per_day(database, DAYS).await;
     let last_slot = queue::last_slot(database).await;
-    standing.not_read = [
+    let failed: Vec<_> = [
         renew("runs by status", &mut standing.runs, runs),
         renew("overdue rows", &mut standing.overdue, overdue),
         renew(
@@ -211,13 +226,17 @@ async fn read(database: &Database, before: Option<Standing>) -> sqlx::Result<Sta
     ]
     .into_iter()
     .flatten()
-    .map(str::to_owned)
     .collect();
-    Ok(standing)
+    standing.not_read = failed.iter().map(|(part, _)| (*part).to_owned()).collect();
+    Ok(failed.into_iter().next().map(|(_, error)| error))
 }
 
-/// Puts what was read in its place; returns the part's name where it was not.
-fn renew<T>(part: &'static str, place: &mut T, read: sqlx::Result<T>) -> Option<&'static str> {
+/// Puts what was read in its place; returns the part's name where it was not, and why.
+fn renew<T>(
+    part: &'static str,
+    place: &mut T,
+    read: sqlx::Result<T>,
+) -> Option<(&'static str, sqlx::Error)> {
     match read {
         Ok(read) => {
             *place = read;
@@ -229,7 +248,7 @@ fn renew<T>(part: &'static str, place: &mut T, read: sqlx::Result<T>) -> Option<
                 error = chain(&error),
                 "cannot read a part of the gauges; it keeps its last value"
             );
-            Some(part)
+            Some((part, error))
         }
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use croner::{
     Cron,
-    parser::{CronParser, Seconds},
+    parser::{CronParser, Seconds, Year},
 };
 
 use crate::config::ScheduleConfig;
@@ -16,28 +16,43 @@ pub struct Schedule {
     timezone: Tz,
 }
 
-/// A cron expression that cannot be read.
+/// A cron expression that is none, or none of use.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "schedule.cron {0:?} is not a cron expression of six fields, seconds first, such as \"0 0 2 * * *\""
-)]
-pub struct BadSchedule(pub String, #[source] croner::errors::CronError);
+pub enum BadSchedule {
+    /// It cannot be read.
+    #[error(
+        "schedule.cron {0:?} is not a cron expression of six fields, seconds first, such as \"0 0 2 * * *\""
+    )]
+    Unreadable(String, #[source] croner::errors::CronError),
+    /// No date is ever as it says, such as a 31st of February.
+    #[error(
+        "schedule.cron {0:?} never fires: no date is as it says, and nothing would ever be purged by schedule; write one that \
+         fires, such as \"0 0 2 * * *\"; for no schedule at all leave it out, and serve without the role scheduler"
+    )]
+    Never(String),
+}
 
 impl Schedule {
     /// Reads the settings.
     ///
     /// # Errors
-    /// When the cron expression is none.
+    /// When the cron expression is none, or never fires. A year has no place in it: then it would fire no more one day.
     pub fn new(config: &ScheduleConfig) -> Result<Self, BadSchedule> {
         let cron = CronParser::builder()
             .seconds(Seconds::Required)
+            .year(Year::Disallowed)
             .build()
             .parse(&config.cron)
-            .map_err(|error| BadSchedule(config.cron.clone(), error))?;
-        Ok(Self {
+            .map_err(|error| BadSchedule::Unreadable(config.cron.clone(), error))?;
+        let schedule = Self {
             cron,
             timezone: config.timezone,
-        })
+        };
+        // Without a year dates come again, so that any day will do to look from.
+        match schedule.next(DateTime::UNIX_EPOCH) {
+            Some(_) => Ok(schedule),
+            None => Err(BadSchedule::Never(config.cron.clone())),
+        }
     }
 
     /// The latest slot that is due at `now`, if there ever was one.
@@ -161,9 +176,22 @@ mod tests {
     }
 
     #[test]
-    fn a_date_that_no_year_has_is_no_slot() {
-        let never = schedule("0 0 2 30 2 *", Tz::Europe__Berlin);
-        let now = utc("2026-11-23T18:00:00Z");
-        assert_eq!((never.latest(now), never.next(now)), (None, None));
+    fn an_expression_that_never_fires_is_refused_and_one_that_seldom_does_is_not() {
+        let read = |cron: &str| {
+            Schedule::new(&ScheduleConfig {
+                cron: cron.into(),
+                timezone: Tz::Europe__Berlin,
+            })
+        };
+        for never in ["0 0 2 31 2 *", "0 0 2 30 2 *", "0 0 2 31 4,6,9,11 *"] {
+            assert!(matches!(read(never), Err(BadSchedule::Never(_))), "{never}");
+        }
+        let leap_day = read("0 0 2 29 2 *").unwrap();
+        assert_eq!(
+            leap_day.next(utc("2026-11-23T18:00:00Z")),
+            Some(utc("2028-02-29T01:00:00Z"))
+        );
+        let of_one_year = read("0 0 2 * * * 2020");
+        assert!(matches!(of_one_year, Err(BadSchedule::Unreadable(..))));
     }
 }

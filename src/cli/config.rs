@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::Settings;
+use super::{Settings, database};
 use crate::{
     config::{Config, Setting, settings},
     schedule::Schedule,
@@ -25,6 +25,10 @@ pub(super) fn run(command: &ConfigCommand, from: &Settings) -> Result<ExitCode> 
         ConfigCommand::Check => {
             let config = from.load()?;
             Schedule::new(&config.schedule)?;
+            for passed_over in database::check_urls(&config)? {
+                println!("note: {passed_over}");
+            }
+            config.database_url()?;
             println!("the settings are right");
         }
         ConfigCommand::Show => println!("{}", as_toml(&settings(&from.load()?))),
@@ -60,7 +64,7 @@ const INTRODUCTION: &str = "\
 
 Settings come from flags, then the environment, then `--config FILE.toml`. An unknown key is refused wherever it stands.
 Durations are written `500ms`, `5s`, `2h`, `400d`. A secret can come from a file of its own (`…_file`), as container
-platforms mount it.
+platforms mount it. A variable that is empty is as good as none.
 
 `drift-retention config check` reads the settings as a service would; `config show` prints what is in force, with secrets
 hidden. [deploy/config.example.toml](../deploy/config.example.toml) is a file to begin with.

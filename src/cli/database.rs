@@ -1,10 +1,10 @@
 //! How a command reaches the database that the settings name: by which way, and over how many connections.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     config::{Config, FEWEST_CONNECTIONS},
-    postgres::{self, Database},
+    postgres::{self, Database, Reading},
     queue,
 };
 
@@ -22,9 +22,39 @@ pub(super) enum Use {
     Purge,
 }
 
+/// Checks every URL in the settings, as far as that can be done without connecting; returns what is passed over in them, in words.
+pub(super) fn check_urls(config: &Config) -> Result<Vec<String>> {
+    let database = &config.database;
+    let mut passed_over = Vec::new();
+    for (key, url) in [
+        ("database.url", &database.url),
+        ("database.direct_url", &database.direct_url),
+        ("replica_url", &config.replica_url),
+    ] {
+        let Some(url) = url else { continue };
+        let parameters =
+            postgres::check_url(url).with_context(|| format!("{key} cannot be used"))?;
+        passed_over.extend(parameters.iter().map(|parameter| {
+            format!(
+                "{key} has a parameter {parameter:?}, which is not known here and is passed over"
+            )
+        }));
+    }
+    Ok(passed_over)
+}
+
+/// The same, for who goes on to connect.
+pub(super) fn usable_urls(config: &Config) -> Result<()> {
+    for passed_over in check_urls(config)? {
+        tracing::warn!("{passed_over}");
+    }
+    Ok(())
+}
+
 /// The database, past a pooler where the settings name a way.
 pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
     let url = config.database_url()?;
+    usable_urls(config)?;
     let connections = match to {
         Use::Ask => allowed_connections(config),
         Use::Serve | Use::Purge => connections_to_be_had(config).await?,
@@ -44,20 +74,22 @@ pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
     })
 }
 
-/// The replica that the settings name, or the database itself. A replica of a database behind a pooler may stand
-/// behind one too; nothing that is read there needs a session.
-pub(super) fn open_reading(config: &Config, database: &Database) -> Result<Database> {
-    let replica = match &config.replica_url {
-        Some(url) if config.database.direct_url.is_some() => {
-            Database::for_reading_behind_pooler(url, READING_CONNECTIONS)?
-        }
-        Some(url) => Database::for_reading(url, READING_CONNECTIONS)?,
-        None => return Ok(database.clone()),
+/// Where previews and gauges are read: the replica that the settings name, and the database itself where it does not answer.
+/// A replica of a database behind a pooler may stand behind one too; nothing that is read there needs a session.
+pub(super) fn open_reading(config: &Config, database: &Database) -> Result<Reading> {
+    let Some(url) = &config.replica_url else {
+        return Ok(Reading::on(database.clone()));
     };
-    Ok(match database.mapping() {
+    let replica = if config.database.direct_url.is_some() {
+        Database::for_reading_behind_pooler(url, READING_CONNECTIONS)?
+    } else {
+        Database::for_reading(url, READING_CONNECTIONS)?
+    };
+    let replica = match database.mapping() {
         Some(mapping) => replica.with_mapping(mapping.clone()),
         None => replica,
-    })
+    };
+    Ok(Reading::on_replica(replica, database.clone()))
 }
 
 /// What the settings allow, or what the server has left of it: a pool that may open more than there are makes whoever asks

@@ -29,7 +29,7 @@ use crate::{
     figures,
     http::{self, Identity},
     postgres::{
-        self, Database,
+        self, Database, Reading,
         local::{LocalServer, ServerBinaries, StopMode},
         migrations::{self, SchemaError},
     },
@@ -173,7 +173,9 @@ async fn start(dir: &Path) -> Result<LocalServer> {
     reason = "PG_BIN_DIR names the server for every command that starts one"
 )]
 pub(super) fn bin_dir() -> Option<PathBuf> {
-    std::env::var_os("PG_BIN_DIR").map(PathBuf::from)
+    std::env::var_os("PG_BIN_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
 }
 
 /// Stops a server that a killed demo left, and removes its data. Touches nothing that is not a demo's.
@@ -220,7 +222,8 @@ async fn tick(database: &Database, config: &Config, stop: &CancellationToken) ->
 }
 
 async fn preview_by_plan(database: &Database) -> Result<comfy_table::Table> {
-    let previews = preview::previews(database, &organizations::ids(database).await?).await?;
+    let reading = Reading::on(database.clone());
+    let previews = preview::previews(&reading, &organizations::ids(database).await?).await?;
     let mut table = output::table(
         &[
             "plan",

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::{Settings, output};
+use super::{Settings, database, output};
 use crate::postgres::{self, migrations};
 
 /// What comes after `migrate up` on a database without a mapping.
@@ -36,7 +36,9 @@ pub(super) enum MigrateCommand {
 
 pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<ExitCode> {
     let config = settings.load()?;
-    let database = postgres::pool_for_migrations(config.direct_database_url()?)?;
+    let url = config.direct_database_url()?;
+    database::usable_urls(&config)?;
+    let database = postgres::pool_for_migrations(url)?;
     match command {
         MigrateCommand::Up { main_app: true } => migrations::up_main_app(&database).await?,
         MigrateCommand::Up { main_app: false } => migrations::up(&database).await?,

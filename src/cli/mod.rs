@@ -156,6 +156,8 @@ impl Settings {
 /// Runs the command. Exit status: 0 done, 1 it failed, 2 wrong usage.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
+    // Every crate that speaks TLS asks for it. An error would say that the process has one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -9,7 +9,7 @@ use super::{Settings, database, output, whose::Whose};
 use crate::{
     figures,
     ids::OrgId,
-    postgres::Database,
+    postgres::Reading,
     purge::{self, Preview},
     retention::Plan,
 };
@@ -25,9 +25,9 @@ pub(super) struct PreviewArgs {
 
 pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
     let (config, database) = settings.ready_database().await?;
-    let database = database::open_reading(&config, &database)?;
+    let reading = database::open_reading(&config, &database)?;
     let orgs = args.whose.ids(&database).await?;
-    let previews = previews(&database, &orgs).await?;
+    let previews = previews(&reading, &orgs).await?;
     if args.json {
         output::json(&json!({"organizations": previews}))?;
     } else {
@@ -37,11 +37,11 @@ pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitC
 }
 
 /// The previews of `orgs`, with a progress bar where they take a while.
-pub(super) async fn previews(database: &Database, orgs: &[OrgId]) -> Result<Vec<Preview>> {
+pub(super) async fn previews(reading: &Reading, orgs: &[OrgId]) -> Result<Vec<Preview>> {
     let bar = output::progress(orgs.len(), "previewing");
     let mut previews = Vec::with_capacity(orgs.len());
     for org in orgs {
-        previews.push(purge::preview(database, *org).await?);
+        previews.push(purge::preview(reading, *org).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -6,8 +6,8 @@ use utoipa::{
 };
 
 use super::{
-    AttachConfig, AuthConfig, Config, DatabaseConfig, HttpConfig, PREFIX, PurgeConfig,
-    ScheduleConfig, WorkerConfig,
+    AttachConfig, AuthConfig, Config, DatabaseConfig, HttpConfig, PurgeConfig, ScheduleConfig,
+    WorkerConfig, environment::PREFIX,
 };
 
 /// One setting.

@@ -16,7 +16,11 @@ use axum::{Router, middleware, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{gauges::Gauges, postgres::Database, schedule::Schedule};
+use crate::{
+    gauges::Gauges,
+    postgres::{Database, Reading},
+    schedule::Schedule,
+};
 
 pub use self::{
     api::openapi,
@@ -32,7 +36,7 @@ pub struct ApiState {
     /// The database.
     pub database: Database,
     /// The database, or a replica of it, for what counts a lot and changes nothing.
-    pub reading: Database,
+    pub reading: Reading,
     /// Verifies bearer tokens.
     pub verifier: Arc<Verifier>,
     /// How the whole database stands.

@@ -81,6 +81,11 @@ pub enum SchemaError {
         "`database.url` leads to a transaction pooler: set `database.direct_url` to Postgres itself, which the queue needs"
     )]
     Pooler(#[source] sqlx::Error),
+    /// The server does not prove who it is.
+    #[error(
+        "the database's certificate is not accepted: `sslrootcert` names its CA's, and verify-full wants the host's name in it"
+    )]
+    Certificate(#[source] sqlx::Error),
     /// The database failed.
     #[error("cannot read the database's schema")]
     Database(#[source] sqlx::Error),
@@ -107,6 +112,7 @@ impl From<sqlx::Error> for SchemaError {
             {
                 Self::Pooler(error)
             }
+            _ if super::is_certificate_refused(&error) => Self::Certificate(error),
             _ => Self::Database(error),
         }
     }

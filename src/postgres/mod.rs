@@ -7,9 +7,11 @@ mod explain;
 pub mod local;
 mod mapping;
 pub mod migrations;
+mod reading;
 mod transaction;
+mod url;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, PgConnection, PgExecutor, PgPool,
@@ -22,7 +24,9 @@ pub use self::{
     error::{is_contention, is_row_security, is_timeout, is_transient},
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
+    reading::{Reading, Turn},
     transaction::{Flush, Patience, Transaction},
+    url::{BadUrl, check_url},
 };
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.
@@ -37,6 +41,15 @@ const SESSION: [(&str, &str); 4] = [
     // Where a policy would hide rows from us Postgres refuses the statement: a purge of the rest would claim success.
     ("row_security", "off"),
 ];
+/// What sessions that change the schema begin with: no timeout from their very first statement on. One of them is idle while another
+/// migrates, and holds the lock that keeps other migrations out.
+const MIGRATING: [(&str, &str); 5] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("row_security", "off"),
+];
 /// How long to wait for a connection, a server that is restarting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A statement slower than this is logged.
@@ -44,7 +57,7 @@ const SLOW: Duration = Duration::from_secs(1);
 
 /// A pool of at most `connections` sessions on `url`.
 fn direct_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?.options(SESSION);
+    let options = url::connect_options(url)?.options(SESSION);
     let pool = trust
         .guard(pool_options(connections))
         .after_connect(|connection, _| Box::pin(find_extensions(connection)));
@@ -54,7 +67,7 @@ fn direct_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> sqlx::Result<
 /// A pool of at most `connections` connections to a transaction pooler, which refuses settings at start that it does
 /// not know.
 fn pooler_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?
+    let options = url::connect_options(url)?
         .extra_float_digits(None)
         .statement_cache_capacity(0);
     let pool = trust.guard(pool_options(connections));
@@ -67,23 +80,24 @@ fn pooler_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> sqlx::Result<
 /// # Errors
 /// When `url` is no Postgres URL.
 pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?.options([("row_security", "off")]);
+    let options = url::connect_options(url)?.options(MIGRATING);
     let pool = pool_options(2).after_connect(|connection, _| {
         Box::pin(async move {
-            leave_the_main_apps_schemas(connection).await?;
-            // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
-            sqlx::raw_sql(
-                "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
-            )
-            .execute(&mut *connection)
-            .await?;
+            // Of these not every Postgres has `transaction_timeout`, and one without it would refuse to begin with it.
             sqlx::query!(
                 "-- postgres.no_timeouts
                  SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
                  WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                                 'transaction_timeout')"
             )
-            .fetch_all(connection)
+            .fetch_all(&mut *connection)
+            .await?;
+            leave_the_main_apps_schemas(connection).await?;
+            // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
+            sqlx::raw_sql(
+                "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
+            )
+            .execute(connection)
             .await?;
             Ok(())
         })
@@ -132,6 +146,16 @@ fn pool_options(connections: u32) -> PgPoolOptions {
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
+}
+
+/// Whether the server's certificate was refused: its CA is unknown, or it is for another name.
+fn is_certificate_refused(error: &sqlx::Error) -> bool {
+    let of_tls = match error {
+        sqlx::Error::Io(error) => error.get_ref().and_then(|cause| cause.downcast_ref()),
+        sqlx::Error::Tls(cause) => cause.downcast_ref(),
+        _ => None,
+    };
+    matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// What Postgres's clock says: the only clock that cutoffs, slots and due times go by.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::datasets::{DATASETS, Scope, tables};
 use crate::{
     ids::OrgId,
-    postgres::{self, Database},
+    postgres::{self, Database, Reading},
     retention::{self, Plan, ResolveError},
 };
 
@@ -39,7 +39,19 @@ impl Serialize for RowsByTable {
 ///
 /// # Errors
 /// When the organization does not exist or the database fails. An unknown plan is no error here: nothing would go.
-pub async fn preview(database: &Database, org: OrgId) -> Result<Preview, ResolveError> {
+pub async fn preview(reading: &Reading, org: OrgId) -> Result<Preview, ResolveError> {
+    let mut turn = reading.begin();
+    loop {
+        match preview_on(turn.database(), org).await {
+            Err(ResolveError::Database(error)) if turn.goes_on_after(&error) => {}
+            // A replica may not have heard of it yet.
+            Err(ResolveError::NoOrganization(_)) if turn.goes_on_to_the_primary() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn preview_on(database: &Database, org: OrgId) -> Result<Preview, ResolveError> {
     let mut tx = database.begin_reading().await?;
     let plan = match retention::resolve(&mut tx, org).await {
         Ok(plan) => plan,

@@ -1,4 +1,5 @@
-//! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said.
+//! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said; where it would choose nothing by
+//! mistake, the default holds and says so.
 
 use std::io::{self, IsTerminal};
 
@@ -7,6 +8,23 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
+
+/// Who writes log lines: this program, and the libraries below it.
+const SPEAKERS: [&str; 13] = [
+    "drift_retention",
+    "apalis",
+    "sqlx",
+    "axum",
+    "hyper",
+    "h2",
+    "tower",
+    "tonic",
+    "reqwest",
+    "rustls",
+    "opentelemetry",
+    "tokio",
+    "log",
+];
 
 /// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
 /// says nothing; it does not choose what is traced.
@@ -19,7 +37,15 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
         "warn" => "warn,sqlx::postgres::notice=off",
         quieter => quieter,
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let (filter, refused) = match rust_log().map(|asked| chosen(&asked)) {
+        None => (EnvFilter::new(default), None),
+        Some(Ok(filter)) => (filter, None),
+        // Commands are quieter than a warning: this one is let through.
+        Some(Err(why)) => {
+            let default = format!("{default},{}=warn", module_path!());
+            (EnvFilter::new(default), Some(why))
+        }
+    };
     let spans = tracer.map(|tracer| {
         tracing_opentelemetry::layer()
             .with_tracer(tracer)
@@ -50,6 +76,46 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
             )
             .try_init()
     };
+    if let Some(why) = refused {
+        tracing::warn!("RUST_LOG {why}; the default is used in its place: {default}");
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the variable that every Rust program reads, not a setting of ours"
+)]
+fn rust_log() -> Option<String> {
+    let asked = std::env::var_os("RUST_LOG")?;
+    Some(asked.to_string_lossy().into_owned())
+}
+
+/// The filter that was asked for, or why it cannot be meant. A misspelled level is the name of a module to the filter, from
+/// which then nothing ever comes.
+fn chosen(asked: &str) -> Result<EnvFilter, String> {
+    if asked.trim().is_empty() {
+        return Err("is empty".to_owned());
+    }
+    let filter = EnvFilter::try_new(asked).map_err(|error| format!("cannot be read ({error})"))?;
+    // Of spans it may say what it likes.
+    if asked.contains('[') || asked.split(',').any(names_somebody) {
+        Ok(filter)
+    } else {
+        Err(format!(
+            "is {asked:?}, which is neither a level nor names anything that writes log lines; write for example info, or \
+             drift_retention=debug"
+        ))
+    }
+}
+
+/// Whether a part of a filter is a level for all, or names one who speaks.
+fn names_somebody(directive: &str) -> bool {
+    let directive = directive.trim();
+    let target = directive
+        .split_once('=')
+        .map_or(directive, |(target, _)| target);
+    (!directive.is_empty() && directive.parse::<LevelFilter>().is_ok())
+        || SPEAKERS.iter().any(|speaker| target.starts_with(speaker))
 }
 
 /// What one error says. What Postgres says ends with a line number, which is one of Postgres's own source: it tells nobody
@@ -82,4 +148,36 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_that_would_silence_everything_by_mistake_is_refused() {
+        for meant in [
+            "info",
+            "WARN",
+            "off",
+            "drift_retention",
+            "drift_retention::worker=debug",
+            "sqlx::query=trace",
+            "info,nobody=debug",
+            "[purge]=debug",
+        ] {
+            assert!(chosen(meant).is_ok(), "{meant}");
+        }
+        for mistaken in [
+            "",
+            " ",
+            "inof",
+            "drift-retention=debug",
+            "sqlx=wran",
+            "debg,trce",
+            ",",
+        ] {
+            assert!(chosen(mistaken).is_err(), "{mistaken}");
+        }
+    }
 }

@@ -300,26 +300,6 @@ async fn up_without_a_mapping_succeeds_and_tells_the_next_step_and_every_command
 }
 
 #[tokio::test]
-async fn timeouts_of_the_database_cancel_no_migration() {
-    let db = TestDatabase::empty().await;
-    db.execute(
-        "DO $$ DECLARE name text; BEGIN
-             FOREACH name IN ARRAY ARRAY['statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout'] LOOP
-                 EXECUTE format('ALTER DATABASE %I SET %s = ''1ms''', current_database(), name);
-             END LOOP;
-         END $$",
-    )
-    .await;
-    for args in [
-        ["up", "--main-app"].as_slice(),
-        &["down", "--to", "0"],
-        &["up"],
-    ] {
-        migrate(&db.url, args).await;
-    }
-}
-
-#[tokio::test]
 async fn down_is_refused_while_a_trigger_of_the_operators_calls_our_function() {
     let db = own_app().await;
     migrate(&db.url, &["up"]).await;

@@ -108,7 +108,8 @@ async fn sample_file_is_right_but_for_the_secrets_that_it_names() {
 #[tokio::test]
 async fn settings_files_of_every_platform_are_right_where_the_secrets_are() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("database_url"), "postgres://db.internal/x").unwrap();
+    let url = dir.path().join("database_url");
+    fs::write(&url, "postgres://db.internal/x").unwrap();
     fs::write(dir.path().join("hs256_secret"), "s".repeat(32)).unwrap();
     for platform in ["kubernetes", "systemd"] {
         let path = root().join("deploy").join(platform).join("config.toml");
@@ -116,7 +117,9 @@ async fn settings_files_of_every_platform_are_right_where_the_secrets_are() {
         let secrets = dir.path().to_str().unwrap();
         let file = dir.path().join("config.toml");
         fs::write(&file, text.replace("/run/secrets/drift-retention", secrets)).unwrap();
-        let checked = config(&["check", "--config", file.to_str().unwrap()], &[]).await;
+        // As the unit gives it.
+        let of_unit = ("DRIFT_RETENTION_DATABASE__URL_FILE", url.to_str().unwrap());
+        let checked = config(&["check", "--config", file.to_str().unwrap()], &[of_unit]).await;
         assert!(checked.status.success(), "{platform}: {}", shown(&checked));
     }
 }

@@ -1,4 +1,5 @@
-//! A replica that stands still: nothing more is deleted until it has caught up.
+//! A replica that stands still: nothing more is deleted until it has caught up. One that ends statements for its own sake, or is
+//! gone: whoever reads there notices nothing.
 
 use std::{path::PathBuf, process::Stdio, str::FromStr};
 
@@ -9,6 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::{
     app::App,
+    client::{Client, SECRET},
     execute_on, ledger,
     own_server::OwnServer,
     port::Port,
@@ -18,10 +20,11 @@ use crate::support::{
 
 /// A hot standby of a test's own server.
 struct Standby {
-    _server: Child,
+    server: Child,
     _dir: TempDir,
     _held: Port,
     pool: PgPool,
+    url: String,
 }
 
 impl Standby {
@@ -71,18 +74,25 @@ impl Standby {
                 "listen_addresses=127.0.0.1",
                 "-c",
                 "unix_socket_directories=",
+                // What stands in the way of what it replays is ended at once.
+                "-c",
+                "max_standby_streaming_delay=0",
             ])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let options = PgConnectOptions::from_str(&primary.url).unwrap().port(port);
+        let options = PgConnectOptions::from_str(&primary.url).unwrap();
+        let there = format!(":{}/", options.get_port());
+        let url = primary.url.replace(&there, &format!(":{port}/"));
+        let options = options.port(port);
         let pool = crate::support::pool(options);
         eventually("the standby answers", async || pool.acquire().await.is_ok()).await;
         Self {
-            _server: server,
+            server,
             _dir: dir,
             _held: held,
             pool,
+            url,
         }
     }
 }
@@ -157,4 +167,51 @@ async fn nothing_more_goes_until_a_replica_that_stands_still_has_caught_up() {
     .await;
     assert_ne!(step, "0");
     ledger::assert_exact(&primary.pool, &before).await;
+}
+
+#[tokio::test]
+async fn who_reads_on_a_replica_notices_nothing_of_its_conflicts_nor_of_its_end() {
+    let primary = OwnServer::start().await;
+    let mut standby = Standby::of(&primary).await;
+    let org = App::on(&primary.pool).org_with_expired(20_001).await;
+    eventually("the standby has the rows", async || {
+        value::<i64>(&standby.pool, "SELECT count(*) FROM drift_checks").await == 20_001
+    })
+    .await;
+    let replica = ("DRIFT_RETENTION_REPLICA_URL", standby.url.as_str());
+    let service = Service::start(&primary.url, "api", &[replica, SECRET]);
+    service.ready().await;
+    let client = Client::operator(&service).await;
+    let path = format!("/orgs/{org}/retention/preview");
+    let expired = async || {
+        let (status, preview) = client.get(&path).await;
+        assert_eq!(status, 200, "{preview}");
+        assert_eq!(preview["tables"]["drift_checks"], 20_000);
+    };
+    // What the standby replays of this wants the table for itself.
+    let locking = tokio::spawn({
+        let pool = primary.pool.clone();
+        async move {
+            loop {
+                execute_on(&pool, "BEGIN; LOCK TABLE drift_checks; COMMIT").await;
+            }
+        }
+    });
+    eventually("the standby has cancelled a statement", async || {
+        tokio::join!(expired(), expired(), expired());
+        let conflicts = "SELECT sum(confl_lock)::bigint FROM pg_stat_database_conflicts";
+        value::<i64>(&standby.pool, conflicts).await > 0
+    })
+    .await;
+    locking.abort();
+
+    standby.server.kill().await.unwrap();
+    tokio::join!(expired(), expired(), expired());
+    let output = product::command(&primary.url)
+        .args(["preview", "--all", "--json"])
+        .envs([replica])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

@@ -144,6 +144,36 @@ async fn bad_cron_expression_is_refused_with_an_example_of_a_good_one() {
 }
 
 #[tokio::test]
+async fn schedule_that_never_fires_is_refused_wherever_it_is_read() {
+    let db = TestDatabase::new().await;
+    for (cron, says) in [
+        ("0 0 2 31 2 *", "never fires"),
+        ("0 0 2 31 4,6,9,11 *", "never fires"),
+        // It fires for a year, and then no more.
+        ("0 0 2 * * * 2020", "is not a cron expression of six fields"),
+    ] {
+        for args in [["config", "check"].as_slice(), &["serve"]] {
+            let mut command = product::command(&db.url);
+            command
+                .args(args)
+                .env("DRIFT_RETENTION_SCHEDULE__CRON", cron)
+                .env("DRIFT_RETENTION_HTTP__LISTEN", "127.0.0.1:0")
+                .env("RUST_LOG", "off");
+            let output = command.output().await.unwrap();
+            assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+            let says = format!("error: schedule.cron \"{cron}\" {says}");
+            assert!(stderr(&output).starts_with(&says), "{}", stderr(&output));
+        }
+    }
+    // Seldom is not never.
+    let mut command = product::command(&db.url);
+    let leap_day = ("DRIFT_RETENTION_SCHEDULE__CRON", "0 0 2 29 2 *");
+    command.args(["config", "check"]).envs([leap_day]);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+}
+
+#[tokio::test]
 async fn durations_are_read_in_their_own_units() {
     // Each bound is told in the value's own words, so that what was understood can be seen.
     for (base, max, understood) in [

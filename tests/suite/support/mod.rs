@@ -70,6 +70,14 @@ impl TestDatabase {
         Self::create(&mut admin, &server, "").await
     }
 
+    /// An empty database whose text is in this encoding.
+    pub async fn of_encoding(encoding: &str) -> Self {
+        let server = server();
+        let mut admin = PgConnection::connect_with(&server).await.unwrap();
+        let how = format!("TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
+        Self::create(&mut admin, &server, &how).await
+    }
+
     async fn create(admin: &mut PgConnection, server: &PgConnectOptions, how: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
         execute(admin, format!("CREATE DATABASE {name} {how}")).await;
