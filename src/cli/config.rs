@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::Settings;
+use super::{Settings, output::say};
 use crate::{
     config::{Config, Setting, settings},
     schedule::Schedule,
@@ -25,10 +25,10 @@ pub(super) fn run(command: &ConfigCommand, from: &Settings) -> Result<ExitCode> 
         ConfigCommand::Check => {
             let config = from.load()?;
             Schedule::new(&config.schedule)?;
-            println!("the settings are right");
+            say!("the settings are right")?;
         }
-        ConfigCommand::Show => println!("{}", as_toml(&settings(&from.load()?))),
-        ConfigCommand::Reference => println!("{}", reference()),
+        ConfigCommand::Show => say!("{}", as_toml(&settings(&from.load()?)))?,
+        ConfigCommand::Reference => say!("{}", reference())?,
     }
     Ok(ExitCode::SUCCESS)
 }

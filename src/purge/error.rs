@@ -2,7 +2,7 @@
 
 use sqlx::error::DatabaseError;
 
-use crate::{postgres, retention::ResolveError};
+use crate::{ids::OrgId, postgres, retention::ResolveError};
 
 /// Why an attempt stopped.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,11 @@ pub enum PurgeError {
     /// The organization has no policy, so nothing may go. No retry mends that.
     #[error("nothing was purged; correct organizations.plan, then replay the run")]
     PolicyUnresolved(#[source] ResolveError),
+    /// The main app has deleted the organization since somebody asked for its purge. There is nothing to mend.
+    #[error(
+        "organization {0} does not exist any more: what was purged before stays purged, and nothing more is to be done"
+    )]
+    OrganizationGone(OrgId),
     /// Rows that should have gone are still there: held by the main app for longer than the attempt would wait.
     #[error("{rows} expired rows of {table} are still there: another transaction holds them")]
     LeftBehind {
@@ -68,6 +73,7 @@ impl PurgeError {
             Self::Stopped => "stopped",
             Self::Superseded => "superseded",
             Self::PolicyUnresolved(_) => "policy_unresolved",
+            Self::OrganizationGone(_) => "organization_gone",
             Self::LeftBehind { .. } => "contention",
             Self::Database(error) if postgres::is_contention(error) => "contention",
             Self::MappingChanged | Self::Mapping(_) => "mapping",
@@ -79,7 +85,13 @@ impl PurgeError {
     /// Whether no retry can mend it.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::PolicyUnresolved(_))
+        matches!(self, Self::PolicyUnresolved(_)) || self.cancels()
+    }
+
+    /// Whether the run is cancelled, since nobody needs it any more, rather than failed.
+    #[must_use]
+    pub fn cancels(&self) -> bool {
+        matches!(self, Self::OrganizationGone(_))
     }
 }
 
@@ -87,6 +99,7 @@ impl From<ResolveError> for PurgeError {
     fn from(error: ResolveError) -> Self {
         match error {
             ResolveError::Database(error) => error.into(),
+            ResolveError::NoOrganization(org) => Self::OrganizationGone(org),
             unresolved => Self::PolicyUnresolved(unresolved),
         }
     }

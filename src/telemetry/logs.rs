@@ -29,12 +29,15 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     });
     let registry = tracing_subscriber::registry().with(spans);
     let terminal = io::stderr().is_terminal();
+    // A line that cannot be written, to a full disk for instance, is lost. To report that, the library would use `eprintln!`,
+    // which panics then.
     // A second call (a test's) keeps the first one's subscriber.
     let _ = if terminal {
         registry
             .with(
                 fmt::layer()
                     .with_writer(io::stderr)
+                    .log_internal_errors(false)
                     .with_target(false)
                     .with_filter(filter),
             )
@@ -46,6 +49,7 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
                     .json()
                     .flatten_event(true)
                     .with_writer(io::stderr)
+                    .log_internal_errors(false)
                     .with_filter(filter),
             )
             .try_init()
