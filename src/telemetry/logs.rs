@@ -61,6 +61,7 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
 fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
     let is_of_database = error.is::<sqlx::Error>()
+        || error.is::<Box<dyn sqlx::error::DatabaseError>>()
         || error.is::<sqlx::postgres::PgDatabaseError>()
         || error.is::<sqlx::migrate::MigrateError>();
     match text.rsplit_once(" at line ") {

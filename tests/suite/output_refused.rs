@@ -85,7 +85,10 @@ async fn run(url: &str, words: &str, stdout: impl Into<Stdio>) -> Output {
         .envs([SECRET])
         .stdout(stdout)
         .stderr(Stdio::piped())
-        .output()
+        // `output` would put a pipe of its own in the place of stdout.
+        .spawn()
+        .unwrap()
+        .wait_with_output()
         .await
         .unwrap()
 }
@@ -102,7 +105,8 @@ async fn database() -> (TestDatabase, Vec<String>) {
 async fn full_disk_is_an_error_for_every_command_that_prints() {
     let (db, mut commands) = database().await;
     let queued = product::enqueue(&db.pool, App::on(&db.pool).org("pro").await).await;
-    commands.push(format!("runs cancel {queued}"));
+    // Before any of them works it off.
+    commands.insert(0, format!("runs cancel {queued}"));
     for words in commands {
         // Not made before it can be told where.
         let data_dir = tempfile::tempdir().unwrap();
@@ -121,7 +125,8 @@ async fn full_disk_is_an_error_for_every_command_that_prints() {
 async fn reader_that_is_gone_ends_every_command_without_a_word() {
     let (db, mut commands) = database().await;
     let queued = product::enqueue(&db.pool, App::on(&db.pool).org("pro").await).await;
-    commands.push(format!("runs cancel {queued}"));
+    // Before any of them works it off.
+    commands.insert(0, format!("runs cancel {queued}"));
     for words in commands {
         let data_dir = tempfile::tempdir().unwrap();
         let words = words.replace("/tmp/none-is-made", data_dir.path().to_str().unwrap());
