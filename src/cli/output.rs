@@ -59,7 +59,7 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     if unwritten.is_some_and(|Unwritten(cause)| cause.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::from(READER_GONE);
     }
-    complain(&format!("error: {}", chain(error)));
+    complain(format_args!("error: {}", chain(error)));
     ExitCode::FAILURE
 }
 

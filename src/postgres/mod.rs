@@ -63,23 +63,28 @@ fn pooler_pool(url: &str, connections: u32) -> sqlx::Result<PgPool> {
 /// # Errors
 /// When `url` is no Postgres URL.
 pub fn pool_for_migrations(url: &str) -> sqlx::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?.options([("row_security", "off")]);
+    // Timeouts go with the start of the session: until a statement has set one, that statement may be cancelled by it.
+    let options = PgConnectOptions::from_str(url)?.options([
+        ("row_security", "off"),
+        ("statement_timeout", "0"),
+        ("lock_timeout", "0"),
+        ("idle_in_transaction_session_timeout", "0"),
+    ]);
     let pool = pool_options(2).after_connect(|connection, _| {
         Box::pin(async move {
+            // Not every version has this one, and a session does not start with a setting that the server does not know.
+            sqlx::raw_sql(
+                "SELECT pg_catalog.set_config('transaction_timeout', '0', false)
+                 WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
+            )
+            .execute(&mut *connection)
+            .await?;
             leave_the_main_apps_schemas(connection).await?;
             // Early migrations of the queue create a function without naming a schema: not in one of the main app's.
             sqlx::raw_sql(
                 "SELECT pg_catalog.set_config('search_path', 'apalis, ' || pg_catalog.current_setting('search_path'), false)",
             )
-            .execute(&mut *connection)
-            .await?;
-            sqlx::query!(
-                "-- postgres.no_timeouts
-                 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
-                 WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                                'transaction_timeout')"
-            )
-            .fetch_all(connection)
+            .execute(connection)
             .await?;
             Ok(())
         })

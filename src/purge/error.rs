@@ -100,7 +100,7 @@ impl From<ResolveError> for PurgeError {
         match error {
             ResolveError::Database(error) => error.into(),
             ResolveError::NoOrganization(org) => Self::OrganizationGone(org),
-            unresolved => Self::PolicyUnresolved(unresolved),
+            unresolved @ ResolveError::UnknownPlan(..) => Self::PolicyUnresolved(unresolved),
         }
     }
 }
