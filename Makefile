@@ -15,7 +15,7 @@ WITH_POSTGRES := $(or $(CARGO_TARGET_DIR),target)/debug/examples/with_postgres
 
 .PHONY: help
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: postgres ## Sample organizations, one real purge, then it serves, on a Postgres of its own
@@ -30,6 +30,10 @@ test: postgres pgbouncer browser ## All tests, on a throwaway Postgres and in a 
 		tests="cargo test --locked --tests"; \
 	fi; \
 	set -x; $(WITH_POSTGRES) sh -exc "$$tests; cargo test --locked --quiet --doc"
+
+.PHONY: test-second-postgres
+test-second-postgres: postgres ## The data, migration and queue tests on another major version of Postgres
+	@.ci/test-second-postgres.sh
 
 # Where the target `faketime` can install what makes clocks jump, the lab must not go on without it.
 NEED_CLOCKS = $(if $(shell command -v faketime apt-get dnf pacman),--need-clocks)

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Prints the directory of the newest PostgreSQL server's programs that is good enough: 15 or newer, with the
 # contrib extensions. Fails, saying on stderr what is missing, when there is none.
+#
+#   .ci/find-postgres.sh [--other-than MAJOR]      of a major version other than this one
 set -euo pipefail
 shopt -s nullglob
 
 minimum=15
+unwanted=
+[[ "${1:-}" != --other-than ]] || unwanted=$2
 
 candidates() {
     if [[ -n "${PG_BIN_DIR:-}" ]]; then
@@ -41,7 +45,7 @@ problem="no PostgreSQL server found"
 while read -r dir; do
     dir=${dir%/}
     version=$(major_version "$dir")
-    [[ -n "$version" ]] || continue
+    [[ -n "$version" && "$version" != "$unwanted" ]] || continue
     if ((version < minimum)); then
         problem="PostgreSQL $version in $dir is older than $minimum"
     elif ! has_contrib "$dir" "$version"; then

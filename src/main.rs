@@ -1,10 +1,9 @@
-//! Parse, and run the command.
+//! Run the command.
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use drift_retention::cli;
 
 fn main() -> ExitCode {
-    cli::run(cli::Args::parse())
+    cli::run()
 }

@@ -352,6 +352,11 @@ impl Worker {
                 self.count("failed", &run.trigger);
                 Ok(Verdict::Killed)
             }
+            Settled::Cancelled => {
+                tracing::info!(run_id = %run.id, org_id = %run.org, error_kind = kind, "run cancelled: {why}");
+                self.count("cancelled", &run.trigger);
+                Verdict::Done
+            }
             Settled::Superseded => self.superseded(run).await,
             Settled::Done => Ok(Verdict::Done),
         }

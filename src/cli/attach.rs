@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::{
     Settings,
     database::{self, Use},
-    output,
+    output::{self, say},
 };
 use crate::{
     attach::{self, AttachError, Depth, Object, Report, Severity},
@@ -44,10 +44,11 @@ pub(super) enum AttachCommand {
 pub(super) async fn run(command: AttachCommand, settings: &Settings) -> Result<ExitCode> {
     match command {
         AttachCommand::Template => {
-            print!(
+            let template = format!(
                 "BEGIN;\n{AGAIN}\n{}\nCOMMIT;\n\n{ON_TABLES}",
                 attach::TEMPLATE
             );
+            output::bytes(template.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         AttachCommand::Check { json } => check(settings, json).await,
@@ -65,7 +66,7 @@ async fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
     if json {
         output::json(&report)?;
     } else {
-        print_report(&report);
+        print_report(&report)?;
     }
     Ok(if report.ok {
         ExitCode::SUCCESS
@@ -74,7 +75,7 @@ async fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
     })
 }
 
-fn print_report(report: &Report) {
+fn print_report(report: &Report) -> Result<()> {
     let is_untried = |object: &Object| UNTRIED.contains(&object.name.as_str());
     let others = report.objects.iter().filter(|object| !is_untried(object));
     let is_refused = others
@@ -86,25 +87,26 @@ fn print_report(report: &Report) {
         } else {
             ""
         };
-        println!("{}{hint}", headline(object));
+        say!("{}{hint}", headline(object))?;
         for problem in &object.problems {
-            println!("  {}: {}", problem.severity, problem.what);
-            println!("    {}", problem.remedy);
+            say!("  {}: {}", problem.severity, problem.what)?;
+            say!("    {}", problem.remedy)?;
         }
     }
     let (refusals, warnings) = (report.refusals().count(), report.warnings().count());
-    println!();
+    say!("")?;
     match (refusals, warnings) {
-        (0, 0) => println!("The mapping can be used."),
-        (0, n) => println!(
+        (0, 0) => say!("The mapping can be used.")?,
+        (0, n) => say!(
             "The mapping can be used. {} to read.",
             counted(n, "warning")
-        ),
-        (n, _) => println!(
+        )?,
+        (n, _) => say!(
             "Refused: {} to mend before anything is purged.",
             counted(n, "problem")
-        ),
+        )?,
     }
+    Ok(())
 }
 
 fn counted(n: usize, what: &str) -> String {

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duratio
 
 use anyhow::{Result, ensure};
 
-use super::{demo::bin_dir, output, stopping};
+use super::{
+    demo::bin_dir,
+    output::{self, say},
+    stopping,
+};
 use crate::{
     chaos::{self, Options, RoundReport},
     figures,
@@ -55,37 +59,45 @@ pub(super) async fn run(args: ChaosArgs) -> Result<ExitCode> {
         dir: dir.clone(),
         bin_dir: bin_dir(),
     };
-    println!("Seed {}, in {}", options.seed, dir.display());
+    say!("Seed {}, in {}", options.seed, dir.display())?;
     if !chaos::clocks_can_jump() {
-        println!("libfaketime is not installed: no clock will jump.");
+        say!("libfaketime is not installed: no clock will jump.")?;
     }
     let stop = stopping::on_signal()?;
-    let mut rounds = Vec::new();
+    let (mut rounds, mut printed) = (Vec::new(), Ok(()));
     chaos::run(&options, &stop, |round| {
-        println!("{}", line(rounds.len() + 1, round));
-        println!("  {}", faults(round));
-        for slow in &round.slow {
-            println!("  waited for {slow}");
+        if printed.is_ok() {
+            printed = print_round(rounds.len() + 1, round);
         }
         rounds.push(round.clone());
     })
     .await?;
-    println!("\n{}", summary(&rounds));
+    printed?;
+    say!("\n{}", summary(&rounds))?;
     let broken: Vec<&RoundReport> = rounds
         .iter()
         .filter(|round| !round.violations.is_empty())
         .collect();
     for round in &broken {
-        print_violations(round, &args);
+        print_violations(round, &args)?;
     }
     if !broken.is_empty() {
-        println!("\nThe database and the logs are in {}", dir.display());
+        say!("\nThe database and the logs are in {}", dir.display())?;
         return Ok(ExitCode::FAILURE);
     }
     if is_new {
         std::fs::remove_dir_all(&dir)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_round(number: usize, round: &RoundReport) -> Result<()> {
+    say!("{}", line(number, round))?;
+    say!("  {}", faults(round))?;
+    for slow in &round.slow {
+        say!("  waited for {slow}")?;
+    }
+    Ok(())
 }
 
 fn line(number: usize, round: &RoundReport) -> String {
@@ -165,18 +177,22 @@ fn add(counts: impl Iterator<Item = (String, u64)>) -> BTreeMap<String, u64> {
     })
 }
 
-fn print_violations(round: &RoundReport, args: &ChaosArgs) {
+fn print_violations(round: &RoundReport, args: &ChaosArgs) -> Result<()> {
     for violation in &round.violations {
-        println!(
+        say!(
             "\nVIOLATION {} ({} times)",
-            violation.check, violation.times
-        );
+            violation.check,
+            violation.times
+        )?;
         for found in &violation.found {
-            println!("  {found}");
+            say!("  {found}")?;
         }
     }
-    println!(
+    say!(
         "\nThis round again: drift-retention chaos --seed {} --rounds 1 --workers {} --orgs {}",
-        round.seed, args.workers, args.orgs
-    );
+        round.seed,
+        args.workers,
+        args.orgs
+    )?;
+    Ok(())
 }

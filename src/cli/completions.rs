@@ -1,9 +1,12 @@
 //! `completions`: a script for the shell.
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
+
+use super::output;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
@@ -11,12 +14,15 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn run(args: &CompletionsArgs) -> ExitCode {
+pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode> {
+    // First into memory: `generate` panics where it cannot write.
+    let mut script = Vec::new();
     generate(
         args.shell,
         &mut super::Args::command(),
         "drift-retention",
-        &mut io::stdout(),
+        &mut script,
     );
-    ExitCode::SUCCESS
+    output::bytes(&script)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Settings, database};
+use super::{Settings, database, output::say};
 use crate::{
     config::{Config, Setting, settings},
     schedule::Schedule,
@@ -26,13 +26,13 @@ pub(super) fn run(command: &ConfigCommand, from: &Settings) -> Result<ExitCode> 
             let config = from.load()?;
             Schedule::new(&config.schedule)?;
             for passed_over in database::check_urls(&config)? {
-                println!("note: {passed_over}");
+                say!("note: {passed_over}")?;
             }
             config.database_url()?;
-            println!("the settings are right");
+            say!("the settings are right")?;
         }
-        ConfigCommand::Show => println!("{}", as_toml(&settings(&from.load()?))),
-        ConfigCommand::Reference => println!("{}", reference()),
+        ConfigCommand::Show => say!("{}", as_toml(&settings(&from.load()?)))?,
+        ConfigCommand::Reference => say!("{}", reference())?,
     }
     Ok(ExitCode::SUCCESS)
 }

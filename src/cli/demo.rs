@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::{
     Settings,
     database::allowed_connections,
-    output, preview, purge,
+    output::{self, say},
+    preview, purge,
     serve::{self, Role, new_metrics},
     stopping,
     token::signin_link,
@@ -68,9 +69,9 @@ pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode>
     if args.reset {
         reset(&dir).await?;
     }
-    println!("Starting Postgres in {} …", dir.display());
+    say!("Starting Postgres in {} …", dir.display())?;
     let server = start(&dir).await?;
-    let outcome = Box::pin(on(&server, &config, &args, &stop)).await;
+    let outcome = Box::pin(on(&server, &config, &args, settings, &stop)).await;
     // The server stops whatever happened: nothing is left running.
     server.stop(StopMode::Fast).await?;
     outcome
@@ -80,6 +81,7 @@ async fn on(
     server: &LocalServer,
     config: &Config,
     args: &DemoArgs,
+    settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<ExitCode> {
     server.create_database(DATABASE).await?;
@@ -87,25 +89,25 @@ async fn on(
     migrate(&url).await?;
     let database = Database::new(&url, allowed_connections(config))?;
     if sample_data::is_loaded(database.sessions()).await? {
-        println!("Going on with the data of the last demo; --reset starts over.");
+        say!("Going on with the data of the last demo; --reset starts over.")?;
     } else {
-        println!("Loading 40 sample organizations …");
+        say!("Loading 40 sample organizations …")?;
         sample_data::load(database.sessions()).await?;
     }
     let (mapping, _) = attach::prove(&database, &[], Depth::Trial).await?;
     let database = database.with_mapping(mapping);
-    println!("\nWhat a purge would remove now, by plan:\n");
-    println!("{}", preview_by_plan(&database).await?);
+    say!("\nWhat a purge would remove now, by plan:\n")?;
+    say!("{}", preview_by_plan(&database).await?)?;
 
     let ids = tick(&database, config, stop).await?;
-    println!(
+    say!(
         "\nThe scheduler's slot came: {} runs are queued. The worker purges …",
         ids.len()
-    );
+    )?;
     purge::work(config, &database, &ids, stop).await?;
-    println!("\nWhat went:\n\n{}", purge::totals(&database, &ids).await?);
+    say!("\nWhat went:\n\n{}", purge::totals(&database, &ids).await?)?;
     print_failures(&database, &ids).await?;
-    print_next(&url, config, args.exit, ids.first());
+    print_next(&url, config, args, settings, ids.first())?;
     if !args.exit {
         print_links(&database, config).await?;
     }
@@ -252,33 +254,52 @@ async fn preview_by_plan(database: &Database) -> Result<comfy_table::Table> {
 
 async fn print_failures(database: &Database, ids: &[Uuid]) -> Result<()> {
     for run in queue::unsuccessful(database, ids).await? {
-        println!(
+        say!(
             "\nOne run failed closed ({}):",
             run.error_kind.as_deref().unwrap_or(&run.status)
-        );
-        println!("  organization {}", run.org_id);
-        println!("  {}", run.error.as_deref().unwrap_or("cancelled"));
+        )?;
+        say!("  organization {}", run.org_id)?;
+        say!("  {}", run.error.as_deref().unwrap_or("cancelled"))?;
     }
     Ok(())
 }
 
-fn print_next(url: &str, config: &Config, exit: bool, run: Option<&Uuid>) {
-    println!("\nTry next:");
-    if exit {
-        println!("  drift-retention demo            the same, and then it serves");
-        return;
+/// Commands to be pasted into a shell: they name this program wherever it is, and what is no command is a comment.
+fn print_next(
+    url: &str,
+    config: &Config,
+    args: &DemoArgs,
+    settings: &Settings,
+    run: Option<&Uuid>,
+) -> Result<()> {
+    let program = output::program();
+    say!("\nTry next:")?;
+    if args.exit {
+        let same = [
+            ("--config", &settings.config),
+            ("--data-dir", &args.data_dir),
+        ];
+        let same = same.iter().filter_map(|(flag, path)| {
+            let path = std::path::absolute(path.as_ref()?).ok()?;
+            let path = path.display().to_string();
+            Some(format!(" {flag} {}", output::quoted(&path)))
+        });
+        let same: String = same.collect();
+        say!("  {program} demo{same}  # the same, and then it serves")?;
+        return Ok(());
     }
-    println!("  export DATABASE_URL='{url}'");
-    println!("  drift-retention runs list");
+    say!("  export DATABASE_URL='{url}'")?;
+    say!("  {program} runs list")?;
     if let Some(run) = run {
-        println!("  drift-retention runs show {run}");
+        say!("  {program} runs show {run}")?;
     }
-    println!("  drift-retention preview --all");
-    println!("  drift-retention purge --all --wait");
-    println!(
+    say!("  {program} preview --all")?;
+    say!("  {program} purge --all --wait")?;
+    say!(
         "  curl -s http://{}/metrics | grep purged_rows",
-        config.http.listen
-    );
+        config.http.own_address()
+    )?;
+    Ok(())
 }
 
 /// Where to look, and as whom.
@@ -288,8 +309,8 @@ async fn print_links(database: &Database, config: &Config) -> Result<()> {
         role: http::Role::Operator,
         org: None,
     };
-    println!("\nThe console, as an operator (this link works once):");
-    println!("  {}", signin_link(config, &operator, LINK_TTL)?);
+    say!("\nThe console, as an operator (this link works once):")?;
+    say!("  {}", signin_link(config, &operator, LINK_TTL)?)?;
     let first = organizations::list(database, &OrganizationFilter::default(), None, 1).await?;
     if let Some(org) = first.first() {
         let admin = Identity {
@@ -297,12 +318,12 @@ async fn print_links(database: &Database, config: &Config) -> Result<()> {
             role: http::Role::Admin,
             org: Some(org.id),
         };
-        println!("\nThe same, as an admin of {}:", org.name);
-        println!("  {}", signin_link(config, &admin, LINK_TTL)?);
+        say!("\nThe same, as an admin of {}:", org.name)?;
+        say!("  {}", signin_link(config, &admin, LINK_TTL)?)?;
     }
-    println!(
+    say!(
         "\nServing on http://{}; Ctrl-C ends it, and Postgres with it.",
         config.http.listen
-    );
+    )?;
     Ok(())
 }

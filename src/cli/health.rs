@@ -6,7 +6,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::Settings;
+use super::{Settings, output::say};
 
 /// Longer than `/readyz` takes at most, which then says itself what is wrong.
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -29,7 +29,7 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     if !status.is_success() {
         bail!("not ready: {}", reason(&body).unwrap_or(status.to_string()));
     }
-    println!("ready");
+    say!("ready")?;
     Ok(ExitCode::SUCCESS)
 }
 

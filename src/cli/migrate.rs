@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::{Settings, database, output};
+use super::{
+    Settings, database,
+    output::{self, say},
+};
 use crate::postgres::{self, migrations};
 
 /// What comes after `migrate up` on a database without a mapping.
@@ -54,9 +57,9 @@ pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<
             applied.to_owned(),
         ]);
     }
-    println!("{table}");
+    say!("{table}")?;
     if matches!(command, MigrateCommand::Up { .. }) && !migrations::is_mapped(&database).await? {
-        println!("{NEXT}");
+        say!("{NEXT}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

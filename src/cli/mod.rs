@@ -1,10 +1,4 @@
 //! The command line: one file per command, and the only place that prints.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place that prints"
-)]
-
 mod attach;
 #[cfg(feature = "chaos")]
 mod chaos;
@@ -153,15 +147,20 @@ impl Settings {
     }
 }
 
-/// Runs the command. Exit status: 0 done, 1 it failed, 2 wrong usage.
+/// Runs the command that the program was called with. Exit status: 0 done, 1 it failed, 2 wrong usage, 141 nobody reads
+/// the output any more.
 #[must_use]
-pub fn run(args: Args) -> ExitCode {
+pub fn run() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(usage) => return output::usage(&usage),
+    };
     // Every crate that speaks TLS asks for it. An error would say that the process has one already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            output::complain(format_args!("error: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -176,9 +175,9 @@ pub fn run(args: Args) -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", output::chain(&error));
+            let failure = output::failure(&error);
             let is_usage = error.is::<ConfigError>() || error.is::<BadSchedule>();
-            ExitCode::from(if is_usage { 2 } else { 1 })
+            if is_usage { ExitCode::from(2) } else { failure }
         }
     }
 }
@@ -208,7 +207,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Runs(command) => runs::run(command, &settings).await,
         Command::Token(args) => token::run(args, &settings),
         Command::Config(command) => config::run(&command, &settings),
-        Command::Completions(args) => Ok(completions::run(&args)),
+        Command::Completions(args) => completions::run(&args),
         #[cfg(feature = "chaos")]
         Command::Chaos(args) => chaos::run(args).await,
     }

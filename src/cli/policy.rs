@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Settings, output};
+use super::{
+    Settings,
+    output::{self, say},
+};
 use crate::{
     ids::OrgId,
     retention::{self, DatasetName, Plan},
@@ -44,7 +47,7 @@ pub(super) async fn run(args: &PolicyArgs, settings: &Settings) -> Result<ExitCo
         output::json(&json!({"plan": plan.name(), "windows_days": policy}))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("Plan {plan}");
+    say!("Plan {plan}")?;
     let mut table = output::table(&["what", "kept for"], 1);
     let rows = [
         ("Drift check history", DatasetName::DriftChecks),
@@ -59,6 +62,6 @@ pub(super) async fn run(args: &PolicyArgs, settings: &Settings) -> Result<ExitCo
         table.add_row([what.to_owned(), days]);
     }
     table.add_row(["Open incidents", "never purged"]);
-    println!("{table}");
+    say!("{table}")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Settings, database, output, whose::Whose};
+use super::{
+    Settings, database,
+    output::{self, say},
+    whose::Whose,
+};
 use crate::{
     figures,
     ids::OrgId,
@@ -31,7 +35,7 @@ pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitC
     if args.json {
         output::json(&json!({"organizations": previews}))?;
     } else {
-        println!("{}", to_table(&previews));
+        say!("{}", to_table(&previews))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Settings, database::Use, output, serve::new_metrics, stopping, whose::Whose};
+use super::{
+    Settings,
+    database::Use,
+    output::{self, say},
+    serve::new_metrics,
+    stopping,
+    whose::Whose,
+};
 use crate::{
     attach::{AttachError, Depth},
     config::Config,
@@ -60,9 +67,9 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     } else if args.wait {
         let lease = Lease::of(config.worker.heartbeat);
         if queue::live_workers(&database, lease).await? == 0 {
-            eprintln!(
+            output::complain(
                 "warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
-                       `purge --work` does it here"
+                 `purge --work` does it here",
             );
         }
         finished(&database, &ids, &stop).await?;
@@ -75,7 +82,7 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     if args.json {
         output::json(&json!({"runs": runs}))?;
     } else if !follow {
-        print_enqueued(&runs);
+        print_enqueued(&runs)?;
     }
     Ok(if failed || (follow && stop.is_cancelled()) {
         ExitCode::FAILURE
@@ -174,9 +181,9 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
         }
     }
     if !json {
-        println!("{}", totals(database, &ids).await?);
+        say!("{}", totals(database, &ids).await?)?;
         for run in &unsuccessful {
-            println!(
+            say!(
                 "{} {} of {}{}: {}",
                 run.status,
                 run.id,
@@ -185,15 +192,15 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
                     .as_ref()
                     .map_or_else(String::new, |kind| format!(" ({kind})")),
                 run.error.as_deref().unwrap_or("cancelled")
-            );
+            )?;
         }
         if !unfinished.is_empty() {
-            println!(
+            say!(
                 "{} of {} runs are not finished: the next `serve` or `purge --work` goes on with them; \
                  `runs cancel ID` gives one up",
                 unfinished.len(),
                 ids.len()
-            );
+            )?;
         }
     }
     Ok(!unsuccessful.is_empty())
@@ -226,20 +233,22 @@ fn cell(total: &Total) -> String {
     }
 }
 
-fn print_enqueued(runs: &[Enqueued]) {
+fn print_enqueued(runs: &[Enqueued]) -> Result<()> {
     let coalesced = runs.iter().filter(|run| run.coalesced).count();
     match runs {
-        [run] if run.coalesced => println!(
+        [run] if run.coalesced => say!(
             "run {} is {} already: this request joins it",
-            run.run_id, run.status
-        ),
-        [run] => println!("run {} is queued", run.run_id),
-        runs => println!(
+            run.run_id,
+            run.status
+        )?,
+        [run] => say!("run {} is queued", run.run_id)?,
+        runs => say!(
             "{} runs queued, {coalesced} requests joined a live run",
             runs.len() - coalesced
-        ),
+        )?,
     }
     if !runs.is_empty() {
-        println!("follow with: drift-retention runs list");
+        say!("follow with: {} runs list", output::program())?;
     }
+    Ok(())
 }

@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Subcommand};
 use serde_json::json;
 
-use super::{Settings, output};
+use super::{
+    Settings,
+    output::{self, say},
+};
 use crate::{
     figures,
     ids::{OrgId, RunId},
@@ -99,7 +102,7 @@ pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<Exi
                 },
             )
             .await?;
-            println!("run {id} of organization {org} is cancelled");
+            say!("run {id} of organization {org} is cancelled")?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -117,7 +120,7 @@ async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if page.items.is_empty() {
-        println!("no runs; `drift-retention purge --all` enqueues some");
+        say!("no runs; `drift-retention purge --all` enqueues some")?;
         return Ok(ExitCode::SUCCESS);
     }
     let now = postgres::now(database).await?;
@@ -132,9 +135,9 @@ async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
             figures::number(run.rows_purged()),
         ]);
     }
-    println!("{table}");
+    say!("{table}")?;
     if let Some(cursor) = page.next_cursor {
-        println!("more: --cursor {cursor}");
+        say!("more: --cursor {cursor}")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -146,17 +149,17 @@ async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
     if json {
         output::json(&run)?;
     } else {
-        println!("{}", facts(&run));
-        println!("{}", steps(&run));
+        say!("{}", facts(&run))?;
+        say!("{}", steps(&run))?;
         for (step, along) in run
             .steps
             .iter()
             .filter_map(|step| Some((step, step.went_along()?)))
         {
-            println!(
+            say!(
                 "With rows of {} went {along}, by a foreign key.",
                 step.table_name
-            );
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -238,7 +241,7 @@ async fn replay(database: &Database, args: ReplayArgs) -> Result<ExitCode> {
     if args.json {
         output::json(&json!({"replayed": replayed}))?;
     } else if replayed.is_empty() {
-        println!("nothing to replay");
+        say!("nothing to replay")?;
     }
     for Replayed {
         replay_of,
@@ -246,12 +249,12 @@ async fn replay(database: &Database, args: ReplayArgs) -> Result<ExitCode> {
     } in replayed.iter().filter(|_| !args.json)
     {
         if enqueued.coalesced {
-            println!(
+            say!(
                 "{replay_of}: its organization has a live run already, {}",
                 enqueued.run_id
-            );
+            )?;
         } else {
-            println!("{replay_of} is replayed as {}", enqueued.run_id);
+            say!("{replay_of} is replayed as {}", enqueued.run_id)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -266,9 +269,9 @@ fn show_dry_run(runs: &[Replayable], json: bool) -> Result<ExitCode> {
         output::json(&json!({"would_replay": runs}))?;
     } else {
         for run in runs {
-            println!("would replay {} of organization {}", run.id, run.org_id);
+            say!("would replay {} of organization {}", run.id, run.org_id)?;
         }
-        println!("{} runs; nothing was changed", runs.len());
+        say!("{} runs; nothing was changed", runs.len())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,21 +1,66 @@
-//! Stopping: the first SIGTERM or SIGINT lets the process finish in order, the second ends it at once.
+//! Stopping: the first SIGTERM, SIGINT or SIGHUP lets the process finish in order, the second ends it at once.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// The signals that stop the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// The terminal is gone. None: whoever started the process wants it to outlive the terminal.
+    hang_up: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let hang_up = (!ignores_hang_up()).then(|| signal(SignalKind::hangup()));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: hang_up.transpose()?,
+        })
+    }
+
+    async fn next(&mut self) {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+            _ = hang_up => (),
+        }
+    }
+}
+
+/// Whether SIGHUP was ignored when the process started, as `nohup` has it: then it stays so. Linux tells; elsewhere
+/// nothing is known of it, and SIGHUP stops the process.
+fn ignores_hang_up() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_hang_up_ignored(&status))
+}
+
+/// `SigIgn` is a bit mask, in hexadecimal; SIGHUP is number 1, the lowest bit.
+fn is_hang_up_ignored(status: &str) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}
 
 /// A token that the first signal cancels.
 pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     let token = stop.clone();
     tokio::spawn(async move {
-        let mut next =
-            async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
-        next().await;
+        signals.next().await;
         tracing::info!("stopping; a second signal ends it at once");
         token.cancel();
-        next().await;
+        signals.next().await;
         end_at_once();
     });
     Ok(stop)
@@ -27,4 +72,16 @@ pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
 )]
 fn end_at_once() {
     std::process::exit(130);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hang_up_is_ignored_when_its_bit_is_set() {
+        assert!(is_hang_up_ignored("Name:\tx\nSigIgn:\t0000000000001001\n"));
+        assert!(!is_hang_up_ignored("SigIgn:\t0000000000001000\n"));
+        assert!(!is_hang_up_ignored("Name:\tx\n"));
+    }
 }

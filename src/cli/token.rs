@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 
-use super::Settings;
+use super::{Settings, output::say};
 use crate::{
     config::Config,
     http::{Identity, Role, mint},
@@ -44,9 +44,9 @@ pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
         org: args.org,
     };
     if args.link {
-        println!("{}", signin_link(&config, &identity, args.ttl)?);
+        say!("{}", signin_link(&config, &identity, args.ttl)?)?;
     } else {
-        println!("{}", mint(&config.auth, &identity, args.ttl)?);
+        say!("{}", mint(&config.auth, &identity, args.ttl)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use sqlx::error::DatabaseError;
 
-use crate::{postgres, retention::ResolveError};
+use crate::{ids::OrgId, postgres, retention::ResolveError};
 
 /// Why an attempt stopped.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,11 @@ pub enum PurgeError {
     /// The organization has no policy, so nothing may go. No retry mends that.
     #[error("nothing was purged; correct organizations.plan, then replay the run")]
     PolicyUnresolved(#[source] ResolveError),
+    /// The main app has deleted the organization since somebody asked for its purge. There is nothing to mend.
+    #[error(
+        "organization {0} does not exist any more: what was purged before stays purged, and nothing more is to be done"
+    )]
+    OrganizationGone(OrgId),
     /// Rows that should have gone are still there: held by the main app for longer than the attempt would wait.
     #[error("{rows} expired rows of {table} are still there: another transaction holds them")]
     LeftBehind {
@@ -99,6 +104,7 @@ impl PurgeError {
             Self::Stopped => "stopped",
             Self::Superseded => "superseded",
             Self::PolicyUnresolved(_) => "policy_unresolved",
+            Self::OrganizationGone(_) => "organization_gone",
             Self::LeftBehind { .. } => "contention",
             Self::NotDeleted { .. } => "not_deleted",
             Self::Table { source, .. } => source.kind(),
@@ -134,7 +140,13 @@ impl PurgeError {
     /// Whether no retry can mend it.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::PolicyUnresolved(_))
+        matches!(self, Self::PolicyUnresolved(_)) || self.cancels()
+    }
+
+    /// Whether the run is cancelled, since nobody needs it any more, rather than failed.
+    #[must_use]
+    pub fn cancels(&self) -> bool {
+        matches!(self, Self::OrganizationGone(_))
     }
 }
 
@@ -142,7 +154,8 @@ impl From<ResolveError> for PurgeError {
     fn from(error: ResolveError) -> Self {
         match error {
             ResolveError::Database(error) => error.into(),
-            unresolved => Self::PolicyUnresolved(unresolved),
+            ResolveError::NoOrganization(org) => Self::OrganizationGone(org),
+            unresolved @ ResolveError::UnknownPlan(..) => Self::PolicyUnresolved(unresolved),
         }
     }
 }

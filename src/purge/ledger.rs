@@ -89,15 +89,30 @@ pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Pr
         run.id.0,
         run.token
     )
-    .fetch_optional(tx)
+    .fetch_optional(&mut *tx)
     .await?;
     let Some(proof) = proof.filter(|proof| proof.owned) else {
         return Err(PurgeError::Superseded);
     };
+    // Who waited above for the transaction that deletes the organization still sees it there by that statement's snapshot.
+    if proof.plan.as_deref() == Some("") && !exists(tx, run.org).await? {
+        return Err(PurgeError::OrganizationGone(run.org));
+    }
     Ok(Proof {
         plan: resolved(run.org, proof.plan.as_deref())?,
         is_urgent: proof.urgent,
     })
+}
+
+/// Whether the organization exists, as of now.
+async fn exists(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- purge.organization_exists
+        SELECT EXISTS (SELECT FROM main_app.organizations o WHERE o.id = $1) AS "exists!""#,
+        org.0
+    )
+    .fetch_one(tx)
+    .await
 }
 
 /// Freezes the terms of `run`, whose organization's plan is written as `plan`: of what earlier attempts recorded and

@@ -229,8 +229,8 @@ impl Pace {
                 // Batches have their own bounds.
                 Err(error) if !seen.is_blind => {
                     seen.is_blind = true;
-                    tracing::warn!(%error, "cannot see how busy the database is; the pace stays as it was \
-                        (after an upgrade, apply deploy/postgres/roles.sql again)");
+                    tracing::warn!(error = %crate::telemetry::logs::chain(&error), "cannot see how busy the database \
+                        is; the pace stays as it was (after an upgrade, apply deploy/postgres/roles.sql again)");
                 }
                 Err(error) => tracing::debug!(%error, "still cannot see how busy the database is"),
             }

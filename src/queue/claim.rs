@@ -32,7 +32,7 @@ impl Lease {
 pub enum Claim {
     /// The run is ours: purge.
     Owned(OwnedRun, Terms),
-    /// The run is ours, and there is nothing to go by: it fails.
+    /// The run is ours, and there is nothing to go by: it ends.
     Unresolved(OwnedRun, PurgeError),
     /// It had used up its attempts; it is `failed` now.
     Exhausted {

@@ -153,10 +153,10 @@ async fn claim_key(
     }))
 }
 
-/// Asks for a purge of each of `orgs` now, in the caller's transaction.
+/// Asks for a purge of each of `orgs` now, in the caller's transaction, and passes over those that are gone.
 ///
 /// # Errors
-/// When an organization does not exist or the database fails; then none was enqueued.
+/// When the database fails, or an organization goes in that moment; then none was enqueued.
 #[tracing::instrument(name = "enqueue", skip_all, fields(organizations = orgs.len()))]
 pub async fn enqueue_purges(
     tx: &mut Transaction<'_>,
@@ -169,7 +169,8 @@ pub async fn enqueue_purges(
         r#"-- queue.enqueue_purges
         SELECT o.id AS "org_id!", e.run_id AS "run_id!", e.status AS "status!", e.coalesced AS "coalesced!"
         FROM unnest($1::uuid[]) AS o (id)
-        CROSS JOIN LATERAL retention.enqueue_purge(o.id, $2, $3) e"#,
+        CROSS JOIN LATERAL retention.enqueue_purge(o.id, $2, $3) e
+        WHERE EXISTS (SELECT FROM main_app.organizations there WHERE there.id = o.id)"#,
         orgs,
         requested_by,
         reason

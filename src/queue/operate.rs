@@ -90,9 +90,9 @@ pub struct Replayable {
     pub has_live_run: bool,
 }
 
-/// The runs that a replay by `filter` takes, and how many match in all: of each organization the latest that
-/// matches, if nothing succeeded since. The status is `failed` unless the filter says otherwise or names the runs.
-/// At most `limit`, those without a live run first, so that repeating it comes to the end.
+/// The runs that a replay by `filter` takes, and how many match in all: of each organization that still exists the
+/// latest that matches, if nothing succeeded since. The status is `failed` unless the filter says otherwise or names
+/// the runs. At most `limit`, those without a live run first, so that repeating it comes to the end.
 ///
 /// # Errors
 /// When the database fails.
@@ -125,6 +125,7 @@ pub async fn replayable(
                 AND ($4::timestamptz IS NULL OR r.created_at >= $4)
                 AND ($5::timestamptz IS NULL OR r.created_at < $5)
                 AND ($6::uuid[] IS NULL OR r.id = ANY ($6))
+                AND EXISTS (SELECT FROM main_app.organizations o WHERE o.id = r.org_id)
                 AND NOT EXISTS (SELECT FROM retention.purge_runs later
                                 WHERE later.org_id = r.org_id AND later.status = 'succeeded'
                                   AND later.created_at > r.created_at)

@@ -23,6 +23,8 @@ pub enum Settled {
     Retrying(Duration),
     /// The run is `failed`.
     Failed,
+    /// The run is `cancelled`: its organization is gone.
+    Cancelled,
     /// Somebody else owns the run by now: nothing was recorded.
     Superseded,
 }
@@ -80,7 +82,8 @@ async fn status_under(tx: &mut Transaction<'_>, run: &OwnedRun) -> sqlx::Result<
     .await
 }
 
-/// Records a failed attempt: a new delivery after a wait, or the end of the run. The one place that decides.
+/// Records a failed attempt: a new delivery after a wait, or the end of the run, which is `cancelled` where its
+/// organization is gone. The one place that decides.
 ///
 /// # Errors
 /// When the database fails; then nothing was recorded.
@@ -97,11 +100,16 @@ pub async fn fail_or_retry(
         days: 0,
         microseconds: i64::try_from(wait.as_micros()).unwrap_or(i64::MAX),
     });
+    let (end, ended) = if error.cancels() {
+        ("cancelled", Settled::Cancelled)
+    } else {
+        ("failed", Settled::Failed)
+    };
     let mut tx = database.begin().await?;
     let recorded = sqlx::query!(
         "-- queue.fail_or_retry
          UPDATE retention.purge_runs
-         SET status = CASE WHEN $3::interval IS NULL THEN 'failed' ELSE 'retrying' END,
+         SET status = CASE WHEN $3::interval IS NULL THEN $6 ELSE 'retrying' END,
              finished_at = CASE WHEN $3::interval IS NULL THEN now() END,
              next_attempt_at = now() + $3::interval, error_kind = $4, error = $5
          WHERE id = $1 AND token = $2 AND status = 'running'",
@@ -109,25 +117,43 @@ pub async fn fail_or_retry(
         run.token,
         interval as _,
         error.kind(),
-        logs::chain(error)
+        logs::chain(error),
+        end
     )
     .execute(&mut tx)
     .await?;
-    let settled = wait.map_or(Settled::Failed, Settled::Retrying);
+    let settled = wait.map_or(ended, Settled::Retrying);
     if recorded.rows_affected() == 0 {
         let status = status_under(&mut tx, run).await?;
         return Ok(match status.as_deref() {
-            Some("failed" | "retrying") => settled, // an earlier try of ours: its reply was lost
+            Some("failed" | "retrying" | "cancelled") => settled, // an earlier try of ours: its reply was lost
             _ => Settled::Superseded,
         });
     }
     if retry {
         deliver(&mut tx, run.id).await?;
     }
+    if ended == Settled::Cancelled {
+        acknowledge_cancelled(&mut tx, run.id).await?;
+    }
     faults::pass(Point::BeforeRetry);
     tx.commit().await?;
     faults::pass(Point::AfterRetry);
     Ok(settled)
+}
+
+/// Acknowledges the delivery of a run that its own worker has cancelled, and counts: one that comes twice is not to be
+/// counted again, as a cancellation that nobody has counted yet.
+async fn acknowledge_cancelled(tx: &mut Transaction<'_>, run: RunId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.acknowledge_cancelled
+         UPDATE apalis.jobs j SET status = 'Done', done_at = now()
+         FROM retention.purge_runs r WHERE r.id = $1 AND j.id = r.delivery_id",
+        run.0
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Gives the run back unfinished, because the worker stops: somebody else goes on at once, and no attempt is spent.

@@ -55,12 +55,15 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     });
     let registry = tracing_subscriber::registry().with(spans);
     let terminal = io::stderr().is_terminal();
+    // A line that cannot be written, to a full disk for instance, is lost. To report that, the library would use `eprintln!`,
+    // which panics then.
     // A second call (a test's) keeps the first one's subscriber.
     let _ = if terminal {
         registry
             .with(
                 fmt::layer()
                     .with_writer(io::stderr)
+                    .log_internal_errors(false)
                     .with_target(false)
                     .with_filter(filter),
             )
@@ -72,6 +75,7 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
                     .json()
                     .flatten_event(true)
                     .with_writer(io::stderr)
+                    .log_internal_errors(false)
                     .with_filter(filter),
             )
             .try_init()
@@ -123,6 +127,7 @@ fn names_somebody(directive: &str) -> bool {
 fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
     let is_of_database = error.is::<sqlx::Error>()
+        || error.is::<Box<dyn sqlx::error::DatabaseError>>()
         || error.is::<sqlx::postgres::PgDatabaseError>()
         || error.is::<sqlx::migrate::MigrateError>();
     match text.rsplit_once(" at line ") {

@@ -8,6 +8,8 @@ use crate::support::{
     app::App,
     ledger,
     product::{self, Service, eventually, until_status},
+    roles,
+    text::{stderr, stdout},
     trouble,
 };
 
@@ -140,4 +142,33 @@ async fn run_that_always_fails_ends_as_failed_and_says_why_while_others_succeed(
     .await;
     assert_eq!(worker.outcomes("failed").await, 1.0);
     assert_eq!(worker.outcomes("retried").await, 2.0);
+}
+
+/// What Postgres says ends with a line number of Postgres's own source, which tells nobody anything: it is shown nowhere.
+#[tokio::test]
+async fn error_of_the_database_names_no_line_of_its_source() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(11).await;
+    trouble::deletes_fail(&db.pool, org, 1_000).await;
+    let (_worker, log) = Service::logged(&db.url, "worker", &[THREE_ATTEMPTS]);
+    let org = org.to_string();
+    let waited = product::run(&db.url, &["purge", "--org", &org, "--wait"]).await;
+    let run: Uuid = db.value("SELECT id FROM retention.purge_runs").await;
+    let shown = product::run(&db.url, &["runs", "show", &run.to_string()]).await;
+    // The errors of commands, too: this user may do nothing.
+    let nobody = roles::user_in(&db, "").await;
+    let refused = product::run(&nobody, &["runs", "list"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let why = "the tablespace is read-only today";
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    for (text, expected) in [
+        (stdout(&waited), why),
+        (stdout(&shown), why),
+        (ledger::run_column(&db.pool, run, "error").await, why),
+        (log, why),
+        (stderr(&refused), "permission denied"),
+    ] {
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("at line "), "{text}");
+    }
 }

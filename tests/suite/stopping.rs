@@ -1,15 +1,24 @@
-//! SIGTERM and SIGINT: the process ends in order and in time, what it had in hand goes back, nothing is lost or spent.
+//! SIGTERM, SIGINT and SIGHUP: the process ends in order and in time, what it had in hand goes back, nothing is lost or spent.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
-use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::{Instant, sleep},
+};
 
 use crate::support::{
     TestDatabase,
     app::App,
     ledger,
+    port::Port,
     product::{self, Service, eventually, until_status},
+    text::stdout,
     trouble,
 };
 
@@ -49,6 +58,72 @@ async fn run_in_hand_is_given_back_on_sigterm() {
 #[tokio::test]
 async fn run_in_hand_is_given_back_on_sigint() {
     run_in_hand_is_given_back_on(Signal::SIGINT).await;
+}
+
+/// A terminal that is closed, a session that ends.
+#[tokio::test]
+async fn run_in_hand_is_given_back_on_sighup() {
+    run_in_hand_is_given_back_on(Signal::SIGHUP).await;
+}
+
+#[tokio::test]
+async fn service_that_nohup_started_goes_on_after_sighup() {
+    let db = TestDatabase::new().await;
+    let held = Port::reserve();
+    let mut nohup = Command::new("nohup")
+        .args([env!("CARGO_BIN_EXE_drift-retention"), "serve"])
+        .env_clear()
+        .env("DATABASE_URL", &db.url)
+        .env(
+            "DRIFT_RETENTION_HTTP__LISTEN",
+            format!("127.0.0.1:{}", held.number),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // `nohup` becomes the program: its process id stays.
+    let pid = Pid::from_raw(i32::try_from(nohup.id().unwrap()).unwrap());
+    let url = format!("http://127.0.0.1:{}/readyz", held.number);
+    let ready = async || {
+        reqwest::get(&url)
+            .await
+            .is_ok_and(|a| a.status().is_success())
+    };
+    eventually("the service is ready", &ready).await;
+    kill(pid, Signal::SIGHUP).unwrap();
+    // It purges after it: the signal is long behind it.
+    let org = App::on(&db.pool).org_with_expired(11).await;
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    assert!(ready().await, "it stops");
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(nohup.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn purge_that_waits_ends_on_sighup_and_leaves_its_run() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org("pro").await.to_string();
+    let mut waiting = product::command(&db.url)
+        .args(["purge", "--org", &org, "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let warning = lines.next_line().await.unwrap().unwrap();
+    assert!(warning.contains("no worker is alive"), "{warning}");
+    let pid = Pid::from_raw(i32::try_from(waiting.id().unwrap()).unwrap());
+    kill(pid, Signal::SIGHUP).unwrap();
+    let output = waiting.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let says = "1 of 1 runs are not finished";
+    assert!(stdout(&output).contains(says), "{}", stdout(&output));
+    let status: String = db.value("SELECT status FROM retention.purge_runs").await;
+    assert_eq!(status, "queued");
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ pub(super) async fn confirm(
         &html! {
             h1 { "Replay runs?" }
             @if runs.is_empty() {
-                p.empty { "Nothing to replay: of each organization the latest matching run is repeated, unless one succeeded since." }
+                p.empty { "Nothing to replay: of each organization the latest matching run is repeated, unless one succeeded since or the organization is gone." }
                 p { a href="/console/runs" { "Back to the runs" } }
             } @else {
                 p.lead {
