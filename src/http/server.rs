@@ -55,9 +55,9 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 const MOST_CONNECTIONS: u64 = 1_024;
 /// However few descriptors there are, this many connections are tried.
 const FEWEST_CONNECTIONS: u64 = 4;
-/// File descriptors of a process with all roles, without its connections: 16 were open, the others are for tokens' keys,
-/// traces and the connection that waits for a place.
-const OTHER_DESCRIPTORS: u64 = 24;
+/// File descriptors of a process with all roles, without its connections: 12 were open. The others are for the keys of tokens,
+/// for traces, and for the connection that waits for a place.
+const OTHER_DESCRIPTORS: u64 = 20;
 
 /// How many connections to us leave `database` descriptors for the database's, and enough for all else.
 #[must_use]
