@@ -168,8 +168,8 @@ pub(super) async fn serve(
     };
     let grace = config.worker.shutdown_grace;
     let (.., mapping) = tokio::join!(
-        at_most_after(&stop, grace, async { tokio::join!(http, loops) }),
-        at_most_after(&stop, grace, watch),
+        at_most_after(&stop, grace, Box::pin(async { tokio::join!(http, loops) })),
+        at_most_after(&stop, grace, Box::pin(watch)),
     );
     tracing::info!("stopped");
     Ok(mapping.unwrap_or(Ok(()))?)

@@ -63,7 +63,7 @@ struct Key {
     id: Option<String>,
     /// The one algorithm that it is for.
     algorithm: Algorithm,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 /// Why the set could not be read.
@@ -130,7 +130,7 @@ impl Source {
         let fitting = named.iter().filter(|key| {
             key.algorithm == algorithm && (kid.is_none() || key.id.as_deref() == kid)
         });
-        fitting.map(|key| key.key.clone()).collect()
+        fitting.map(|key| key.decoding.clone()).collect()
     }
 
     /// Whether to read again: for a key that is missing soon, otherwise when the set is old.
@@ -221,11 +221,11 @@ fn read_entry(mut entry: Value) -> jsonwebtoken::errors::Result<Option<Key>> {
     let Some(algorithm) = algorithm(&jwk).filter(|_| may_verify(&jwk)) else {
         return Ok(None);
     };
-    let key = DecodingKey::from_jwk(&jwk)?;
+    let decoding = DecodingKey::from_jwk(&jwk)?;
     Ok(Some(Key {
         id: jwk.common.key_id,
         algorithm,
-        key,
+        decoding,
     }))
 }
 
