@@ -71,13 +71,27 @@ async fn history(pool: &PgPool) {
     sqlx::query("ANALYZE").execute(pool).await.unwrap();
 }
 
-/// Signs in by link; the session's cookie as it is sent back.
+/// Signs in by link: opens it and presses its button. The session's cookie as it is sent back.
 async fn sign_in(client: &Client, base: &str, token: &str) -> String {
+    let link = format!("{base}/signin?token={token}");
+    let page = client.get(link).send().await.unwrap();
+    let form_cookie = cookies(&page);
+    let page = page.text().await.unwrap();
+    let (_, csrf) = page.split_once(r#"name="csrf" value=""#).unwrap();
+    let csrf = csrf.split('"').next().unwrap();
     let answer = client
-        .get(format!("{base}/signin?token={token}"))
+        .post(format!("{base}/signin"))
+        .header(header::COOKIE, form_cookie)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(format!("csrf={csrf}&token={token}&link=true"))
         .send()
         .await
         .unwrap();
+    cookies(&answer)
+}
+
+/// The cookies that an answer sets, as they are sent back.
+fn cookies(answer: &reqwest::Response) -> String {
     let cookies = answer.headers().get_all(header::SET_COOKIE).iter();
     let cookies = cookies.map(|cookie| cookie.to_str().unwrap().split(';').next().unwrap());
     cookies.collect::<Vec<_>>().join("; ")

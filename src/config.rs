@@ -5,12 +5,12 @@ mod duration;
 mod environment;
 mod error;
 mod hours;
+mod http;
 mod purge;
 mod reference;
 mod secret;
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -25,6 +25,7 @@ pub use self::{
     attach::AttachConfig,
     error::ConfigError,
     hours::Hours,
+    http::{HttpConfig, TrustedProxies},
     purge::PurgeConfig,
     reference::{Setting, settings},
     secret::Secret,
@@ -78,38 +79,6 @@ pub struct DatabaseConfig {
     pub direct_url_file: Option<PathBuf>,
     /// The most connections that a process opens to each of them; absent: two for every run at once, and eight.
     pub connections: Option<u32>,
-}
-
-/// `http.*`
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HttpConfig {
-    /// Where HTTP is served: health, metrics, the API and the console.
-    #[schema(value_type = String)]
-    pub listen: SocketAddr,
-}
-
-impl HttpConfig {
-    /// Where this machine reaches the service: `listen`, or loopback where it listens on every address.
-    #[must_use]
-    pub fn own_address(&self) -> SocketAddr {
-        let mut address = self.listen;
-        if address.ip().is_unspecified() {
-            address.set_ip(match address {
-                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        address
-    }
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-        }
-    }
 }
 
 /// `auth.*`: how the API's bearer tokens are verified. Nothing set: the API refuses all but health and metrics.

@@ -124,6 +124,9 @@ pub(super) async fn serve(
         }),
     };
     let reading = database::open_reading(config, &database)?;
+    let replicas = config.replica_url.as_ref();
+    let replicas = replicas.map_or(0, |_| reading.most_connections());
+    let connections = http::connections_beside(database.most_connections() + replicas);
     let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
     gauges.show_last().await;
     let api = roles.contains(&Role::Api).then(|| ApiState {
@@ -132,10 +135,16 @@ pub(super) async fn serve(
         verifier: Arc::new(verifier(config)),
         gauges: gauges.clone(),
         schedule,
+        proxies: config.http.trusted_proxies.clone(),
         stop: stop.clone(),
     });
     let watch = watched.watch(&database, &config.attach.cascades, worker.as_ref(), &stop);
-    let http = http::serve(listener, http::router(health, api), drained.clone());
+    let http = http::serve(
+        listener,
+        http::router(health, api),
+        connections,
+        drained.clone(),
+    );
     let _gauges = AbortOnDropHandle::new(tokio::spawn(async move { gauges.keep_fresh().await }));
     let loops = async {
         tokio::join!(
@@ -153,10 +162,31 @@ pub(super) async fn serve(
         );
         drained.cancel();
     };
-    let (http, (), mapping) = tokio::join!(http, loops, watch);
-    http.context("the HTTP listener failed")?;
+    let grace = config.worker.shutdown_grace;
+    let (.., mapping) = tokio::join!(
+        at_most_after(&stop, grace, Box::pin(async { tokio::join!(http, loops) })),
+        at_most_after(&stop, grace, Box::pin(watch)),
+    );
     tracing::info!("stopped");
-    Ok(mapping?)
+    Ok(mapping.unwrap_or(Ok(()))?)
+}
+
+/// What `ending` comes to, unless that takes longer than the grace once the process is stopping: a client that reads nothing,
+/// and a database that does not answer, keep no process alive.
+async fn at_most_after<T>(
+    stop: &CancellationToken,
+    grace: Duration,
+    ending: impl Future<Output = T>,
+) -> Option<T> {
+    // What ends the process after this takes a moment too.
+    let until = grace.saturating_sub((grace / 10).min(Duration::from_millis(200)));
+    tokio::select! {
+        ended = ending => Some(ended),
+        () = async { stop.cancelled().await; sleep(until).await } => {
+            tracing::warn!("worker.shutdown_grace is over; what is still open is closed");
+            None
+        }
+    }
 }
 
 /// The mapping as this process goes by it: looked at again and again, while it serves.

@@ -1,36 +1,69 @@
 //! A set of public keys (JWKS) from a file or a URL, read again when a token names a key it does not hold: that is
 //! how keys rotate.
+//!
+//! It is read by one request at a time, and a token whose key is known does not wait for that: the URL may hang, and
+//! anybody can name a key that does not exist.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm},
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
-use tokio::{sync::Mutex, time::Instant};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::{
+    sync::Mutex as Turn,
+    time::{Instant, timeout},
+};
 
 use crate::telemetry::logs::chain;
 
-/// How long a set is trusted without looking again: a key that was withdrawn is honoured no longer than this.
+/// What keys of a set can be for.
+pub(super) const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+/// How long a set is trusted without looking again: a key that was withdrawn is honoured no longer than this, and until
+/// the next token comes.
 const FRESH: Duration = Duration::from_mins(10);
 /// How often tokens with unknown keys can make us look.
 const SOONEST: Duration = Duration::from_secs(5);
-/// How long a URL may take to answer.
+/// How long the source may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a token whose key is known waits for a set that is due: most sources answer within it.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// The largest set that is read, in bytes.
 const MAX_SIZE: usize = 1024 * 1024;
 
 /// Where the keys are, and those read last.
+#[derive(Debug, Clone)]
+pub(super) struct Jwks(Arc<Source>);
+
 #[derive(Debug)]
-pub(super) struct Jwks {
-    source: String,
-    last: Mutex<Option<Reading>>,
+struct Source {
+    location: String,
+    last: Mutex<Reading>,
+    /// Whoever has it reads.
+    turn: Arc<Turn<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    keys: Vec<Key>,
+    /// When these keys were read.
+    read_at: Option<Instant>,
+    /// When it was last tried, whatever came of it.
+    tried_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Reading {
-    at: Instant,
-    keys: JwkSet,
+struct Key {
+    id: Option<String>,
+    /// The one algorithm that it is for.
+    algorithm: Algorithm,
+    decoding: DecodingKey,
 }
 
 /// Why the set could not be read.
@@ -44,72 +77,163 @@ enum JwksError {
     Json(#[from] serde_json::Error),
     #[error("auth.jwks is larger than {MAX_SIZE} bytes")]
     TooLarge,
+    #[error("auth.jwks does not answer within {} s", TIMEOUT.as_secs())]
+    TooLate,
 }
 
 impl Jwks {
-    pub(super) fn new(source: String) -> Self {
-        Self {
-            source,
-            last: Mutex::new(None),
-        }
+    pub(super) fn new(location: String) -> Self {
+        Self(Arc::new(Source {
+            location,
+            last: Mutex::default(),
+            turn: Arc::default(),
+        }))
     }
 
-    /// The key `kid` (a set of one key needs none) and the algorithm that it is for.
-    pub(super) async fn key(&self, kid: Option<&str>) -> Option<(DecodingKey, Algorithm)> {
-        let mut last = self.last.lock().await;
-        let age = last.as_ref().map(|reading| reading.at.elapsed());
-        let known = last
-            .as_ref()
-            .is_some_and(|reading| find(&reading.keys, kid).is_some());
-        let look_again = match age {
-            None => true,
-            Some(age) => age > FRESH || (!known && age > SOONEST),
+    /// The keys for `algorithm` that are named `kid`; a set of one key needs no name.
+    pub(super) async fn keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
+        let known = self.0.find(kid, algorithm);
+        match self.0.turn.clone().try_lock_owned() {
+            Ok(turn) if self.0.is_due(known.is_empty()) => {
+                let source = self.0.clone();
+                // A task of its own: it goes on when the request that it began with is given up.
+                let reading = tokio::spawn(async move {
+                    source.read_again().await;
+                    drop(turn);
+                });
+                let patience = if known.is_empty() {
+                    Duration::MAX
+                } else {
+                    PATIENCE
+                };
+                let _ = timeout(patience, reading).await;
+            }
+            // Somebody reads already, and may find it.
+            Err(_) if known.is_empty() => drop(self.0.turn.lock().await),
+            _ => return known,
+        }
+        self.0.find(kid, algorithm)
+    }
+}
+
+impl Source {
+    fn last(&self) -> MutexGuard<'_, Reading> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
+        let last = self.last();
+        let named: &[Key] = match kid {
+            None if last.keys.len() > 1 => &[],
+            _ => &last.keys,
         };
-        if look_again {
-            let keys = match (self.read().await, last.take()) {
-                (Ok(keys), _) => keys,
-                (Err(error), before) => {
-                    tracing::warn!(error = chain(&error), "keeping the keys read before");
-                    before.map_or_else(|| JwkSet { keys: Vec::new() }, |reading| reading.keys)
-                }
-            };
-            *last = Some(Reading {
-                at: Instant::now(),
-                keys,
-            });
-        }
-        let jwk = find(&last.as_ref()?.keys, kid)?;
-        Some((DecodingKey::from_jwk(jwk).ok()?, algorithm(jwk)?))
+        let fitting = named.iter().filter(|key| {
+            key.algorithm == algorithm && (kid.is_none() || key.id.as_deref() == kid)
+        });
+        fitting.map(|key| key.decoding.clone()).collect()
     }
 
-    async fn read(&self) -> Result<JwkSet, JwksError> {
-        let is_url = self.source.starts_with("https://") || self.source.starts_with("http://");
+    /// Whether to read again: for a key that is missing soon, otherwise when the set is old.
+    fn is_due(&self, is_missing: bool) -> bool {
+        let last = self.last();
+        let is_older = |at: Option<Instant>, age| at.is_none_or(|at| at.elapsed() > age);
+        is_older(last.tried_at, SOONEST) && (is_missing || is_older(last.read_at, FRESH))
+    }
+
+    async fn read_again(&self) {
+        let read = timeout(TIMEOUT, self.read()).await;
+        let read = read.unwrap_or(Err(JwksError::TooLate));
+        let mut last = self.last();
+        last.tried_at = Some(Instant::now());
+        match read {
+            Ok(keys) => {
+                last.keys = keys;
+                last.read_at = last.tried_at;
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "keeping the keys read before");
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Vec<Key>, JwksError> {
+        let is_url = self.location.starts_with("https://") || self.location.starts_with("http://");
         let text = if is_url {
-            let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
-            client
-                .get(&self.source)
-                .send()
-                .await?
-                .error_for_status()?
-                .bytes()
-                .await?
-                .to_vec()
+            self.fetch().await?
         } else {
-            tokio::fs::read(&self.source).await?
+            tokio::fs::read(&self.location).await?
         };
         if text.len() > MAX_SIZE {
             return Err(JwksError::TooLarge);
         }
-        Ok(serde_json::from_slice(&text)?)
+        parse(&text)
+    }
+
+    async fn fetch(&self) -> Result<Vec<u8>, JwksError> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let mut answer = client
+            .get(&self.location)
+            .send()
+            .await?
+            .error_for_status()?;
+        let mut text = Vec::new();
+        while let Some(chunk) = answer.chunk().await? {
+            text.extend_from_slice(&chunk);
+            if text.len() > MAX_SIZE {
+                return Err(JwksError::TooLarge);
+            }
+        }
+        Ok(text)
     }
 }
 
-fn find<'a>(keys: &'a JwkSet, kid: Option<&str>) -> Option<&'a Jwk> {
-    match (kid, keys.keys.as_slice()) {
-        (Some(kid), _) => keys.find(kid),
-        (None, [only]) => Some(only),
-        (None, _) => None,
+/// The keys of a set that tokens can be verified with. What else stands in it is skipped.
+fn parse(text: &[u8]) -> Result<Vec<Key>, JwksError> {
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<Value>,
     }
+
+    // Some editors begin a file with a byte order mark.
+    let set: Set = serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text))?;
+    let mut keys = Vec::new();
+    for (at, entry) in set.keys.into_iter().enumerate() {
+        let kid = entry.get("kid").cloned().unwrap_or_default();
+        match read_entry(entry) {
+            Ok(Some(key)) => keys.push(key),
+            Ok(None) => tracing::debug!(%kid, "a key of auth.jwks is not for tokens"),
+            Err(error) => tracing::warn!(
+                error = chain(&error), %kid, entry = at + 1,
+                "a key of auth.jwks cannot be read and is skipped"
+            ),
+        }
+    }
+    Ok(keys)
+}
+
+/// A key that signs tokens; none where it is for something else.
+fn read_entry(mut entry: Value) -> jsonwebtoken::errors::Result<Option<Key>> {
+    // RFC 9864 gives each curve of EdDSA a name of its own.
+    if let Some(name) = entry.get_mut("alg").filter(|name| *name == "Ed25519") {
+        *name = "EdDSA".into();
+    }
+    let jwk: Jwk = serde_json::from_value(entry)?;
+    let Some(algorithm) = algorithm(&jwk).filter(|_| may_verify(&jwk)) else {
+        return Ok(None);
+    };
+    let decoding = DecodingKey::from_jwk(&jwk)?;
+    Ok(Some(Key {
+        id: jwk.common.key_id,
+        algorithm,
+        decoding,
+    }))
+}
+
+fn may_verify(jwk: &Jwk) -> bool {
+    let purpose = jwk.common.public_key_use.as_ref();
+    let operations = jwk.common.key_operations.as_ref();
+    purpose.is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+        && operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify))
 }
 
 /// The one algorithm of a key. A shared secret (`oct`) has no business in a set of public keys.

@@ -9,14 +9,17 @@ mod identity;
 mod jwks;
 mod layers;
 mod problem;
+mod proxies;
+mod server;
+mod tied;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware, routing::get};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    config::TrustedProxies,
     gauges::Gauges,
     postgres::{Database, Reading},
     schedule::Schedule,
@@ -28,6 +31,7 @@ pub use self::{
     health::{Health, WorkerHealth},
     identity::{Identity, Role},
     problem::Problem,
+    server::{connections_beside, serve},
 };
 
 /// What the API's handlers share.
@@ -43,6 +47,8 @@ pub struct ApiState {
     pub gauges: Arc<Gauges>,
     /// When the next run is due.
     pub schedule: Schedule,
+    /// Who may say how a request came to us.
+    pub proxies: TrustedProxies,
     /// Ends streams when the process stops.
     pub stop: CancellationToken,
 }
@@ -62,18 +68,4 @@ pub fn router(health: Health, api: Option<ApiState>) -> Router {
         None => health,
     };
     layers::around(routes)
-}
-
-/// Serves `router` until `stop`, then finishes the requests in hand.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
 }

@@ -177,6 +177,14 @@ impl Database {
         })
     }
 
+    /// The most connections that can be open at once.
+    #[must_use]
+    pub fn most_connections(&self) -> u32 {
+        self.pools()
+            .map(|pool| pool.options().get_max_connections())
+            .sum()
+    }
+
     /// Opens every connection before it is needed, one after the other: a server of two processors feels it when ten begin at
     /// once. What cannot be opened in time is when it is needed, or that fails.
     pub async fn open_gently(&self) {

@@ -5,10 +5,12 @@ use serde_json::json;
 use crate::support::{
     TestDatabase,
     app::App,
-    client::{Client, SECRET, id, serve},
+    client::{Client, id, serve},
+    console::{Console, Who},
     held, ledger,
     product::{self, Service, eventually, until_status},
     roles::{self, as_worker, assert_refused, org_with_all_kinds, pool_of, refusal},
+    visitor::Visitor,
 };
 
 #[tokio::test]
@@ -203,27 +205,12 @@ async fn users_of_compose_purge_and_read_and_get_new_passwords() {
 async fn worker_role_serves_the_console() {
     let (owner, worker) = as_worker().await;
     let org = org_with_all_kinds(&owner).await;
-    let service = serve(&worker, "api", &[]).await;
-    let token = product::command("")
-        .args(["token", "--sub", "oda", "--role", "operator"])
-        .env(SECRET.0, SECRET.1)
-        .output()
-        .await
-        .unwrap();
-    let token = String::from_utf8(token.stdout).unwrap();
-    let http = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .unwrap();
-    let base = format!("http://127.0.0.1:{}", service.port);
-    let signed_in = http
-        .get(format!("{base}/signin?token={}", token.trim()))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(signed_in.status(), 303);
-    let cookie = signed_in.headers()["set-cookie"].to_str().unwrap();
-    let cookie = cookie.split(';').next().unwrap();
+    let console = Console {
+        service: serve(&worker, "api", &[]).await,
+        app: App::on(&owner.pool),
+        db: owner,
+    };
+    let mut operator = Visitor::signed_in(&console, Who::Operator).await;
 
     for page in [
         "overview".to_owned(),
@@ -234,12 +221,7 @@ async fn worker_role_serves_the_console() {
         format!("orgs/{org}/incidents"),
         format!("orgs/{org}/retention/purge"),
     ] {
-        let answer = http
-            .get(format!("{base}/console/{page}"))
-            .header("cookie", cookie)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 200, "{page}");
+        let answer = operator.get(&format!("/console/{page}")).await;
+        assert_eq!(answer.status, 200, "{page}");
     }
 }

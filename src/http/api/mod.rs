@@ -7,7 +7,9 @@ mod incidents;
 mod organization;
 mod runs;
 
-use axum::{Json, Router, routing::get};
+use std::sync::Arc;
+
+use axum::{Json, Router, response::IntoResponse, routing::get};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -69,8 +71,11 @@ fn routes() -> OpenApiRouter<ApiState> {
 /// The API's routes, and their description at `/openapi.json`.
 pub(super) fn router(state: ApiState) -> Router {
     let (router, document) = routes().split_for_parts();
+    // Shared: a route is copied for every request.
+    let document = Arc::new(document);
+    let document = async move || Json(document.as_ref()).into_response();
     router
-        .route("/openapi.json", get(async move || Json(document.clone())))
+        .route("/openapi.json", get(document))
         .with_state(state)
 }
 

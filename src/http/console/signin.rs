@@ -1,9 +1,11 @@
 //! Signing in with a token, by form or once by link, and signing out.
+//!
+//! To look at a link changes nothing: mail scanners and link previews do. Its page has one button, which takes it.
 
 use axum::{
     body::Bytes,
     extract::State,
-    http::HeaderMap,
+    http::StatusCode,
     response::{IntoResponse, Redirect, Response},
 };
 use axum_extra::extract::{
@@ -19,9 +21,9 @@ use super::{
     failure::{Failure, sentence},
     page,
     session::{self, COOKIE},
-    visit::{PageQuery, Signed, is_loopback, keep, parse_form},
+    visit::{PageQuery, Signed, keep, parse_form},
 };
-use crate::http::{ApiState, Identity, Problem};
+use crate::http::{ApiState, Identity, Problem, proxies::HttpsOnly};
 
 /// The cookie that ties the sign-in form to the browser that it was sent to: there is no session yet.
 const FORM_COOKIE: &str = "drift_retention_signin";
@@ -30,37 +32,33 @@ const FORM_COOKIE: &str = "drift_retention_signin";
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SignInQuery {
-    /// A token, of a link: taken once.
+    /// A token, of a link.
     token: Option<String>,
     /// Where to go on.
     next: Option<String>,
     signed_out: bool,
 }
 
-/// The sign-in form; or the end of a sign-in link.
+/// The sign-in form; or the button of a sign-in link.
 pub(super) async fn show(
     State(state): State<ApiState>,
     jar: CookieJar,
-    headers: HeaderMap,
+    https_only: HttpsOnly,
     PageQuery(query): PageQuery<SignInQuery>,
-) -> Result<Response, Failure> {
+) -> Response {
     let Some(token) = query.token else {
         let notice = query.signed_out.then_some("You are signed out.");
-        return Ok(form(jar, &headers, query.next.as_deref(), notice));
+        return form(jar, https_only, query.next.as_deref(), notice);
     };
-    let (identity, expires_at) = match state.verifier.verify(&token).await {
-        Ok(verified) => verified,
-        Err(problem) => return Ok(form(jar, &headers, None, Some(&sentence(problem.detail())))),
-    };
-    if !session::spend_link(&state.database, &token, expires_at).await? {
-        let notice = "This sign-in link was used already. Ask for a new one, or paste a token.";
-        return Ok(form(jar, &headers, None, Some(notice)));
+    match state.verifier.verify(&token).await {
+        Ok((identity, _)) => {
+            with_form_cookie(jar, https_only, |csrf| link_page(csrf, &token, &identity))
+        }
+        Err(problem) => form(jar, https_only, None, Some(&sentence(problem.detail()))),
     }
-    let jar = signed_in(&state, jar, &headers, &identity, expires_at).await?;
-    Ok((jar, Redirect::to("/console")).into_response())
 }
 
-/// The fields of the sign-in form.
+/// The fields of the sign-in form, and of a link's page.
 #[derive(Debug, Deserialize)]
 pub(super) struct SignInForm {
     #[serde(default)]
@@ -68,32 +66,40 @@ pub(super) struct SignInForm {
     #[serde(default)]
     token: String,
     next: Option<String>,
+    /// The token is a link's, and is taken once.
+    #[serde(default)]
+    link: bool,
 }
 
 /// Begins a session for the token's bearer.
 pub(super) async fn sign_in(
     State(state): State<ApiState>,
     jar: CookieJar,
-    headers: HeaderMap,
+    https_only: HttpsOnly,
     body: Bytes,
 ) -> Result<Response, Failure> {
     let sent: SignInForm = parse_form(&body)?;
     let expected = jar.get(FORM_COOKIE).map_or("", |cookie| cookie.value());
     if expected.is_empty() || !bool::from(sent.csrf.as_bytes().ct_eq(expected.as_bytes())) {
         let problem = Problem::forbidden(
-            "the sign-in form is not from this browser, or its cookies are off; load /signin again",
+            "the sign-in form is not from this browser, or its cookies are off; load the page again",
         );
         return Err(problem.into());
     }
-    let (identity, expires_at) = match state.verifier.verify(sent.token.trim()).await {
-        Ok(verified) => verified,
-        Err(problem) => {
-            let notice = sentence(problem.detail());
-            let page = form(jar, &headers, sent.next.as_deref(), Some(&notice));
-            return Ok((problem.status(), page).into_response());
-        }
+    let token = sent.token.trim();
+    let again = |jar, status, notice: &str| {
+        let page = form(jar, https_only, sent.next.as_deref(), Some(notice));
+        Ok((status, page).into_response())
     };
-    let jar = signed_in(&state, jar, &headers, &identity, expires_at).await?;
+    let (identity, expires_at) = match state.verifier.verify(token).await {
+        Ok(verified) => verified,
+        Err(problem) => return again(jar, problem.status(), &sentence(problem.detail())),
+    };
+    if sent.link && !session::spend_link(&state.database, token, expires_at).await? {
+        let notice = "This sign-in link was used already. Ask for a new one, or paste a token.";
+        return again(jar, StatusCode::CONFLICT, notice);
+    }
+    let jar = signed_in(&state, jar, https_only, &identity, expires_at).await?;
     let jar = jar.remove(Cookie::build(FORM_COOKIE).path("/signin"));
     Ok((jar, Redirect::to(next(sent.next.as_deref()))).into_response())
 }
@@ -102,7 +108,7 @@ pub(super) async fn sign_in(
 async fn signed_in(
     state: &ApiState,
     jar: CookieJar,
-    headers: &HeaderMap,
+    https_only: HttpsOnly,
     identity: &Identity,
     expires_at: DateTime<Utc>,
 ) -> sqlx::Result<CookieJar> {
@@ -110,7 +116,7 @@ async fn signed_in(
         session::end(&state.database, before.value()).await?;
     }
     let cookie = session::begin(&state.database, identity, expires_at).await?;
-    Ok(jar.add(keep(cookie, is_loopback(headers))))
+    Ok(jar.add(keep(cookie, https_only)))
 }
 
 /// Ends the session.
@@ -133,14 +139,40 @@ fn next(asked: Option<&str>) -> &str {
         .unwrap_or("/console")
 }
 
-fn form(jar: CookieJar, headers: &HeaderMap, to: Option<&str>, notice: Option<&str>) -> Response {
+fn form(jar: CookieJar, https_only: HttpsOnly, to: Option<&str>, notice: Option<&str>) -> Response {
+    with_form_cookie(jar, https_only, |csrf| form_page(csrf, next(to), notice))
+}
+
+/// A page with a form that only this browser can send.
+fn with_form_cookie(
+    jar: CookieJar,
+    HttpsOnly(https_only): HttpsOnly,
+    page: impl FnOnce(&str) -> Markup,
+) -> Response {
     let csrf = session::secret();
-    let cookie = Cookie::build((FORM_COOKIE, csrf.clone()))
+    let page = page(&csrf);
+    let cookie = Cookie::build((FORM_COOKIE, csrf))
         .path("/signin")
         .http_only(true)
         .same_site(SameSite::Strict)
-        .secure(!is_loopback(headers));
-    (jar.add(cookie), form_page(&csrf, next(to), notice)).into_response()
+        .secure(https_only);
+    (jar.add(cookie), page).into_response()
+}
+
+fn link_page(csrf: &str, token: &str, identity: &Identity) -> Markup {
+    page::bare(
+        "Sign in",
+        &html! {
+            h1 { "Sign in" }
+            form.card method="post" action="/signin" {
+                input type="hidden" name="csrf" value=(csrf);
+                input type="hidden" name="token" value=(token);
+                input type="hidden" name="link" value="true";
+                p { "This link signs you in as " strong { (identity.subject) } ", " (identity.role.name()) ". It works once." }
+                div.buttons { button.primary type="submit" { "Sign in" } }
+            }
+        },
+    )
 }
 
 fn form_page(csrf: &str, next: &str, notice: Option<&str>) -> Markup {

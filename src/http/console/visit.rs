@@ -4,7 +4,7 @@
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, OriginalUri, Request, State},
-    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    http::{HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -19,7 +19,7 @@ use super::{
     failure::Failure,
     session::{self, COOKIE, Visitor},
 };
-use crate::http::{ApiState, Problem};
+use crate::http::{ApiState, Problem, proxies::HttpsOnly};
 
 /// Nothing but our own files, and no script or style inside a page.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -29,11 +29,11 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 pub(super) async fn around(
     State(state): State<ApiState>,
     jar: CookieJar,
+    https_only: HttpsOnly,
     mut request: Request,
     next: Next,
 ) -> Response {
     let cookie = jar.get(COOKIE).map(|cookie| cookie.value().to_owned());
-    let is_local = is_loopback(request.headers());
     let mut exchanged = None;
     if let Some(cookie) = &cookie {
         match visitor(&state, cookie).await {
@@ -53,7 +53,7 @@ pub(super) async fn around(
     // A handler that sets the cookie itself (sign-in, sign-out) has the last word.
     match exchanged {
         Some(cookie) if !response.headers().contains_key(header::SET_COOKIE) => {
-            (CookieJar::new().add(keep(cookie, is_local)), response).into_response()
+            (CookieJar::new().add(keep(cookie, https_only)), response).into_response()
         }
         _ => response,
     }
@@ -74,29 +74,14 @@ async fn visitor(
     Ok(Some((session.visitor, exchanged)))
 }
 
-/// The cookie of a session. Outside loopback it travels over HTTPS only.
-pub(super) fn keep(secret: String, is_local: bool) -> Cookie<'static> {
+/// The cookie of a session.
+pub(super) fn keep(secret: String, HttpsOnly(https_only): HttpsOnly) -> Cookie<'static> {
     Cookie::build((COOKIE, secret))
         .path("/")
         .http_only(true)
         .same_site(SameSite::Lax)
-        .secure(!is_local)
+        .secure(https_only)
         .build()
-}
-
-/// Whether the browser asked for this machine by a loopback name.
-pub(super) fn is_loopback(headers: &HeaderMap) -> bool {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
-    name.is_some_and(|name| {
-        let name = name.trim_matches(['[', ']']);
-        name == "localhost"
-            || name
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-    })
 }
 
 impl FromRequestParts<ApiState> for Visitor {

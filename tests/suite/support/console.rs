@@ -73,7 +73,8 @@ impl Console {
         (Self::on(db, "api", &[]).await, scene)
     }
 
-    async fn serving(roles: &str, env: &[(&str, &str)]) -> Self {
+    /// One with these roles and settings.
+    pub async fn serving(roles: &str, env: &[(&str, &str)]) -> Self {
         Self::on(TestDatabase::new().await, roles, env).await
     }
 
@@ -108,6 +109,7 @@ impl Console {
         browser
             .go(&self.url(&format!("/signin?token={}", who.token().await)))
             .await;
+        browser.click_button("Sign in").await;
         browser.wait_for_text("Sign out").await;
     }
 }

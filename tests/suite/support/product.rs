@@ -77,9 +77,40 @@ impl Service {
         env: &[(&str, &str)],
         log: impl Into<Stdio>,
     ) -> Self {
+        Self::spawn(command(database_url), roles, env, log)
+    }
+
+    /// The same, with at most so many file descriptors.
+    pub fn with_descriptors(
+        database_url: &str,
+        roles: &str,
+        env: &[(&str, &str)],
+        descriptors: u32,
+    ) -> Self {
+        let product = command(database_url);
+        let mut limited = Command::new("/bin/sh");
+        limited
+            .args([
+                "-c",
+                &format!("ulimit -n {descriptors} && exec \"$@\""),
+                "sh",
+            ])
+            .arg(product.as_std().get_program())
+            .env_clear()
+            .env("DATABASE_URL", database_url)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        Self::spawn(limited, roles, env, Stdio::inherit())
+    }
+
+    fn spawn(
+        mut command: Command,
+        roles: &str,
+        env: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
         let held = Port::reserve();
         let port = held.number;
-        let mut command = command(database_url);
         command
             .args(["serve", "--roles", roles])
             .env("DRIFT_RETENTION_HTTP__LISTEN", format!("127.0.0.1:{port}"))
@@ -106,12 +137,15 @@ impl Service {
         (service, log)
     }
 
-    pub fn signal(&self, signal: Signal) {
-        let pid = self
-            .child
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child
             .id()
-            .expect("the process has not been waited for");
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+            .expect("the process has not been waited for")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
     /// SIGKILL, and waits until it is gone.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reqwest::{
     Method, RequestBuilder,
-    header::{CONTENT_TYPE, COOKIE, HOST},
+    header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue},
     redirect::Policy,
 };
 
@@ -21,7 +21,7 @@ pub const SESSION: &str = "drift_retention_session";
 pub struct Visitor {
     http: reqwest::Client,
     origin: String,
-    host: Option<&'static str>,
+    headers: HeaderMap,
     pub cookies: BTreeMap<String, String>,
 }
 
@@ -34,29 +34,44 @@ impl Visitor {
                 .build()
                 .unwrap(),
             origin: console.origin(),
-            host: None,
+            headers: HeaderMap::new(),
             cookies: BTreeMap::new(),
         }
     }
 
     /// The same, who calls the service by this name.
-    pub fn calling(mut self, host: &'static str) -> Self {
-        self.host = Some(host);
+    pub fn calling(self, host: &'static str) -> Self {
+        self.saying("host", host)
+    }
+
+    /// The same, who sends this header with every request.
+    pub fn saying(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.append(name, HeaderValue::from_static(value));
         self
     }
 
     /// Somebody who has signed in by link.
     pub async fn signed_in(console: &Console, who: Who) -> Self {
         let mut visitor = Self::of(console);
-        let arrived = visitor
-            .get(&format!("/signin?token={}", who.token().await))
-            .await;
+        let arrived = visitor.take_link(&who.token().await).await;
         assert_eq!(arrived.status, 303, "{}", arrived.text());
         visitor
     }
 
+    /// Opens the sign-in link with this token, and presses the button there.
+    pub async fn take_link(&mut self, token: &str) -> Answer {
+        let csrf = self.csrf(&format!("/signin?token={token}")).await;
+        let fields = [("csrf", &*csrf), ("token", token), ("link", "true")];
+        self.post("/signin", &fields).await
+    }
+
     pub async fn get(&mut self, path: &str) -> Answer {
-        let request = self.request(Method::GET, path);
+        self.ask(Method::GET, path).await
+    }
+
+    /// A request without a body.
+    pub async fn ask(&mut self, method: Method, path: &str) -> Answer {
+        let request = self.request(method, path);
         self.send(request).await
     }
 
@@ -92,10 +107,8 @@ impl Visitor {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let mut request = self.http.request(method, format!("{}{path}", self.origin));
-        if let Some(host) = self.host {
-            request = request.header(HOST, host);
-        }
+        let request = self.http.request(method, format!("{}{path}", self.origin));
+        let request = request.headers(self.headers.clone());
         let cookies: Vec<String> = self
             .cookies
             .iter()

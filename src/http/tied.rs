@@ -1,0 +1,63 @@
+//! A body that something else is tied to: it is dropped with the body, when that was sent, read or given up.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::body::{Body, Frame, SizeHint};
+
+/// A body, and what is dropped with it.
+#[derive(Debug)]
+pub(super) struct Tied<B, T> {
+    body: B,
+    _tied: T,
+}
+
+impl<B, T> Tied<B, T> {
+    pub(super) fn new(body: B, tied: T) -> Self {
+        Self { body, _tied: tied }
+    }
+}
+
+impl<B: Body + Unpin, T: Unpin> Body for Tied<B, T> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Calls a function when it is dropped.
+pub(super) struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> OnDrop<F> {
+    pub(super) fn new(call: F) -> Self {
+        Self(call)
+    }
+}
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+impl<F: FnMut()> fmt::Debug for OnDrop<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnDrop")
+    }
+}

@@ -1,0 +1,333 @@
+//! Sets of public keys as sign-in services really serve them: late, hanging, with entries that nobody can read.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::State, response::IntoResponse, routing::get};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::support::{
+    TestDatabase,
+    api::{Answer, Api, HS256, answer, claims, signed},
+    product::{Service, eventually},
+    text::base64,
+};
+
+const RSA: &[u8] = include_bytes!("keys/rsa.pem");
+const EC: &[u8] = include_bytes!("keys/ec.pem");
+const ED25519: &[u8] = include_bytes!("keys/ed25519.pem");
+const JWKS: &str = include_str!("keys/jwks.json");
+const LIST: &str = "/retention/runs";
+
+/// An operator's token, signed by RS256 under this name.
+fn by_rsa(kid: &str) -> String {
+    let mut header = Header::new(Algorithm::RS256);
+    header.kid = Some(kid.to_owned());
+    let key = EncodingKey::from_rsa_pem(RSA).unwrap();
+    signed(&header, &key, &claims("operator", None))
+}
+
+/// Tokens of all three keys of the set, under the names that `kid` gives them.
+fn by_every_key(kid: impl Fn(&str) -> String) -> [(Algorithm, String); 3] {
+    let claims = claims("operator", None);
+    let keys = [
+        (Algorithm::RS256, "rsa", EncodingKey::from_rsa_pem(RSA)),
+        (Algorithm::ES256, "ec", EncodingKey::from_ec_pem(EC)),
+        (
+            Algorithm::EdDSA,
+            "ed25519",
+            EncodingKey::from_ed_pem(ED25519),
+        ),
+    ];
+    keys.map(|(algorithm, name, key)| {
+        let mut header = Header::new(algorithm);
+        header.kid = Some(kid(name));
+        (algorithm, signed(&header, &key.unwrap(), &claims))
+    })
+}
+
+/// The keys of the set, each changed.
+fn keys(change: impl Fn(&mut Value)) -> Vec<Value> {
+    let mut set: Value = serde_json::from_str(JWKS).unwrap();
+    let keys = set["keys"].as_array_mut().unwrap();
+    keys.iter_mut().for_each(change);
+    keys.clone()
+}
+
+fn jwks(source: &str) -> [(&str, &str); 3] {
+    [("DRIFT_RETENTION_AUTH__JWKS", source), HS256[1], HS256[2]]
+}
+
+/// A service that takes tokens by this file's keys, and what it answers to a token.
+async fn service_with(db: &TestDatabase, set: impl AsRef<[u8]>) -> (Service, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jwks.json");
+    fs::write(&file, set).unwrap();
+    let service = Service::start(&db.url, "api", &jwks(file.to_str().unwrap()));
+    service.ready().await;
+    (service, dir)
+}
+
+async fn asked(service: &Service, token: &str) -> Answer {
+    let url = format!("http://127.0.0.1:{}{LIST}", service.port);
+    answer(reqwest::Client::new().get(url).bearer_auth(token)).await
+}
+
+#[tokio::test]
+async fn entry_that_cannot_be_read_is_skipped_and_no_other() {
+    let db = TestDatabase::new().await;
+    let with = |name: &str, value: Value| {
+        let mut key = keys(|_| {})[0].clone();
+        key["kid"] = json!("broken");
+        key[name] = value;
+        key
+    };
+    for broken in [
+        json!(null),
+        json!("key"),
+        json!([]),
+        json!({}),
+        with("kid", json!(7)),
+        with("alg", json!(7)),
+        with("alg", json!(["RS256"])),
+        with("kty", json!("AKP")),
+        with("kty", json!(null)),
+        with("n", json!("not base64!")),
+        with("use", json!(1)),
+        with("x5c", json!("MIIB")),
+        with("key_ops", json!("verify")),
+    ] {
+        let mut set = vec![broken.clone()];
+        set.extend(keys(|_| {}));
+        set.push(broken.clone());
+        let (service, _dir) = service_with(&db, json!({"keys": set}).to_string()).await;
+        for (algorithm, token) in by_every_key(str::to_owned) {
+            let status = asked(&service, &token).await.status;
+            assert_eq!(status, 200, "{algorithm:?} beside {broken}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn set_may_begin_with_a_byte_order_mark() {
+    let db = TestDatabase::new().await;
+    let (service, _dir) = service_with(&db, format!("\u{feff}{JWKS}")).await;
+    for (algorithm, token) in by_every_key(str::to_owned) {
+        assert_eq!(asked(&service, &token).await.status, 200, "{algorithm:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_keys_under_one_name_the_one_that_fits_is_taken() {
+    let db = TestDatabase::new().await;
+    let named = |key: &mut Value| key["kid"] = json!("one");
+    // Two of the same type too: the first is not the one that signs.
+    let mut other = keys(named).pop().unwrap();
+    assert_eq!(other["crv"], "Ed25519");
+    other["x"] = json!(base64(&[7; 32]));
+    for set in [
+        [vec![other.clone()], keys(named)].concat(),
+        [keys(named), vec![other]].concat(),
+    ] {
+        let (service, _dir) = service_with(&db, json!({"keys": set}).to_string()).await;
+        for (algorithm, token) in by_every_key(|_| "one".to_owned()) {
+            assert_eq!(asked(&service, &token).await.status, 200, "{algorithm:?}");
+        }
+        let forged = by_every_key(|_| "one".to_owned()).map(|(_, token)| {
+            let (signed, signature) = token.rsplit_once('.').unwrap();
+            format!(
+                "{signed}.{}A",
+                &signature[..signature.len() - 1].replace('a', "b")
+            )
+        });
+        for token in forged {
+            asked(&service, &token).await.assert_problem(401, "forged");
+        }
+    }
+}
+
+#[tokio::test]
+async fn ed25519_is_a_name_of_eddsa_in_keys_and_in_tokens() {
+    let db = TestDatabase::new().await;
+    let renamed = |key: &mut Value| {
+        if key["kid"] == "ed25519" {
+            key["alg"] = json!("Ed25519");
+        }
+    };
+    let set = json!({"keys": keys(renamed)}).to_string();
+    for set in [set.as_str(), JWKS] {
+        let (service, _dir) = service_with(&db, set).await;
+        for (algorithm, token) in by_every_key(str::to_owned) {
+            assert_eq!(asked(&service, &token).await.status, 200, "{algorithm:?}");
+        }
+        let header = json!({"alg": "Ed25519", "kid": "ed25519"}).to_string();
+        let claims = claims("operator", None).to_string();
+        let message = [header, claims]
+            .map(|part| base64(part.as_bytes()))
+            .join(".");
+        let key = EncodingKey::from_ed_pem(ED25519).unwrap();
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::EdDSA).unwrap();
+        let token = format!("{message}.{signature}");
+        assert_eq!(asked(&service, &token).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn key_for_something_else_verifies_no_token() {
+    let db = TestDatabase::new().await;
+    for (name, value) in [
+        ("use", json!("enc")),
+        ("key_ops", json!(["encrypt", "wrapKey"])),
+        ("alg", json!("RSA-OAEP-256")),
+    ] {
+        let set = json!({"keys": keys(|key| key[name] = value.clone())}).to_string();
+        let (service, _dir) = service_with(&db, set).await;
+        for (_, token) in by_every_key(str::to_owned) {
+            asked(&service, &token).await.assert_problem(401, name);
+        }
+    }
+}
+
+/// A sign-in service: it answers with its keys, or lets whoever asks wait.
+struct SignIn {
+    url: String,
+    hangs: watch::Sender<bool>,
+    asked: Arc<AtomicUsize>,
+    at_once: Arc<AtomicUsize>,
+    most_at_once: Arc<AtomicUsize>,
+}
+
+impl SignIn {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sign_in = Self {
+            url: format!("http://{}/jwks.json", listener.local_addr().unwrap()),
+            hangs: watch::Sender::new(false),
+            asked: Arc::default(),
+            at_once: Arc::default(),
+            most_at_once: Arc::default(),
+        };
+        let state = (
+            sign_in.hangs.subscribe(),
+            sign_in.asked.clone(),
+            sign_in.at_once.clone(),
+            sign_in.most_at_once.clone(),
+        );
+        let routes = Router::new()
+            .route("/jwks.json", get(Self::answer))
+            .with_state(state);
+        tokio::spawn(async { axum::serve(listener, routes).await });
+        sign_in
+    }
+
+    #[allow(clippy::type_complexity, reason = "the one place of it")]
+    async fn answer(
+        State((mut hangs, asked, at_once, most_at_once)): State<(
+            watch::Receiver<bool>,
+            Arc<AtomicUsize>,
+            Arc<AtomicUsize>,
+            Arc<AtomicUsize>,
+        )>,
+    ) -> impl IntoResponse {
+        asked.fetch_add(1, SeqCst);
+        most_at_once.fetch_max(at_once.fetch_add(1, SeqCst) + 1, SeqCst);
+        let _gone = scopeguard(at_once);
+        hangs.wait_for(|hangs| !hangs).await.unwrap();
+        JWKS
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+/// Counts one less when it is dropped, also when the one who asked has gone.
+fn scopeguard(count: Arc<AtomicUsize>) -> impl Drop {
+    struct Less(Arc<AtomicUsize>);
+    impl Drop for Less {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, SeqCst);
+        }
+    }
+    Less(count)
+}
+
+#[tokio::test]
+async fn token_with_a_known_key_is_answered_at_once_while_the_set_is_read() {
+    let sign_in = SignIn::start().await;
+    let api = Arc::new(Api::with(&jwks(&sign_in.url)).await);
+    let known = by_rsa("rsa");
+    assert_eq!(api.get(LIST, &known).await.status, 200);
+    sign_in.hangs.send_replace(true);
+    let asked = sign_in.asked();
+    let unknown = tokio::spawn({
+        let api = api.clone();
+        // The set was read a moment ago: an unknown key is no reason to read it again before five seconds have passed.
+        async move {
+            loop {
+                let sent = Instant::now();
+                let answer = api.get(LIST, &by_rsa("unknown")).await;
+                answer.assert_problem(401, "an unknown key");
+                if sent.elapsed() > Duration::from_secs(2) {
+                    return;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    eventually("the set is being read", async || sign_in.asked() > asked).await;
+
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        let sent = Instant::now();
+        assert_eq!(api.get(LIST, &known).await.status, 200);
+        took.push(sent.elapsed());
+    }
+
+    assert_eq!(sign_in.at_once.load(SeqCst), 1, "it is still being read");
+    took.sort();
+    // The middle one: what a busy machine does to one request is not ours.
+    assert!(took[4] < Duration::from_millis(100), "{took:?}");
+    unknown.await.unwrap();
+}
+
+#[tokio::test]
+async fn tokens_with_unknown_keys_have_the_set_read_once_in_a_while_and_never_twice_at_once() {
+    let sign_in = SignIn::start().await;
+    let api = Arc::new(Api::with(&jwks(&sign_in.url)).await);
+    sign_in.hangs.send_replace(true);
+    let flood = || {
+        let api = api.clone();
+        tokio::spawn(async move { api.get(LIST, &by_rsa("unknown")).await })
+    };
+    let began = Instant::now();
+    for _ in 0..3 {
+        let flood: Vec<_> = (0..20).map(|_| flood()).collect();
+        for answer in flood {
+            answer.await.unwrap().assert_problem(401, "unknown");
+        }
+    }
+
+    let most = usize::try_from(began.elapsed().as_secs() / 5).unwrap() + 1;
+    assert!(sign_in.asked() <= most, "{} of {most}", sign_in.asked());
+    assert_eq!(sign_in.most_at_once.load(SeqCst), 1);
+    // Once it answers again, keys are known again.
+    sign_in.hangs.send_replace(false);
+    eventually("the key is known", async || {
+        api.get(LIST, &by_rsa("rsa")).await.status == 200
+    })
+    .await;
+}
