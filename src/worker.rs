@@ -355,7 +355,7 @@ impl Worker {
             Settled::Cancelled => {
                 tracing::info!(run_id = %run.id, org_id = %run.org, error_kind = kind, "run cancelled: {why}");
                 self.count("cancelled", &run.trigger);
-                Verdict::Done
+                Ok(Verdict::Done)
             }
             Settled::Superseded => self.superseded(run).await,
             Settled::Done => Ok(Verdict::Done),

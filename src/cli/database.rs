@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Connections to a replica: previews and gauges are few.
-const READING_CONNECTIONS: u32 = 4;
+pub(super) const READING_CONNECTIONS: u32 = 4;
 
 /// What a process does with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

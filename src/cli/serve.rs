@@ -125,7 +125,7 @@ pub(super) async fn serve(
     };
     let reading = database::open_reading(config, &database)?;
     let replicas = config.replica_url.as_ref();
-    let replicas = replicas.map_or(0, |_| reading.most_connections());
+    let replicas = replicas.map_or(0, |_| database::READING_CONNECTIONS);
     let connections = http::connections_beside(database.most_connections() + replicas);
     let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
     gauges.show_last().await;
