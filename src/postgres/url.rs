@@ -98,27 +98,7 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     if !["postgres", "postgresql"].contains(&scheme) {
         return Err(bad(format!("it does not begin with postgres://: {FORM}")));
     }
-    if rest.ends_with(['"', '\'']) {
-        return Err(bad("it ends with a quote: leave it out"));
-    }
-    if rest.contains('#') {
-        return Err(bad("it has a # in it: write %23 for it"));
-    }
-    let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, database) = before_query.split_once('/').unwrap_or((before_query, ""));
-    if database.contains(['/', '@']) {
-        return Err(bad(
-            "what follows its host is no name of a database: in a user, a password or a name write %2F for / and %40 for @",
-        ));
-    }
-    if query
-        .split('&')
-        .any(|pair| !pair.is_empty() && !pair.contains('='))
-    {
-        return Err(bad(
-            "it has a parameter without a value: in a user or a password write %3F for ?",
-        ));
-    }
+    let authority = check_parts(rest)?;
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
@@ -142,6 +122,32 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
         ),
         error => bad(format!("it cannot be read ({error}): {FORM}")),
     })
+}
+
+/// What stands between the parts of a URL and can only be a mistake; returns what names user, password and host.
+fn check_parts(rest: &str) -> Result<&str, BadUrl> {
+    if rest.ends_with(['"', '\'']) {
+        return Err(bad("it ends with a quote: leave it out"));
+    }
+    if rest.contains('#') {
+        return Err(bad("it has a # in it: write %23 for it"));
+    }
+    let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = before_query.split_once('/').unwrap_or((before_query, ""));
+    if database.contains(['/', '@']) {
+        return Err(bad(
+            "what follows its host is no name of a database: in a user, a password or a name write %2F for / and %40 for @",
+        ));
+    }
+    if query
+        .split('&')
+        .any(|pair| !pair.is_empty() && !pair.contains('='))
+    {
+        return Err(bad(
+            "it has a parameter without a value: in a user or a password write %3F for ?",
+        ));
+    }
+    Ok(authority)
 }
 
 /// What the URL says, for sqlx. Where it names a host as a parameter too, that one counts, as for psql.
@@ -216,7 +222,7 @@ fn check_certificates(url: &Url, mode: PgSslMode) -> Result<(), BadUrl> {
     let is_verified = matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull);
     if is_verified && let Some(pem) = pem(url, &SSL_ROOT_CERT, "PGSSLROOTCERT")? {
         let mut certificates = CertificateDer::pem_slice_iter(&pem);
-        if !certificates.next().is_some_and(|first| first.is_ok()) {
+        if certificates.next().is_none_or(|first| first.is_err()) {
             return Err(bad(
                 "its sslrootcert holds no certificate in the PEM format: it begins with -----BEGIN CERTIFICATE-----",
             ));
