@@ -3,13 +3,17 @@
 use anyhow::{Context, Result};
 
 use crate::{
-    config::{Config, FEWEST_CONNECTIONS},
+    config::Config,
     postgres::{self, Database, Reading},
     queue,
 };
 
 /// Connections to a replica: previews and gauges are few.
 pub(super) const READING_CONNECTIONS: u32 = 4;
+
+/// With three a process gets its work done, though readiness may lag; more than there are would be worse: a pool waits in
+/// vain for the next one while those that it has come free.
+const FEWEST_THAT_DO: u32 = 3;
 
 /// What a process does with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +109,7 @@ async fn connections_to_be_had(config: &Config) -> Result<u32> {
     let connections = match left {
         Ok(left) => u32::try_from(left)
             .unwrap_or_default()
-            .clamp(FEWEST_CONNECTIONS, allowed),
+            .clamp(FEWEST_THAT_DO, allowed),
         Err(error) => {
             // What is done next with the database says what is wrong with it.
             tracing::debug!(%error, "cannot see how many connections are left");
