@@ -21,7 +21,7 @@ enum Written {
 }
 
 /// In TOML an array, in the environment a text; blanks around an entry and empty entries count for nothing.
-fn several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let written = match Written::deserialize(deserializer)? {
         Written::Several(several) => several,
         Written::Text(text) => text.split(',').map(str::to_owned).collect(),

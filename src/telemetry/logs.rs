@@ -3,10 +3,13 @@
 use std::io::{self, IsTerminal};
 
 use opentelemetry_sdk::trace::SdkTracer;
+use sqlx::postgres::PgDatabaseError;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
+
+use super::database_errors;
 
 /// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
 /// says nothing; it does not choose what is traced.
@@ -53,12 +56,17 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
 }
 
 /// What one error says. What Postgres says ends with a line number, which is one of Postgres's own source: it tells nobody
-/// anything.
+/// anything. What may hold a row's data is left to Postgres's own log.
 fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let database_error = match error.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(error)) => error.try_downcast_ref::<PgDatabaseError>(),
+        _ => error.downcast_ref::<PgDatabaseError>(),
+    };
+    if let Some(withheld) = database_error.and_then(database_errors::withheld) {
+        return withheld;
+    }
     let text = error.to_string();
-    let is_of_database = error.is::<sqlx::Error>()
-        || error.is::<sqlx::postgres::PgDatabaseError>()
-        || error.is::<sqlx::migrate::MigrateError>();
+    let is_of_database = database_error.is_some() || error.is::<sqlx::migrate::MigrateError>();
     match text.rsplit_once(" at line ") {
         Some((says, line)) if is_of_database && line.bytes().all(|b| b.is_ascii_digit()) => {
             says.to_owned()
