@@ -77,7 +77,7 @@ pub async fn deliver_stranded(database: &Database, lease: Lease) -> sqlx::Result
 ///
 /// # Errors
 /// When the database fails.
-pub async fn kill_unreadable(database: &Database) -> sqlx::Result<u64> {
+pub(super) async fn kill_unreadable(database: &Database) -> sqlx::Result<u64> {
     let killed = sqlx::query!(
         "-- queue.kill_unreadable
          UPDATE apalis.jobs SET status = 'Killed', done_at = now()
