@@ -8,6 +8,7 @@ pub mod local;
 mod mapping;
 pub mod migrations;
 mod transaction;
+mod words;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ pub use self::{
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
     transaction::{Flush, Patience, Transaction},
+    words::{withheld, words_of},
 };
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.

@@ -1,6 +1,9 @@
 //! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said.
 
-use std::io::{self, IsTerminal};
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+};
 
 use opentelemetry_sdk::trace::SdkTracer;
 use sqlx::postgres::PgDatabaseError;
@@ -9,7 +12,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use super::database_errors;
+use crate::postgres;
 
 /// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
 /// says nothing; it does not choose what is traced.
@@ -57,12 +60,12 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
 
 /// What one error says. What Postgres says ends with a line number, which is one of Postgres's own source: it tells nobody
 /// anything. What may hold a row's data is left to Postgres's own log.
-fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+fn text_of(error: &(dyn Error + 'static)) -> String {
     let database_error = match error.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(error)) => error.try_downcast_ref::<PgDatabaseError>(),
         _ => error.downcast_ref::<PgDatabaseError>(),
     };
-    if let Some(withheld) = database_error.and_then(database_errors::withheld) {
+    if let Some(withheld) = database_error.and_then(postgres::withheld) {
         return withheld;
     }
     let text = error.to_string();
@@ -77,9 +80,9 @@ fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// An error and its causes in one line, for where it is handled.
 #[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = text_of(error);
-    let mut source = error.source();
+    let mut source = source_of(error);
     while let Some(cause) = source {
         let cause_text = text_of(cause);
         // Some libraries repeat their source in their own message.
@@ -87,7 +90,15 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
-        source = cause.source();
+        source = source_of(cause);
     }
     text
+}
+
+/// The cause of an error. Postgres's own error has none but itself once more.
+fn source_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match error.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(_)) => None,
+        _ => error.source(),
+    }
 }

@@ -1,7 +1,7 @@
 //! What an error of Postgres may say outside Postgres's own log. Its words can hold a row's data: what a trigger of the main
 //! app's raises, a value that could not be converted.
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
 /// The function of Postgres that carries out `RAISE`: its words are the main app's, whatever code they go by.
 const RAISE: &str = "exec_stmt_raise";
@@ -15,7 +15,8 @@ const NAMES_ONLY: [&str; 18] = [
 ];
 
 /// What to say in place of an error whose own words may hold data; none: they do not.
-pub(super) fn withheld(error: &PgDatabaseError) -> Option<String> {
+#[must_use]
+pub fn withheld(error: &PgDatabaseError) -> Option<String> {
     let context = error.r#where().unwrap_or_default();
     let is_raised = error.routine() == Some(RAISE) && !context.starts_with(OURS);
     let code = error.code();
@@ -34,6 +35,15 @@ pub(super) fn withheld(error: &PgDatabaseError) -> Option<String> {
     }
     text.push_str("); its log has its words");
     Some(text)
+}
+
+/// What Postgres says, without what may hold a row's data.
+#[must_use]
+pub fn words_of(error: &dyn DatabaseError) -> String {
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .and_then(withheld)
+        .unwrap_or_else(|| error.message().to_owned())
 }
 
 /// The innermost function that the error came from.
