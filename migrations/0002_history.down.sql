@@ -5,6 +5,7 @@ DROP TRIGGER no_truncate ON retention.operator_actions;
 DROP TRIGGER no_truncate ON retention.purge_run_steps;
 DROP TRIGGER no_truncate ON retention.purge_runs;
 DROP TRIGGER append_only ON retention.operator_actions;
+DROP TRIGGER no_early_deletion ON retention.purge_runs;
 DROP TRIGGER append_only ON retention.purge_runs;
 DROP FUNCTION retention.refuse_rewriting_step();
 DROP FUNCTION retention.refuse_rewriting();

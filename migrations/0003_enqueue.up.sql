@@ -46,6 +46,20 @@ BEGIN
         RAISE EXCEPTION 'a purge needs an organization and who asked for it'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass org_id and a non-empty requested_by.';
     END IF;
+    -- As much as the API takes, and nothing that could steer a terminal: control characters, and those that turn the direction
+    -- of writing.
+    IF length(enqueue_run.requested_by) > 200 OR length(enqueue_run.reason) > 1000 THEN
+        RAISE EXCEPTION 'requested_by is at most 200 characters, reason at most 1000'
+            USING ERRCODE = 'string_data_right_truncation', HINT = 'Shorten it: nothing was enqueued.';
+    END IF;
+    IF EXISTS (SELECT FROM regexp_split_to_table(concat(enqueue_run.requested_by, enqueue_run.reason), '') AS c (letter)
+               CROSS JOIN LATERAL ascii(c.letter) AS code
+               WHERE c.letter <> ''
+                 AND (code < 32 AND code NOT IN (9, 10, 13) OR code BETWEEN 127 AND 159 OR code IN (1564, 8206, 8207)
+                      OR code BETWEEN 8234 AND 8238 OR code BETWEEN 8294 AND 8297)) THEN
+        RAISE EXCEPTION 'requested_by and reason cannot contain control characters'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Remove them: nothing was enqueued.';
+    END IF;
     IF NOT EXISTS (SELECT FROM main_app.organizations o WHERE o.id = enqueue_run.org_id) THEN
         RAISE EXCEPTION 'organization % does not exist', enqueue_run.org_id
             USING ERRCODE = 'foreign_key_violation', HINT = 'Check the id: nothing was enqueued.';
@@ -65,7 +79,11 @@ BEGIN
         FROM retention.purge_runs r
         WHERE r.org_id = enqueue_run.org_id AND r.status IN ('queued', 'running', 'retrying');
         IF FOUND AND status <> 'running' THEN
-            UPDATE retention.purge_runs r SET next_attempt_at = NULL, urgent = true
+            -- The attempt that somebody asks for spends none of the run's own: asked for again and again, a run would use
+            -- them up.
+            UPDATE retention.purge_runs r
+            SET next_attempt_at = NULL, urgent = true,
+                attempts = r.attempts - CASE WHEN r.status = 'retrying' AND r.next_attempt_at > now() THEN 1 ELSE 0 END
             WHERE r.id = run_id AND r.status IN ('queued', 'retrying')
             RETURNING r.status, r.delivery_id INTO status, delivery;
             IF FOUND THEN

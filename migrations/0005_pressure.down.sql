@@ -1,1 +1,1 @@
-DROP FUNCTION retention.pressure(oid[]);
+DROP FUNCTION retention.pressure(oid[], text[]);

@@ -4,6 +4,7 @@
 -- planned anew by every statement that calls it.
 CREATE FUNCTION retention.pressure(
     purged oid[],               -- the tables behind the views of schema main_app
+    foreground text[],          -- users and applications that count as the main app; empty: all but ours
     OUT others_awake bigint,    -- sessions of others that were at work within the last second
     OUT waiting_for_us bigint,  -- sessions that wait for a lock of one of ours
     OUT replica_lag float8,     -- how long the slowest replica took for what it replayed last, in seconds
@@ -16,6 +17,7 @@ BEGIN
     SELECT count(*) INTO others_awake FROM pg_stat_activity a
     WHERE a.datname = current_database() AND a.backend_type = 'client backend'
       AND a.application_name NOT LIKE 'drift-retention%'
+      AND (cardinality(foreground) = 0 OR a.usename = ANY (foreground) OR a.application_name = ANY (foreground))
       AND (a.state = 'active' OR a.state_change > now() - interval '1 second');
 
     SELECT count(*) INTO waiting_for_us FROM pg_stat_activity a
@@ -34,4 +36,4 @@ BEGIN
     wal := (CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END)::float8;
 END;
 $$;
-REVOKE ALL ON FUNCTION retention.pressure(oid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION retention.pressure(oid[], text[]) FROM PUBLIC;

@@ -34,7 +34,7 @@ BEGIN;
 -- From nothing: what an earlier version of this file granted does not stay.
 REVOKE ALL ON ALL TABLES IN SCHEMA retention, apalis
     FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA retention
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA retention, apalis
     FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
 -- Nor does what somebody granted on the main app's own tables. Only tables with such a right are touched.
 DO $$
@@ -60,10 +60,15 @@ $$;
 -- The worker's own records: nothing of them is deleted but old runs (by trigger, 30 days at least) and spent notes.
 GRANT USAGE ON SCHEMA retention, apalis TO drift_retention_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA retention TO drift_retention_worker;
-GRANT INSERT, UPDATE, DELETE ON retention.purge_runs TO drift_retention_worker;
+-- Ids, times of creation and who asked for what are written once: nobody forges or backdates a record.
+GRANT INSERT (org_id, trigger, requested_by, reason, urgent, scheduled_for, replay_of) ON retention.purge_runs
+    TO drift_retention_worker;
+GRANT UPDATE (status, urgent, plan, policy, attempts, max_attempts, next_attempt_at, started_at, finished_at, verified_at,
+              error_kind, error, token, worker, delivery_id) ON retention.purge_runs TO drift_retention_worker;
+GRANT DELETE ON retention.purge_runs TO drift_retention_worker;
+GRANT INSERT (actor, action, run_id, org_id, reason, details) ON retention.operator_actions TO drift_retention_worker;
 GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, retention.idempotency_keys
     TO drift_retention_worker;
-GRANT INSERT ON retention.operator_actions TO drift_retention_worker;
 GRANT UPDATE ON retention.standing TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_signin_links TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
@@ -73,10 +78,11 @@ GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], text), retention.urge_runnin
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[]), retention.erase_payloads(uuid[]), retention.first_check_key(),
     retention.mapping_fingerprint(), retention.payload_tables_state(oid[]), retention.payloads_in_doubt(oid[]),
-    retention.pressure(oid[])
+    retention.pressure(oid[], text[])
     TO drift_retention_worker;
 
--- The queue's tables are the worker's.
+-- The queue's tables and functions are the worker's.
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA apalis TO drift_retention_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers TO drift_retention_worker;
 GRANT SELECT ON apalis._sqlx_migrations TO drift_retention_worker;
 

@@ -82,7 +82,7 @@ fn failure(error: &dyn DatabaseError) -> (String, String) {
                 .lines()
                 .find(|line| line.starts_with("PL/pgSQL function "))
         });
-    let says = format!("it fails: {}", error.message());
+    let says = format!("it fails: {}", postgres::words_of(error));
     match context {
         Some(context) => (
             format!("{says} (in {context})"),

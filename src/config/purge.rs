@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Hours, duration};
+use super::{Hours, attach::several, duration};
 
 /// `purge.*`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -18,6 +18,10 @@ pub struct PurgeConfig {
     pub between: Option<Hours>,
     /// Whether to slow down for the main app, replicas, lock waits, autovacuum and write-ahead log.
     pub throttle: bool,
+    /// Whose sessions count as the main app at work: database users and application names. None: everybody's but ours. Name the
+    /// main app's where others have sessions on the database who should not slow the purge down. In the environment separated by commas.
+    #[serde(deserialize_with = "several")]
+    pub foreground: Vec<String>,
     /// How far a replica may be behind before nothing more is deleted until it has caught up.
     #[serde(with = "duration")]
     #[schema(value_type = String)]
@@ -32,6 +36,7 @@ impl Default for PurgeConfig {
             batch_size: None,
             between: None,
             throttle: true,
+            foreground: Vec::new(),
             max_replica_lag: Duration::from_secs(10),
             max_wal_mb_per_second: 1_000,
         }

@@ -4,7 +4,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use serde::{Deserialize, Serialize};
 
 use super::{ApiState, Problem};
-use crate::ids::OrgId;
+use crate::{ids::OrgId, queue::Run};
 
 /// What a token's bearer may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -65,6 +65,15 @@ impl Identity {
             ));
         }
         Ok(())
+    }
+
+    /// A run as this person may see it.
+    pub(super) fn shown(&self, run: Run) -> Run {
+        if self.role == Role::Operator {
+            run
+        } else {
+            run.for_tenants()
+        }
     }
 
     /// Acting on all organizations' runs.

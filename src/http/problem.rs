@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{retention::ResolveError, telemetry::logs::chain};
+use crate::{queue::EnqueueError, retention::ResolveError, telemetry::logs::chain};
 
 /// What a problem's `type` begins with: the name after it is stable.
 const TYPE_PREFIX: &str = "urn:drift-retention:problem:";
@@ -92,6 +92,12 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
+    /// 503: somebody else holds what the request needs, for a moment.
+    #[must_use]
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    }
+
     /// Any other status that a layer answered with.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
@@ -135,6 +141,10 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let soon = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, soon);
+        }
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
@@ -147,6 +157,17 @@ impl IntoResponse for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         Self::internal(&error)
+    }
+}
+
+impl From<EnqueueError> for Problem {
+    fn from(error: EnqueueError) -> Self {
+        match error {
+            EnqueueError::NoOrganization(_) => Self::not_found(),
+            EnqueueError::Busy(_) => Self::busy(error.to_string()),
+            EnqueueError::BadText(_) => Self::bad_request(error.to_string()),
+            EnqueueError::Database(error) => error.into(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Only the `migrate` command changes the schema (racing first starts of a queue fail); everything else checks
 //! that it finds exactly the schema it was built for, and names the command that mends it.
 
+mod lock;
 mod preflight;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,12 @@ pub enum SchemaError {
     /// The database cannot take the schema, or give it up: nothing was changed.
     #[error("{0}; nothing was changed")]
     Refused(String),
+    /// Somebody else migrates this database, or holds the lock for it.
+    #[error(
+        "another session holds the lock of migrations: {0}. If it migrates, wait for its end; otherwise end it with \
+         pg_terminate_backend; nothing was changed"
+    )]
+    Locked(String),
     /// The database knows migrations that this program does not.
     #[error(
         "the database schema is newer than this program (migration {0}); upgrade drift-retention"
@@ -121,6 +128,7 @@ impl From<sqlx::Error> for SchemaError {
 /// Our own schema: runs, the queue's entry, what serving keeps. It touches nothing of the main app.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
+    migrator.set_locking(false); // `alone` locks
     migrator.create_schema("retention");
     migrator.dangerous_set_table_name(TABLE);
     migrator
@@ -129,6 +137,7 @@ fn migrator() -> Migrator {
 /// The reference main app in `public`, with its mapping. Its versions come after ours: the mapping stands on our functions.
 fn main_app_migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("./migrations/main_app");
+    migrator.set_locking(false);
     migrator.dangerous_set_table_name(MAIN_APP_TABLE);
     migrator
 }
@@ -170,9 +179,7 @@ async fn alone(
     work: impl Future<Output = Result<(), SchemaError>>,
 ) -> Result<(), SchemaError> {
     let mut guard = pool.acquire().await?;
-    sqlx::raw_sql("SELECT pg_advisory_lock(hashtext('drift-retention migrate'))")
-        .execute(&mut *guard)
-        .await?;
+    lock::take(&mut guard).await?;
     let outcome = work.await;
     // The lock goes with its session, whatever happened.
     guard.close().await?;
@@ -181,10 +188,9 @@ async fn alone(
 
 async fn up_own(pool: &PgPool) -> Result<(), SchemaError> {
     queue_extensions(pool).await?;
-    PostgresStorage::migrations()
-        .run(pool)
-        .await
-        .map_err(SchemaError::Queue)?;
+    let mut of_queue = PostgresStorage::migrations();
+    of_queue.set_locking(false);
+    of_queue.run(pool).await.map_err(SchemaError::Queue)?;
     migrator().run(pool).await?;
     tune_queue(pool).await?;
     Ok(())
@@ -210,6 +216,10 @@ async fn queue_extensions(pool: &PgPool) -> sqlx::Result<()> {
 /// # Errors
 /// When `to` is unknown, something of the main app's stands on ours, or a migration fails.
 pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
+    alone(pool, step_down(pool, to)).await
+}
+
+async fn step_down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
     preflight::known_migrations(pool).await?;
     let migrations = status(pool).await?;
     let target = match to {
@@ -358,7 +368,20 @@ async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
              LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
              $$ BEGIN NEW.last_seen := now(); RETURN NEW; END $$;
          CREATE OR REPLACE TRIGGER drift_retention_own_clock BEFORE INSERT ON apalis.workers
-             FOR EACH ROW EXECUTE FUNCTION apalis.drift_retention_own_clock();",
+             FOR EACH ROW EXECUTE FUNCTION apalis.drift_retention_own_clock();
+         -- Whoever may log in could call the queue's functions; roles.sql grants them to the worker.
+         DO $$ DECLARE
+             made regprocedure;
+         BEGIN
+             FOR made IN
+                 SELECT p.oid FROM pg_proc p
+                 WHERE p.pronamespace = 'apalis'::regnamespace
+                   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                                                             AND d.deptype = 'e')
+             LOOP
+                 EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+             END LOOP;
+         END $$;",
     )
     .execute(pool)
     .await?;

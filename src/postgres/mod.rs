@@ -10,6 +10,7 @@ pub mod migrations;
 mod reading;
 mod transaction;
 mod url;
+mod words;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ pub use self::{
     reading::{Reading, Turn},
     transaction::{Flush, Patience, Transaction},
     url::{BadUrl, check_url},
+    words::{withheld, words_of},
 };
 
 /// What our sessions begin with, those that change the schema aside; behind a pooler, what every transaction does.

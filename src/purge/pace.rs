@@ -21,7 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::PurgeConfig,
     postgres::Database,
-    telemetry::metrics::{Metrics, THROTTLES},
+    telemetry::{
+        logs::chain,
+        metrics::{Metrics, THROTTLES},
+    },
 };
 
 /// How old a look at the database may be.
@@ -105,6 +108,8 @@ struct Pressure {
 #[derive(Debug)]
 pub struct Pace {
     limits: Option<Limits>,
+    /// Users and applications that count as the main app; none: all but ours.
+    foreground: Vec<String>,
     metrics: Arc<Metrics>,
     seen: Mutex<Seen>,
     /// Under pressure one batch at a time, its pause included.
@@ -145,6 +150,7 @@ impl Pace {
                 replica_lag: config.max_replica_lag,
                 wal_per_second: f64::from(config.max_wal_mb_per_second) * 1e6,
             }),
+            foreground: config.foreground.clone(),
             metrics,
             seen: Mutex::default(),
             turnstile: Mutex::default(),
@@ -221,7 +227,7 @@ impl Pace {
         let limits = self.limits?;
         let mut seen = self.seen.lock().await;
         if seen.is_old(Instant::now()) {
-            match look(database).await {
+            match look(database, &self.foreground).await {
                 Ok(pressure) => {
                     seen.is_blind = false;
                     seen.take_in(&pressure, Instant::now(), limits);
@@ -229,10 +235,16 @@ impl Pace {
                 // Batches have their own bounds.
                 Err(error) if !seen.is_blind => {
                     seen.is_blind = true;
-                    tracing::warn!(error = %crate::telemetry::logs::chain(&error), "cannot see how busy the database \
-                        is; the pace stays as it was (after an upgrade, apply deploy/postgres/roles.sql again)");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot see how busy the database is; the pace stays as it was \
+                        (after an upgrade, apply deploy/postgres/roles.sql again)"
+                    );
                 }
-                Err(error) => tracing::debug!(%error, "still cannot see how busy the database is"),
+                Err(error) => tracing::debug!(
+                    error = chain(&error),
+                    "still cannot see how busy the database is"
+                ),
             }
         }
         let counts = |reason: &&Throttle| !urgent || reason.holds_up_purge_now();
@@ -291,7 +303,7 @@ impl Seen {
     }
 }
 
-async fn look(database: &Database) -> sqlx::Result<Pressure> {
+async fn look(database: &Database, foreground: &[String]) -> sqlx::Result<Pressure> {
     let tables = database
         .mapping()
         .map_or_else(Vec::new, |mapping| mapping.purged.clone());
@@ -300,8 +312,9 @@ async fn look(database: &Database) -> sqlx::Result<Pressure> {
         r#"-- purge.look_around
         SELECT others_awake AS "others_awake!", waiting_for_us AS "waiting_for_us!", replica_lag AS "replica_lag!",
                vacuuming AS "vacuuming!", wal AS "wal!", replayed
-        FROM retention.pressure($1::oid[])"#,
-        &tables
+        FROM retention.pressure($1::oid[], $2::text[])"#,
+        &tables,
+        foreground
     )
     .fetch_one(database)
     .await

@@ -30,7 +30,7 @@ use crate::{
     faults::{self, Point},
     postgres::{self, Database, Flush, Transaction},
     retention::{DatasetName, Plan},
-    telemetry::metrics::Metrics,
+    telemetry::{logs::chain, metrics::Metrics},
 };
 
 /// How often an attempt goes over the datasets again for rows that another transaction held.
@@ -233,7 +233,7 @@ impl Attempt<'_> {
                     }
                     contended += 1;
                     if contended == MAX_CONTENTION {
-                        tracing::debug!(run_id = %self.run.id, %error, "too much is held: later datasets first");
+                        tracing::debug!(run_id = %self.run.id, error = chain(&error), "too much is held: later datasets first");
                         (place, contended) = (
                             Place::in_dataset(place.dataset + 1, starts, Span::current()),
                             0,

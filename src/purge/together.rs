@@ -13,7 +13,7 @@ use super::{
     at_rest::{AtRest, Findings, find, verified},
     pass::{Done, Place},
 };
-use crate::{ids::OrgId, postgres::Transaction};
+use crate::{ids::OrgId, postgres::Transaction, telemetry::logs::chain};
 
 /// How much may be purged together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ async fn purge_small(
             }
             Ok(None) => {}
             Err(error) if purged.is_empty() => return Err(error),
-            Err(error) => tracing::debug!(%org, %error, "not together with others"),
+            Err(error) => tracing::debug!(%org, error = chain(&error), "not together with others"),
         }
         // One that does not fit takes back what went since the mark, and nothing else: the transaction may close others.
         if !is_own {

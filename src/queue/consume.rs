@@ -17,8 +17,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Lease, QUEUE, retire_workers, wakeups::Notices};
-use crate::{ids::RunId, postgres::Database};
+use super::{Lease, QUEUE, reconcile::kill_unreadable, retire_workers, wakeups::Notices};
+use crate::{ids::RunId, postgres::Database, telemetry::logs::chain};
 
 /// More than this in hand fills the channel through which a worker acknowledges, and stopping would hang.
 const IN_HAND: usize = 4;
@@ -185,9 +185,20 @@ async fn keep_working<H, F>(
                 tracing::error!(worker = name, %panic, "the queue's worker panicked; starting it again");
             }
         }
+        match kill_unreadable(database).await {
+            Ok(0) => {}
+            Ok(jobs) => tracing::error!(
+                jobs,
+                "killed jobs in the queue that nobody can read: they were no deliveries of ours"
+            ),
+            Err(error) => tracing::debug!(error = chain(&error), "cannot look for unreadable jobs"),
+        }
         // Its attempts ended with it: others need not wait for its heartbeat to grow old.
         if let Err(error) = retire_workers(database, &name).await {
-            tracing::debug!(%error, "the ended worker's heartbeat will have to grow old");
+            tracing::debug!(
+                error = chain(&error),
+                "the ended worker's heartbeat will have to grow old"
+            );
         }
         tokio::select! {
             () = sleep(RESTART_PAUSE) => {}

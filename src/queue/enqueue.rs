@@ -12,6 +12,9 @@ use crate::{
     telemetry::traces,
 };
 
+/// For the transaction of a request that somebody waits for: it waits no longer for another one of the same organization.
+pub const ANSWER_SOON: &str = "SET LOCAL lock_timeout = '1500ms'";
+
 /// What became of a request to purge.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Enqueued {
@@ -31,6 +34,14 @@ pub enum EnqueueError {
     /// No such organization.
     #[error("organization {0} does not exist: nothing was enqueued; check the id")]
     NoOrganization(OrgId),
+    /// Another transaction that asks for a purge of the same organization has not ended.
+    #[error(
+        "another transaction is asking for a purge of organization {0}: nothing was enqueued; try again in a moment"
+    )]
+    Busy(OrgId),
+    /// The text is too long, or steers terminals.
+    #[error("{0}; nothing was enqueued")]
+    BadText(String),
     /// The database failed.
     #[error("cannot enqueue the purge")]
     Database(#[from] sqlx::Error),
@@ -196,6 +207,13 @@ pub(super) fn no_organization(org: OrgId, error: sqlx::Error) -> EnqueueError {
         .as_deref()
     {
         Some("23503") => EnqueueError::NoOrganization(org),
+        Some("55P03") => EnqueueError::Busy(org),
+        Some("22001" | "22023") => {
+            let said = error
+                .as_database_error()
+                .map(|error| error.message().to_owned());
+            EnqueueError::BadText(said.unwrap_or_default())
+        }
         _ => EnqueueError::Database(error),
     }
 }

@@ -27,7 +27,7 @@ pub use bulk::{Behalf, ClosedRun};
 pub use claim::{Claim, Lease, claim, others_wait};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use enqueue::{
-    EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
+    ANSWER_SOON, EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
 };
 pub use hand::{acknowledge, next_delivery};
 pub use operate::{

@@ -72,6 +72,24 @@ pub async fn deliver_stranded(database: &Database, lease: Lease) -> sqlx::Result
     Ok(stranded.len() as u64)
 }
 
+/// Kills jobs that apalis cannot read: an id that is no ULID, metadata with a null. One of them would stop every worker, again and
+/// again. Returns how many.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn kill_unreadable(database: &Database) -> sqlx::Result<u64> {
+    let killed = sqlx::query!(
+        "-- queue.kill_unreadable
+         UPDATE apalis.jobs SET status = 'Killed', done_at = now()
+         WHERE job_type = $1 AND status IN ('Pending', 'Queued', 'Running')
+           AND (id !~* '^[0-7][0-9A-HJKMNP-TV-Z]{25}$' OR metadata::text ~ '=>NULL')",
+        QUEUE
+    )
+    .execute(database)
+    .await?;
+    Ok(killed.rows_affected())
+}
+
 async fn prune_jobs(database: &Database) -> sqlx::Result<()> {
     sqlx::query!(
         "-- queue.prune_jobs

@@ -12,7 +12,7 @@ use super::Step;
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
-    purge::datasets::tables,
+    purge::{PurgeError, datasets::tables},
 };
 
 /// A run's status.
@@ -111,6 +111,17 @@ impl Run {
                 |reason| format!("{seconds:.1} s in all, lately for {reason}"),
             )
         })
+    }
+
+    /// The record as its organization's own people see it.
+    #[must_use]
+    pub fn for_tenants(self) -> Self {
+        let kind = self.error_kind.as_deref().unwrap_or_default();
+        let error = self
+            .error
+            .as_ref()
+            .map(|_| PurgeError::words_for_tenants(kind).to_owned());
+        Self { error, ..self }
     }
 
     /// Whether nothing more will happen to it.

@@ -21,8 +21,16 @@ pub enum Plan {
 
 /// A plan name that stands in no table. Such an organization is purged of nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("plan {0:?} is unknown (known: free, pro, agency, agency+, agency_plus, enterprise)")]
+#[error("plan {} is unknown (known: free, pro, agency, agency+, agency_plus, enterprise)", shown(.0))]
 pub struct UnknownPlan(pub String);
+
+/// A plan as it is written, for people: what cannot be printed is escaped, and what is long is cut.
+fn shown(plan: &str) -> String {
+    const LONGEST: usize = 64;
+    let start: String = plan.chars().take(LONGEST).collect();
+    let dots = if start.len() < plan.len() { "…" } else { "" };
+    format!("{start:?}{dots}")
+}
 
 impl Plan {
     /// Every plan, in ascending order of what it keeps.

@@ -1,13 +1,19 @@
 //! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said; where it would choose nothing by
 //! mistake, the default holds and says so.
 
-use std::io::{self, IsTerminal};
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+};
 
 use opentelemetry_sdk::trace::SdkTracer;
+use sqlx::postgres::PgDatabaseError;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
+
+use crate::postgres;
 
 /// Who writes log lines: this program, and the libraries below it.
 const SPEAKERS: [&str; 13] = [
@@ -123,12 +129,19 @@ fn names_somebody(directive: &str) -> bool {
 }
 
 /// What one error says. What Postgres says ends with a line number, which is one of Postgres's own source: it tells nobody
-/// anything.
-fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+/// anything. What may hold a row's data is left to Postgres's own log.
+fn text_of(error: &(dyn Error + 'static)) -> String {
+    let database_error = match error.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(error)) => error.try_downcast_ref::<PgDatabaseError>(),
+        _ => error.downcast_ref::<PgDatabaseError>(),
+    };
+    if let Some(withheld) = database_error.and_then(postgres::withheld) {
+        return withheld;
+    }
     let text = error.to_string();
-    let is_of_database = error.is::<sqlx::Error>()
+    let is_of_database = database_error.is_some()
+        || error.is::<sqlx::Error>()
         || error.is::<Box<dyn sqlx::error::DatabaseError>>()
-        || error.is::<sqlx::postgres::PgDatabaseError>()
         || error.is::<sqlx::migrate::MigrateError>();
     match text.rsplit_once(" at line ") {
         Some((says, line)) if is_of_database && line.bytes().all(|b| b.is_ascii_digit()) => {
@@ -140,9 +153,9 @@ fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// An error and its causes in one line, for where it is handled.
 #[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = text_of(error);
-    let mut source = error.source();
+    let mut source = source_of(error);
     while let Some(cause) = source {
         let cause_text = text_of(cause);
         // Some libraries repeat their source in their own message.
@@ -150,9 +163,17 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
-        source = cause.source();
+        source = source_of(cause);
     }
     text
+}
+
+/// The cause of an error. Postgres's own error has none but itself once more.
+fn source_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match error.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(_)) => None,
+        _ => error.source(),
+    }
 }
 
 #[cfg(test)]

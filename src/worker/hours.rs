@@ -10,6 +10,7 @@ use super::Worker;
 use crate::{
     postgres,
     queue::{self, Delivery},
+    telemetry::logs::chain,
 };
 
 /// How often it is looked whether the hours are over.
@@ -62,7 +63,10 @@ impl Worker {
             match self.closed_until().await {
                 Ok(Some(_)) => return within.cancel(),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "cannot see what time it is; looking again"),
+                Err(error) => tracing::debug!(
+                    error = chain(&error),
+                    "cannot see what time it is; looking again"
+                ),
             }
         }
     }

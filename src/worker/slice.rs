@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::{postgres::Database, purge::Turn, queue};
+use crate::{postgres::Database, purge::Turn, queue, telemetry::logs::chain};
 
 /// How often it is asked whether a run that goes on and on should let others go first. As long as a few batches: a claim
 /// costs a small part of it.
@@ -24,7 +24,9 @@ pub(super) async fn end_slice(database: Database, turn: Arc<Turn>) {
         match queue::others_wait(&database).await {
             Ok(true) => return turn.over.cancel(),
             Ok(false) => {}
-            Err(error) => tracing::debug!(%error, "cannot see who waits; looking again"),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "cannot see who waits; looking again")
+            }
         }
     }
 }

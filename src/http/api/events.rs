@@ -47,10 +47,10 @@ pub(super) async fn follow(
         .ok_or_else(Problem::not_found)?;
     identity.may_read(run.org_id)?;
     let changes = stream::unfold(Some((String::new(), 0)), move |told| {
-        let state = state.clone();
+        let (state, identity) = (state.clone(), identity.clone());
         async move {
             let (told, polls) = told?;
-            let (run, text, polls) = next_change(&state, id, &told, polls).await?;
+            let (run, text, polls) = next_change(&state, &identity, id, &told, polls).await?;
             let event = Event::default().event("run").data(&text);
             Some((Ok(event), (!run.is_final()).then_some((text, polls))))
         }
@@ -61,13 +61,14 @@ pub(super) async fn follow(
 /// Waits until the record is another than the one `told`; nothing when the stream is over.
 async fn next_change(
     state: &ApiState,
+    identity: &Identity,
     id: RunId,
     told: &str,
     mut polls: u32,
 ) -> Option<(Run, String, u32)> {
     while polls < LONGEST && !state.stop.is_cancelled() {
         // A database that is away for a moment ends the stream; the browser asks again.
-        let run = queue::get(&state.database, id).await.ok()??;
+        let run = identity.shown(queue::get(&state.database, id).await.ok()??);
         let text = serde_json::to_string(&run).ok()?;
         if text != told {
             return Some((run, text, polls));

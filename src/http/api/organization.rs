@@ -17,7 +17,7 @@ use crate::{
     ids::OrgId,
     postgres,
     purge::{self, Preview},
-    queue::{self, Cursor, EnqueueError, Enqueued, Page, RunFilter},
+    queue::{self, Cursor, Enqueued, Page, RunFilter},
     retention::{self, Cutoffs, RetentionPolicy},
 };
 
@@ -77,13 +77,8 @@ pub(in crate::http) async fn request_purge(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, Problem> {
-    let mut tx = state.database.begin().await?;
-    let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key)
-        .await
-        .map_err(|error| match error {
-            EnqueueError::NoOrganization(_) => Problem::not_found(),
-            EnqueueError::Database(error) => error.into(),
-        })?;
+    let mut tx = state.database.begin_with(&[queue::ANSWER_SOON]).await?;
+    let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key).await?;
     tx.commit().await?;
     Ok(run)
 }
@@ -203,9 +198,13 @@ pub(super) async fn runs(
         org: Some(org),
         ..RunFilter::default()
     };
-    Ok(Json(
-        queue::list(&state.database, &filter, cursor, limit).await?,
-    ))
+    let mut page = queue::list(&state.database, &filter, cursor, limit).await?;
+    page.items = page
+        .items
+        .into_iter()
+        .map(|run| identity.shown(run))
+        .collect();
+    Ok(Json(page))
 }
 
 /// 404 for an organization that does not exist: only operators can ask for one.

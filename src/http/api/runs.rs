@@ -259,8 +259,8 @@ impl From<OperateError> for Problem {
             OperateError::Enqueue(EnqueueError::NoOrganization(_)) => {
                 Self::conflict("the run's organization does not exist any more")
             }
-            OperateError::Enqueue(EnqueueError::Database(error))
-            | OperateError::Database(error) => error.into(),
+            OperateError::Enqueue(error) => error.into(),
+            OperateError::Database(error) => error.into(),
         }
     }
 }

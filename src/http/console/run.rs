@@ -36,7 +36,7 @@ async fn find(state: &ApiState, visitor: &Visitor, id: Uuid) -> Answer<Shown> {
         org: organizations::get(&state.database, run.org_id).await?,
         actions: queue::actions_on(&state.database, run.id).await?,
         replays: queue::replays_of(&state.database, run.id).await?,
-        run,
+        run: visitor.identity.shown(run),
     })
 }
 

@@ -1,0 +1,167 @@
+//! One caller must not stop everybody: locks that are held, jobs that nobody can read, requests that come again and again.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+
+use crate::support::{
+    TestDatabase,
+    api::{Api, token},
+    app::App,
+    held::Held,
+    ledger,
+    product::{self, Service, eventually, until_status},
+    text::stderr,
+    trouble,
+};
+
+#[tokio::test]
+async fn request_that_meets_an_open_request_answers_within_two_seconds_and_nobody_else_notices() {
+    let api = Api::start().await;
+    let app = App::on(&api.db.pool);
+    let (held, other) = (app.org("pro").await, app.org("pro").await);
+    let operator = token("operator", None);
+    let open = Held::by(
+        &api.db,
+        &format!("SELECT retention.enqueue_purge('{held}', 'the main app')"),
+    )
+    .await;
+    let path = format!("/orgs/{held}/retention/purge");
+    let requests = join_all((0..8).map(async |_| {
+        let since = Instant::now();
+        let answer = api.post(&path, &operator, "{}").await;
+        (answer.status, since.elapsed(), answer.text())
+    }));
+    let others = async {
+        for _ in 0..20 {
+            let since = Instant::now();
+            let path = format!("/orgs/{other}/retention/policy");
+            assert_eq!(api.get(&path, &operator).await.status, 200);
+            assert!(
+                since.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                since.elapsed()
+            );
+        }
+    };
+    let (answers, ()) = tokio::join!(requests, others);
+    for (status, elapsed, text) in answers {
+        assert_eq!(status, 503, "{text}");
+        assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+        assert!(text.contains("nothing was enqueued"), "{text}");
+    }
+    open.rollback().await;
+    assert_eq!(api.post(&path, &operator, "{}").await.status, 202);
+}
+
+#[tokio::test]
+async fn asking_again_and_again_spends_no_attempt_of_a_run_that_fails() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(20).await;
+    let before = ledger::rows(&db.pool).await;
+    trouble::deletes_fail(&db.pool, org, 12).await;
+    let slow_retries = [
+        ("DRIFT_RETENTION_WORKER__BACKOFF_BASE", "1h"),
+        ("DRIFT_RETENTION_WORKER__BACKOFF_MAX", "1h"),
+    ];
+    let _worker = Service::start(&db.url, "worker", &slow_retries);
+    let run = product::enqueue(&db.pool, org).await;
+    for _ in 0..12 {
+        eventually("it waits", async || {
+            let waits = "(status = 'retrying' AND next_attempt_at > now())";
+            ledger::run_column(&db.pool, run, waits).await == "true"
+        })
+        .await;
+        assert_eq!(ledger::attempts(&db.pool, run).await, 1);
+        assert_eq!(product::enqueue(&db.pool, org).await, run);
+        // A second request before the attempt begins changes nothing more.
+        product::enqueue(&db.pool, org).await;
+    }
+    until_status(&db.pool, run, "succeeded").await;
+    assert_eq!(ledger::attempts(&db.pool, run).await, 1);
+    ledger::assert_exact(&db.pool, &before).await;
+}
+
+#[tokio::test]
+async fn migration_says_who_holds_its_lock_and_gives_up() {
+    let db = TestDatabase::empty().await;
+    let _held = Held::by(
+        &db,
+        "SELECT pg_advisory_lock(hashtext('drift-retention migrate'))",
+    )
+    .await;
+    for command in [&["migrate", "up"][..], &["migrate", "down"]] {
+        let since = Instant::now();
+        let refused = product::run(&db.url, command).await;
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            since.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            since.elapsed()
+        );
+        let said = stderr(&refused);
+        assert!(
+            said.contains("holds the lock of migrations: pid "),
+            "{said}"
+        );
+        assert!(
+            said.contains("user ") && said.contains("nothing was changed"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn job_that_nobody_can_read_is_killed_and_the_queue_goes_on() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(20).await;
+    let (worker, log) = Service::logged(&db.url, "worker", &[]);
+    worker.ready().await;
+    db.execute(
+        "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+         VALUES ('no ulid', 'drift-retention.purge', '{}', 'Pending', 0, 1, now(), 100)",
+    )
+    .await;
+    let run = product::enqueue(&db.pool, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    let killed = "SELECT status FROM apalis.jobs WHERE id = 'no ulid'";
+    eventually("it is killed", async || {
+        db.value::<String>(killed).await == "Killed"
+    })
+    .await;
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(
+        log.contains("killed jobs in the queue that nobody can read"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn sessions_that_are_not_the_main_app_s_slow_no_purge_down() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_expired(200).await;
+    let _sleepers: Vec<_> = [
+        Held::by(
+            &db,
+            "SET application_name = 'somebody'; SELECT pg_backend_pid()",
+        )
+        .await,
+        Held::by(
+            &db,
+            "SET application_name = 'somebody'; SELECT pg_backend_pid()",
+        )
+        .await,
+    ]
+    .into();
+    let named = ("DRIFT_RETENTION_PURGE__FOREGROUND", "the_app, other");
+    let worker = Service::start(&db.url, "worker", &[named]);
+    product::eventually("it is ready", async || worker.get("/readyz").await.is_ok()).await;
+    db.execute(&format!(
+        "SELECT retention.enqueue_slot(now(), ARRAY['{org}'::uuid])"
+    ))
+    .await;
+    let run = crate::support::runs::newest_run(&db, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    let throttled = r#"drift_retention_throttled_seconds_total{reason="foreground"} "#;
+    assert_eq!(worker.metric(throttled.trim()).await, Some(0.0));
+}
