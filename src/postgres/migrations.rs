@@ -6,6 +6,7 @@
 
 mod lock;
 mod preflight;
+mod queue;
 
 use std::collections::BTreeMap;
 
@@ -192,7 +193,7 @@ async fn up_own(pool: &PgPool) -> Result<(), SchemaError> {
     of_queue.set_locking(false);
     of_queue.run(pool).await.map_err(SchemaError::Queue)?;
     migrator().run(pool).await?;
-    tune_queue(pool).await?;
+    queue::tune(pool).await?;
     Ok(())
 }
 
@@ -285,7 +286,7 @@ pub async fn check(database: &Database) -> Result<(), SchemaError> {
     if !of_main_app.is_empty() {
         check_versions(&main_app_migrator(), &of_main_app, "up --main-app")?;
     }
-    check_queue(database).await
+    queue::check(database).await
 }
 
 fn check_versions(
@@ -350,73 +351,4 @@ async fn exists(on: impl PgExecutor<'_>, table: &str) -> sqlx::Result<bool> {
     )
     .fetch_one(on)
     .await
-}
-
-/// apalis's fetch falls into a hash join with a backlog; its orphan sweep has no index over active rows, and our
-/// pruning none over final ones. And a worker registers by its own clock: one that is ahead would keep alive for so
-/// long whatever a worker held that died before its first heartbeat.
-async fn tune_queue(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(
-        "-- migrations.tune_queue
-         ALTER FUNCTION apalis.get_jobs(text, text, int) SET enable_hashjoin = off;
-         ALTER FUNCTION apalis.get_jobs(text, text, int) SET enable_mergejoin = off;
-         CREATE INDEX IF NOT EXISTS drift_retention_active_jobs_idx ON apalis.jobs (lock_by)
-             WHERE status IN ('Queued', 'Running');
-         CREATE INDEX IF NOT EXISTS drift_retention_final_jobs_idx ON apalis.jobs (done_at)
-             WHERE status IN ('Done', 'Failed', 'Killed');
-         CREATE OR REPLACE FUNCTION apalis.drift_retention_own_clock() RETURNS trigger
-             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
-             $$ BEGIN NEW.last_seen := now(); RETURN NEW; END $$;
-         CREATE OR REPLACE TRIGGER drift_retention_own_clock BEFORE INSERT ON apalis.workers
-             FOR EACH ROW EXECUTE FUNCTION apalis.drift_retention_own_clock();
-         -- Whoever may log in could call the queue's functions; roles.sql grants them to the worker.
-         DO $$ DECLARE
-             made regprocedure;
-         BEGIN
-             FOR made IN
-                 SELECT p.oid FROM pg_proc p
-                 WHERE p.pronamespace = 'apalis'::regnamespace
-                   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-                                                             AND d.deptype = 'e')
-             LOOP
-                 EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
-             END LOOP;
-         END $$;",
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
-/// apalis may replace its function in an upgrade: the settings are asserted at every start.
-async fn check_queue(database: &Database) -> Result<(), SchemaError> {
-    let applied = applied_in(database, "apalis._sqlx_migrations").await?;
-    if let Some(missing) = PostgresStorage::migrations()
-        .iter()
-        .find(|m| !applied.contains(&m.version))
-    {
-        return Err(SchemaError::Behind {
-            what: format!("queue migration {} is missing", missing.version),
-            command: "up",
-        });
-    }
-    let tuned = sqlx::query_scalar!(
-        r#"-- migrations.check_queue
-        SELECT to_regclass('apalis.drift_retention_active_jobs_idx') IS NOT NULL
-           AND to_regclass('apalis.drift_retention_final_jobs_idx') IS NOT NULL
-           AND EXISTS (SELECT FROM pg_trigger WHERE tgname = 'drift_retention_own_clock')
-           AND EXISTS (SELECT FROM pg_proc
-                       WHERE oid = to_regprocedure('apalis.get_jobs(text, text, int)')
-                         AND proconfig @> ARRAY['enable_hashjoin=off', 'enable_mergejoin=off']) AS "tuned!""#
-    )
-    .fetch_one(database)
-    .await?;
-    if tuned {
-        Ok(())
-    } else {
-        Err(SchemaError::Behind {
-            what: "the queue's settings are missing".into(),
-            command: "up",
-        })
-    }
 }

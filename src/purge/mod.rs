@@ -10,6 +10,7 @@ mod ledger;
 mod overdue;
 mod pace;
 mod pass;
+mod pressure;
 mod preview;
 mod rewritten;
 mod run;

@@ -18,6 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::pressure::Pressure;
 use crate::{
     config::PurgeConfig,
     postgres::Database,
@@ -85,23 +86,6 @@ impl Throttle {
             Self::Autovacuum => worked / 10,
         }
     }
-}
-
-/// What one look at the database showed: `retention.pressure`.
-#[derive(Debug, Default)]
-struct Pressure {
-    /// Sessions of others that were at work within the last second.
-    others_awake: i64,
-    /// Sessions that wait for a lock of one of ours.
-    waiting_for_us: i64,
-    /// How far the slowest replica is behind, in seconds.
-    replica_lag: f64,
-    /// Whether autovacuum is at work on a table that is purged.
-    vacuuming: bool,
-    /// Write-ahead log written so far, in bytes.
-    wal: f64,
-    /// How much of it the slowest replica has replayed.
-    replayed: Option<f64>,
 }
 
 /// The process's pace: one for all of its runs.
@@ -227,7 +211,7 @@ impl Pace {
         let limits = self.limits?;
         let mut seen = self.seen.lock().await;
         if seen.is_old(Instant::now()) {
-            match look(database, &self.foreground).await {
+            match Pressure::look(database, &self.foreground).await {
                 Ok(pressure) => {
                     seen.is_blind = false;
                     seen.take_in(&pressure, Instant::now(), limits);
@@ -301,23 +285,6 @@ impl Seen {
         }
         self.reasons = reasons;
     }
-}
-
-async fn look(database: &Database, foreground: &[String]) -> sqlx::Result<Pressure> {
-    let tables = database
-        .mapping()
-        .map_or_else(Vec::new, |mapping| mapping.purged.clone());
-    sqlx::query_as!(
-        Pressure,
-        r#"-- purge.look_around
-        SELECT others_awake AS "others_awake!", waiting_for_us AS "waiting_for_us!", replica_lag AS "replica_lag!",
-               vacuuming AS "vacuuming!", wal AS "wal!", replayed
-        FROM retention.pressure($1::oid[], $2::text[])"#,
-        &tables,
-        foreground
-    )
-    .fetch_one(database)
-    .await
 }
 
 #[cfg(test)]

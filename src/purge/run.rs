@@ -124,7 +124,7 @@ impl Purger {
             faults::pass(Point::BeforeVerify);
             let remains = attempt.verify().await?;
             faults::pass(Point::AfterVerify);
-            let Some((n, left_behind)) = first_left_behind(&remains) else {
+            let Some((n, left_behind)) = trouble::first_left_behind(&remains) else {
                 attempt.trouble.into_result()?;
                 return Ok(Report {
                     plan: attempt.terms.plan,
@@ -151,18 +151,6 @@ impl Purger {
         }
         unreachable!("the loop ends by returning")
     }
-}
-
-/// The first dataset with rows that the purge has missed.
-fn first_left_behind(remains: &[Remains]) -> Option<(usize, PurgeError)> {
-    let datasets = DATASETS.iter().zip(remains).enumerate();
-    let mut tables = datasets.flat_map(|(n, (dataset, remains))| {
-        let tables = dataset.tables().iter().zip(&remains.left_behind);
-        tables.map(move |(table, rows)| (n, *table, *rows))
-    });
-    tables
-        .find(|(.., rows)| *rows > 0)
-        .map(|(n, table, rows)| (n, PurgeError::LeftBehind { table, rows }))
 }
 
 impl Attempt<'_> {

@@ -3,7 +3,7 @@
 
 use super::{
     PurgeError,
-    datasets::{DATASETS, Dataset},
+    datasets::{DATASETS, Dataset, Remains},
     pass::Done,
 };
 use crate::postgres::Database;
@@ -110,4 +110,16 @@ pub(super) async fn not_deleted(
         rows,
         triggers: triggers.unwrap_or_else(|| "none are known".into()),
     })
+}
+
+/// The first dataset with rows that the purge has missed.
+pub(super) fn first_left_behind(remains: &[Remains]) -> Option<(usize, PurgeError)> {
+    let datasets = DATASETS.iter().zip(remains).enumerate();
+    let mut tables = datasets.flat_map(|(n, (dataset, remains))| {
+        let tables = dataset.tables().iter().zip(&remains.left_behind);
+        tables.map(move |(table, rows)| (n, *table, *rows))
+    });
+    tables
+        .find(|(.., rows)| *rows > 0)
+        .map(|(n, table, rows)| (n, PurgeError::LeftBehind { table, rows }))
 }
