@@ -57,6 +57,8 @@ fn conclude(tried: Tried, depth: Depth, object: Option<&mut Object>) -> sqlx::Re
             "it could not be tried: other sessions hold the rows, or it takes too long",
             "run `drift-retention attach check` again when the main app is quiet",
         ),
+        // The functions have nothing to do with it.
+        Err(error) if postgres::is_read_only_error(&error) => return Err(error),
         Err(sqlx::Error::Database(error)) => {
             let (says, remedy) = failure(error.as_ref());
             let code = error.code().unwrap_or_default().into_owned();

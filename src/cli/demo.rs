@@ -296,7 +296,7 @@ fn print_next(
     say!("  {program} preview --all")?;
     say!("  {program} purge --all --wait")?;
     say!(
-        "  curl -s http://{}/metrics | grep purged_rows",
+        "  curl -s http://{}/metrics | grep queue_runs",
         config.http.own_address()
     )?;
     Ok(())

@@ -69,7 +69,8 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
     let schema = match timeout(TIMEOUT, migrations::check(database)).await {
         Ok(Ok(())) => match timeout(TIMEOUT, postgres::is_read_only(database)).await {
             Ok(Ok(false)) => "ok".to_owned(),
-            Ok(Ok(true)) => "the database is read-only: database.url leads to a standby, or to the old primary after a failover"
+            Ok(Ok(true)) => "the database is read-only: database.url leads to a standby, or to the old primary after a failover, or \
+             default_transaction_read_only is on"
                 .to_owned(),
             Ok(Err(error)) => chain(&error),
             Err(_) => NO_ANSWER.to_owned(),

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{queue::EnqueueError, retention::ResolveError, telemetry::logs::chain};
+use crate::{postgres, queue::EnqueueError, retention::ResolveError, telemetry::logs::chain};
 
 /// What a problem's `type` begins with: the name after it is stable.
 const TYPE_PREFIX: &str = "urn:drift-retention:problem:";
@@ -156,6 +156,15 @@ impl IntoResponse for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        if postgres::is_read_only_error(&error) {
+            tracing::warn!(
+                error = chain(&error),
+                "a request failed: the database takes no writes"
+            );
+            return Self::busy(
+                "the database takes no writes now; nothing was changed, try again in a moment",
+            );
+        }
         Self::internal(&error)
     }
 }

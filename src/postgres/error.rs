@@ -62,6 +62,12 @@ pub(super) fn is_about_connection(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the server takes no writes: it is a standby, or was set so.
+#[must_use]
+pub fn is_read_only_error(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25006")
+}
+
 /// Whether a policy of row-level security would have hidden rows from the statement, so that Postgres refused it.
 #[must_use]
 pub fn is_row_security(error: &sqlx::Error) -> bool {

@@ -22,7 +22,7 @@ use sqlx::{
 use self::connections::Trust;
 pub use self::{
     database::Database,
-    error::{is_contention, is_row_security, is_timeout, is_transient},
+    error::{is_contention, is_read_only_error, is_row_security, is_timeout, is_transient},
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
     reading::{Reading, Turn},

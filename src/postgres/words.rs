@@ -33,7 +33,7 @@ pub fn withheld(error: &PgDatabaseError) -> Option<String> {
     if let Some(constraint) = error.constraint() {
         text.push_str(&format!(", constraint {constraint}"));
     }
-    text.push_str("); its log has its words");
+    text.push_str("); Postgres's server log has the words");
     Some(text)
 }
 

@@ -53,8 +53,8 @@ pub enum PurgeError {
     },
     /// Row-level security would have hidden rows, so that Postgres refused the statement.
     #[error(
-        "row-level security would hide expired rows, and a purge of the others would claim success: give the owner of the \
-         views in schema main_app BYPASSRLS, or switch it off on the table"
+        "row-level security would hide rows from the purge, so Postgres refused it: give the owner of the views in schema \
+         main_app BYPASSRLS, or switch it off on the table"
     )]
     RowSecurity(#[source] sqlx::Error),
     /// Somebody changed the mapping under this process, which may purge nothing more: the run is given back.

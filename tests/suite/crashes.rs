@@ -224,7 +224,7 @@ async fn attempt_whose_token_is_no_longer_the_runs_commits_nothing_more() {
     until_progress(&db.pool, run).await;
 
     // As another worker's claim does it.
-    db.execute("UPDATE retention.purge_runs SET token = token + 1")
+    db.execute("UPDATE retention.purge_runs SET token = token + 1, worker = 'another'")
         .await;
     let purged = ledger::progress(&db.pool, run).await;
     eventually("its delivery is done with", async || {

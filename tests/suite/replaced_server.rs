@@ -45,7 +45,12 @@ async fn request_is_written_within_seconds_after_a_failover_and_readiness_names_
     })
     .await;
     let refused = api.post(&purge, &operator, "{}").await;
-    assert!(refused.status >= 500, "{}", refused.text());
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(
+        refused.text().contains("takes no writes"),
+        "{}",
+        refused.text()
+    );
 
     new_sessions(&api.db, "off").await;
     let since = Instant::now();

@@ -159,6 +159,7 @@ pub async fn record(db: &TestDatabase, run: Uuid) -> Value {
         "worker",
         "delivery_id",
         "trigger",
+        "urgent",
         "requested_by",
         "scheduled_for",
     ] {
