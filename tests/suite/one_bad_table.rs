@@ -50,7 +50,7 @@ async fn table_whose_trigger_raises_is_named_and_the_others_are_purged() {
         let (said, run, record) = fails(&db, org).await;
         let error = record["error"].as_str().unwrap();
         assert!(
-            error.contains(table) && error.contains("the auditors are here"),
+            error.contains(table) && error.contains("function refuse()"),
             "{error}"
         );
         assert!(said.contains(table), "{said}");

@@ -51,7 +51,7 @@ async fn ending_that_a_trigger_refuses_ends_the_attempt_and_is_said_once_each_ti
     let (service, log) = Service::logged(&db.url, "worker", &slow_retries);
     service.ready().await;
     let run = product::enqueue(&db.pool, org).await;
-    assert_says(&service, "the record is closed for the year").await;
+    assert_says(&service, "in function refuse()").await;
     eventually("it waits for another attempt", async || {
         product::status(&db.pool, run).await == "retrying"
     })
