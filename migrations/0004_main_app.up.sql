@@ -32,8 +32,11 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT string_agg(concat_ws(':', t.oid, t.xmin), ' ' ORDER BY t.oid) AS triggers FROM pg_trigger t
                 WHERE t.tgrelid = c.oid AND t.tgfoid = to_regproc('retention.note_rewritten_payload')
-                  AND t.tgenabled = 'A' AND t.tgtype & 21 = 21) n -- for each row, INSERT and UPDATE
-            WHERE c.oid = ANY (tables));
+                  -- For each row, after every INSERT and UPDATE, whatever it changes.
+                  AND t.tgenabled = 'A' AND t.tgtype & 23 = 21 AND t.tgqual IS NULL AND t.tgattr::text = '') n
+            -- A table that inherits from one of them shows its rows there, and has triggers of its own.
+            WHERE c.oid = ANY (tables)
+               OR EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = c.oid AND h.inhparent = ANY (tables)));
 END;
 $$;
 
@@ -58,10 +61,12 @@ DECLARE
     org uuid;
     purged_at timestamptz;
 BEGIN
-    -- Without a mapping, or the right to read it, nothing is noted, and the main app's write must not fail: the search over
-    -- all incidents finds its payload later.
+    -- Without a mapping, or the right to read it, nothing is noted, and the main app's write must not fail. Runs are told not to
+    -- trust the notes until a search has looked at all incidents.
     IF to_regnamespace('main_app') IS NULL OR NOT has_schema_privilege('main_app', 'USAGE')
        OR to_regclass('main_app.incidents') IS NULL OR to_regclass('main_app.incident_payloads') IS NULL THEN
+        UPDATE retention.rewritten_search SET noted_state = NULL, begun_state = NULL
+        WHERE noted_state IS NOT NULL OR begun_state IS NOT NULL;
         RETURN NULL;
     END IF;
     EXECUTE format('SELECT ($1).%I', TG_ARGV[0]) INTO incident USING NEW;
@@ -71,8 +76,8 @@ BEGIN
     -- Whoever empties the columns of an incident writes no payload.
     IF purged_at IS NOT NULL
        AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = incident) THEN
-        INSERT INTO retention.rewritten_payloads (incident_id, org_id) VALUES (incident, org)
-        ON CONFLICT (incident_id) DO NOTHING;
+        INSERT INTO retention.rewritten_payloads AS w (incident_id, org_id) VALUES (incident, org)
+        ON CONFLICT (incident_id) DO UPDATE SET org_id = EXCLUDED.org_id WHERE w.org_id <> EXCLUDED.org_id;
     END IF;
     RETURN NULL;
 END;
@@ -135,6 +140,11 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     mapping oid := to_regnamespace('main_app');
 BEGIN
+    -- A session that skips triggers skips foreign keys too: flags would stay without their check, and nobody would count them.
+    IF current_setting('session_replication_role') = 'replica' THEN
+        RAISE EXCEPTION 'session_replication_role is replica for this session: foreign keys and triggers would not run'
+            USING ERRCODE = 'DR001', HINT = 'ALTER ROLE or ALTER DATABASE … RESET session_replication_role, then start again.';
+    END IF;
     RETURN md5(concat_ws(' ',
         (SELECT string_agg(concat_ws(':', c.relname, c.oid, c.relkind, c.relowner, c.reloptions, c.relhastriggers, r.oid, r.xmin), ' '
                            ORDER BY c.relname, r.oid)

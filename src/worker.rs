@@ -1,6 +1,7 @@
 //! The worker's loop: a delivery becomes a claim, a claim an attempt, and every attempt an ending that is
 //! recorded, whatever happens to the process, the database or the run in between.
 
+mod endings;
 mod hours;
 mod idle;
 mod isolate;
@@ -277,11 +278,10 @@ impl Worker {
                     tracing::error!(run_id = %run.id, org_id = %run.org, error = %error, "this worker stops");
                     self.mapping_changed.cancel();
                 }
-                let given = self
-                    .record(Step::End, |_| queue::give_back(&self.database, &run))
-                    .await?;
+                let give_back = || queue::give_back(&self.database, &run);
+                let (given, is_repeated) = self.record_again(Step::End, give_back).await?;
                 if given == Settled::Superseded {
-                    return self.superseded(&run).await;
+                    return self.superseded(&run, is_repeated).await;
                 }
                 let why = if is_changed {
                     "the mapping has changed"
@@ -293,7 +293,7 @@ impl Worker {
                 tracing::info!(run_id = %run.id, org_id = %run.org, "gave the run back: {why}");
                 Ok(Verdict::Done)
             }
-            Err(PurgeError::Superseded) => self.superseded(&run).await,
+            Err(PurgeError::Superseded) => self.superseded(&run, false).await,
             Err(error) => self.fail(&run, &error).await,
         }
     }
@@ -315,66 +315,6 @@ impl Worker {
         let (purger, owned) = (self.purger.clone(), run.clone());
         let attempt = async move { purger.purge(&owned, terms, &turn).await };
         isolate_panics(attempt.in_current_span()).await
-    }
-
-    async fn succeed(&self, run: &OwnedRun, report: &Report) -> Result<Verdict, Unrecorded> {
-        let closed = self
-            .record(Step::End, |_| queue::succeed(&self.database, run, report))
-            .await?;
-        let Some(steps) = closed else {
-            return self.superseded(run).await;
-        };
-        self.count("succeeded", &run.trigger);
-        report_steps(run.id, run.org, report.plan, &steps);
-        Ok(Verdict::Done)
-    }
-
-    async fn fail(&self, run: &OwnedRun, error: &PurgeError) -> Result<Verdict, Unrecorded> {
-        let (kind, why) = (error.kind(), chain(error));
-        if kind == "row_security" {
-            self.mapping_doubted.notify_one();
-        }
-        match self
-            .record(Step::End, |_| {
-                queue::fail_or_retry(&self.database, run, error, self.backoff)
-            })
-            .await?
-        {
-            Settled::Retrying(wait) => {
-                tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
-                    error = why, "attempt failed; the next one is in {:.1} s", wait.as_secs_f64());
-                self.count("retried", &run.trigger);
-                Ok(Verdict::Done)
-            }
-            Settled::Failed => {
-                tracing::error!(run_id = %run.id, org_id = %run.org, attempt = run.attempt, error_kind = kind,
-                    error = why, "run failed");
-                self.count("failed", &run.trigger);
-                Ok(Verdict::Killed)
-            }
-            Settled::Cancelled => {
-                tracing::info!(run_id = %run.id, org_id = %run.org, error_kind = kind, "run cancelled: {why}");
-                self.count("cancelled", &run.trigger);
-                Ok(Verdict::Done)
-            }
-            Settled::Superseded => self.superseded(run).await,
-            Settled::Done => Ok(Verdict::Done),
-        }
-    }
-
-    /// The run was cancelled under this attempt, or another worker took it over: whoever did has recorded it.
-    async fn superseded(&self, run: &OwnedRun) -> Result<Verdict, Unrecorded> {
-        if self
-            .record(Step::Other, |_| queue::was_cancelled(&self.database, run))
-            .await?
-        {
-            self.count("cancelled", &run.trigger);
-        } else {
-            self.metrics.lease_losses.inc();
-            tracing::warn!(run_id = %run.id, org_id = %run.org, attempt = run.attempt,
-                "another worker took the run over; this attempt committed nothing more");
-        }
-        Ok(Verdict::Done)
     }
 
     fn count(&self, outcome: &str, trigger: &str) {

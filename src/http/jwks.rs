@@ -16,7 +16,7 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
-    sync::Mutex as Turn,
+    sync::{Mutex as Turn, Semaphore},
     time::{Instant, timeout},
 };
 
@@ -34,6 +34,8 @@ const SOONEST: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a token whose key is known waits for a set that is due: most sources answer within it.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How many requests with unknown keys wait for a reading. Beyond that they are refused at once.
+const WAITING: usize = 32;
 /// The largest set that is read, in bytes.
 const MAX_SIZE: usize = 1024 * 1024;
 
@@ -47,6 +49,8 @@ struct Source {
     last: Mutex<Reading>,
     /// Whoever has it reads.
     turn: Arc<Turn<()>>,
+    /// Places to wait for that.
+    waiting: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +91,7 @@ impl Jwks {
             location,
             last: Mutex::default(),
             turn: Arc::default(),
+            waiting: Semaphore::new(WAITING),
         }))
     }
 
@@ -108,8 +113,13 @@ impl Jwks {
                 };
                 let _ = timeout(patience, reading).await;
             }
-            // Somebody reads already, and may find it.
-            Err(_) if known.is_empty() => drop(self.0.turn.lock().await),
+            // Somebody reads already, and may find it. Few wait for that: whoever sends tokens with unknown keys must not
+            // hold connections.
+            Err(_) if known.is_empty() => {
+                if let Ok(_waiting) = self.0.waiting.try_acquire() {
+                    drop(self.0.turn.lock().await);
+                }
+            }
             _ => return known,
         }
         self.0.find(kid, algorithm)

@@ -43,11 +43,11 @@ pub async fn note_unnoticed(database: &Database) -> sqlx::Result<SearchStep> {
                 SELECT i.id, i.org_id, i.payload_purged_at FROM main_app.incidents i
                 WHERE i.id > start.after_incident ORDER BY i.id LIMIT $1) i
         ), noted AS (
-            INSERT INTO retention.rewritten_payloads (incident_id, org_id)
+            INSERT INTO retention.rewritten_payloads AS w (incident_id, org_id)
             SELECT l.id, l.org_id FROM looked_at l
             WHERE l.payload_purged_at IS NOT NULL AND l.org_id IS NOT NULL
               AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = l.id)
-            ON CONFLICT (incident_id) DO NOTHING
+            ON CONFLICT (incident_id) DO UPDATE SET org_id = EXCLUDED.org_id WHERE w.org_id <> EXCLUDED.org_id
             RETURNING 1
         ), last AS MATERIALIZED (
             -- None: the search has come to its end.
@@ -81,12 +81,12 @@ pub(super) async fn note_of(database: &Database, org: OrgId, cutoff: Cutoff) -> 
     let tables = tx.mapping()?.payloads.clone();
     let noted = sqlx::query!(
         "-- purge.note_rewritten_of
-         INSERT INTO retention.rewritten_payloads (incident_id, org_id)
+         INSERT INTO retention.rewritten_payloads AS w (incident_id, org_id)
          SELECT i.id, i.org_id FROM main_app.incidents i
          WHERE (SELECT retention.payloads_in_doubt($3)) AND i.org_id = $1 AND i.status = 'closed'
            AND i.payload_purged_at IS NOT NULL AND i.closed_at < $2
            AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
-         ON CONFLICT (incident_id) DO NOTHING",
+         ON CONFLICT (incident_id) DO UPDATE SET org_id = EXCLUDED.org_id WHERE w.org_id <> EXCLUDED.org_id",
         org.0,
         cutoff.0,
         &tables

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     faults::{self, Point},
     ids::{OrgId, RunId},
-    postgres::Transaction,
+    postgres::{Database, Transaction},
     purge::{AtRest, Throttle},
     telemetry::traces,
 };
@@ -125,15 +125,36 @@ pub(super) async fn close(
     Ok(())
 }
 
-/// Commits what [`close`] wrote: then the runs are closed.
+/// Commits what [`close`] wrote: then the runs are closed. Where the reply is lost, the runs' records tell.
 pub(super) async fn commit(
+    database: &Database,
     tx: Transaction<'_>,
-    closing: Vec<Closing>,
+    mut closing: Vec<Closing>,
+    behalf: Behalf<'_>,
 ) -> sqlx::Result<Vec<ClosedRun>> {
     faults::pass(Point::BeforeBulkClose);
-    tx.commit().await?;
+    if let Err(error) = tx.commit().await {
+        let runs: Vec<_> = closing.iter().map(|closing| closing.run.id).collect();
+        let closed = closed_by(database, &runs, behalf.worker).await?;
+        if closed.is_empty() {
+            return Err(error);
+        }
+        closing.retain(|closing| closed.contains(&closing.run.id));
+    }
     faults::pass(Point::AfterBulkClose);
     Ok(closing.into_iter().map(ClosedRun::from).collect())
+}
+
+/// Which of the runs this process has closed, by their records.
+async fn closed_by(database: &Database, runs: &[Uuid], worker: &str) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "-- queue.closed_by
+         SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND worker = $2 AND status = 'succeeded'",
+        runs,
+        worker
+    )
+    .fetch_all(database)
+    .await
 }
 
 /// The runs' steps. What was waited for stands on the first that purged anything.

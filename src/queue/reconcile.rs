@@ -30,6 +30,7 @@ pub async fn reconcile(
     prune_runs(database, keep_runs).await?;
     prune_keys(database).await?;
     prune_rewritten(database).await?;
+    readdress_rewritten(database).await?;
     Ok(delivered)
 }
 
@@ -165,6 +166,18 @@ async fn prune_rewritten(database: &Database) -> sqlx::Result<()> {
                                WHERE NOT EXISTS (SELECT FROM main_app.incidents i WHERE i.id = w.incident_id)
                                LIMIT $1 FOR UPDATE OF w SKIP LOCKED)",
         BOUND
+    )
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+/// Notes of incidents that the main app has given to another organization since: its runs are to take them.
+async fn readdress_rewritten(database: &Database) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- queue.readdress_rewritten
+         UPDATE retention.rewritten_payloads w SET org_id = i.org_id
+         FROM main_app.incidents i WHERE i.id = w.incident_id AND i.org_id <> w.org_id"
     )
     .execute(database)
     .await?;

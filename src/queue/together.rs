@@ -59,7 +59,7 @@ pub async fn purge_together(
     let closing: Vec<_> = closing.collect();
     bulk::close(&mut tx, &closing, behalf).await?;
     drop(deleting);
-    bulk::commit(tx, closing).await.map(Some)
+    bulk::commit(database, tx, closing, behalf).await.map(Some)
 }
 
 /// Locks the run of `delivery` and those of up to `others` deliveries that are due next, with their organizations' plans,

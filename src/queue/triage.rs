@@ -60,7 +60,7 @@ pub async fn close_idle(
         Vec::new()
     } else {
         bulk::close(&mut tx, &idle, behalf).await?;
-        bulk::commit(tx, idle).await?
+        bulk::commit(database, tx, idle, behalf).await?
     };
     Ok(Look {
         last: Some(last),

@@ -132,6 +132,22 @@ impl Worker {
         }
     }
 
+    /// The same for what may be done again; tells whether it was.
+    pub(super) async fn record_again<T, F>(
+        &self,
+        step: Step,
+        write: impl Fn() -> F,
+    ) -> Result<(T, bool), Unrecorded>
+    where
+        F: Future<Output = sqlx::Result<T>>,
+    {
+        let tell = |again| {
+            let write = write();
+            async move { Ok((write.await?, again)) }
+        };
+        self.record(step, tell).await
+    }
+
     /// Has runs delivered again that this process holds by the records and does not work on. Looks at every heartbeat.
     pub(super) async fn keep_rescuing(self) {
         let every = self.consumer.heartbeat;

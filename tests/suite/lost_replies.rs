@@ -134,3 +134,28 @@ async fn delivery_that_its_live_worker_knows_nothing_of_is_rescued_within_the_le
     assert_eq!(waited.await, "true", "the lease is 2 s here");
     ledger::assert_exact(&scene.db.pool, &scene.before).await;
 }
+
+#[tokio::test]
+async fn runs_that_are_closed_together_and_whose_reply_is_lost_are_counted_once() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..3 {
+        app.org_with_expired(30).await;
+    }
+    let before = ledger::rows(&db.pool).await;
+    let proxy = CutProxy::to(&db.url).await;
+    let quick = ("DRIFT_RETENTION_PURGE__THROTTLE", "false");
+    let worker = Service::start(&proxy.url, "worker", &[quick]);
+    worker.ready().await;
+    proxy.cut("-- queue.close_together\n", "COMMIT");
+    runs::enqueue_slot(&db).await;
+    runs::all_are_final(&db).await;
+    assert!(proxy.has_cut(), "nothing was lost");
+    eventually("all are counted", async || {
+        worker.outcomes("succeeded").await == 3.0
+    })
+    .await;
+    let series = r#"drift_retention_purged_rows_total{plan="pro",table="drift_checks"} "#;
+    assert_eq!(worker.metric(series.trim()).await, Some(87.0));
+    ledger::assert_exact(&db.pool, &before).await;
+}

@@ -27,3 +27,27 @@ async fn everything_is_purged_where_all_tables_are_published() {
     assert_eq!(runs::purged(&db, run).await, [19, 38, 1, 1]);
     ledger::assert_exact(&db.pool, &before).await;
 }
+
+/// Sessions that skip triggers, as a restore leaves them, would skip the foreign key that takes the flags along.
+#[tokio::test]
+async fn nothing_is_purged_by_sessions_that_skip_foreign_keys() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org_with_all_kinds_expired(20).await;
+    db.execute(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$",
+    )
+    .await;
+    for command in [
+        &["purge", "--org", &org.to_string(), "--work"][..],
+        &["attach", "check"],
+    ] {
+        let refused = product::run(&db.url, command).await;
+        assert_eq!(refused.status.code(), Some(1), "{command:?}");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            said.contains("session_replication_role is replica"),
+            "{said}"
+        );
+    }
+    assert_eq!(runs::counts(&db, org).await, [20, 40, 1, 1]);
+}

@@ -148,3 +148,54 @@ async fn slot_takes_them_too_and_another_organization_s_payloads_stay() {
     let failed = "SELECT count(*) FROM retention.purge_runs WHERE status <> 'succeeded'";
     assert_eq!(db.value::<i64>(failed).await, 0);
 }
+
+/// A run finds them though nothing of the table or its trigger has changed.
+#[tokio::test]
+async fn payloads_that_the_trigger_could_not_note_go_with_the_next_run() {
+    const RESTORE: &str = "INSERT INTO incident_payloads SELECT * FROM saved";
+    for statements in [
+        // Written while the mapping was away.
+        format!(
+            "ALTER VIEW main_app.incidents RENAME TO away; {RESTORE}; ALTER VIEW main_app.away RENAME TO incidents"
+        ),
+        // In a table that inherits from theirs.
+        "CREATE TABLE older (LIKE incident_payloads INCLUDING ALL); INSERT INTO older SELECT * FROM saved;
+         ALTER TABLE older INHERIT incident_payloads"
+            .to_owned(),
+        // By a trigger that does not fire.
+        format!(
+            "DROP TRIGGER note_rewritten_payload ON incident_payloads;
+             CREATE TRIGGER note_rewritten_payload AFTER INSERT OR UPDATE ON incident_payloads FOR EACH ROW WHEN (false)
+                 EXECUTE FUNCTION retention.note_rewritten_payload('incident_id');
+             ALTER TABLE incident_payloads ENABLE ALWAYS TRIGGER note_rewritten_payload; {RESTORE}"
+        ),
+    ] {
+        let (db, org) = purged().await;
+        db.execute(&statements).await;
+        assert_taken(&db, org).await;
+    }
+}
+
+#[tokio::test]
+async fn noted_payload_goes_with_the_runs_of_the_organization_that_has_the_incident_now() {
+    let (db, org) = purged().await;
+    let other = App::on(&db.pool).org("pro").await;
+    db.execute(&format!(
+        "INSERT INTO incident_payloads SELECT * FROM saved; UPDATE incidents SET org_id = '{other}'"
+    ))
+    .await;
+    let run = product::purge(&db.url, org).await;
+    assert_eq!(product::status(&db.pool, run).await, "succeeded");
+    // A worker readdresses the notes within a minute, beginning with its start.
+    let worker = Service::start(&db.url, "worker", &[]);
+    eventually("the notes are the other's", async || {
+        let notes =
+            format!("SELECT count(*) FROM retention.rewritten_payloads WHERE org_id = '{other}'");
+        db.value::<i64>(&notes).await == 10
+    })
+    .await;
+    worker.kill().await;
+    let run = product::purge(&db.url, other).await;
+    assert_eq!(runs::purged(&db, run).await, [0, 0, 10, 0]);
+    assert_eq!(db.value::<i64>(PAYLOADS).await, 0);
+}

@@ -48,7 +48,8 @@ impl Dataset for IncidentPayloads {
                     WHERE (SELECT retention.payloads_in_doubt($3)) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
                       AND i.payload_purged_at IS NOT NULL
                       AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
-                      AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w WHERE w.incident_id = i.id)) AS "count!""#,
+                      AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w
+                                      WHERE w.incident_id = i.id AND w.org_id = i.org_id)) AS "count!""#,
             scope.org.0,
             scope.cutoff.0,
             &payloads
@@ -139,7 +140,8 @@ impl Dataset for IncidentPayloads {
                 (SELECT i.closed_at
                  FROM retention.rewritten_payloads w
                  CROSS JOIN LATERAL (SELECT i.closed_at FROM main_app.incidents i
-                                     WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < p.cutoff
+                                     WHERE i.id = w.incident_id AND i.org_id = w.org_id AND i.status = 'closed'
+                                       AND i.closed_at < p.cutoff
                                        AND isfinite(i.closed_at) LIMIT 1) i
                  WHERE w.org_id = o.id
                    AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id))
@@ -175,7 +177,8 @@ impl Dataset for IncidentPayloads {
                      WHERE w.org_id = s.org_id
                        AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id)
                        AND EXISTS (SELECT FROM main_app.incidents i
-                                   WHERE i.id = w.incident_id AND i.status = 'closed' AND i.closed_at < s.cutoff)
+                                   WHERE i.id = w.incident_id AND i.org_id = s.org_id AND i.status = 'closed'
+                                     AND i.closed_at < s.cutoff)
                      LIMIT $3)
                     UNION ALL
                     -- Nothing is looked at here unless a restore, say, may have gone past the trigger.
@@ -183,7 +186,8 @@ impl Dataset for IncidentPayloads {
                      WHERE (SELECT retention.payloads_in_doubt($4)) AND i.org_id = s.org_id AND i.status = 'closed'
                        AND i.payload_purged_at IS NOT NULL AND i.closed_at < s.cutoff
                        AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
-                       AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w WHERE w.incident_id = i.id)
+                       AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w
+                                       WHERE w.incident_id = i.id AND w.org_id = i.org_id)
                      LIMIT $3)) few) found
             ORDER BY s.n"#,
             &orgs,
