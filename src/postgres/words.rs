@@ -23,18 +23,18 @@ pub fn withheld(error: &PgDatabaseError) -> Option<String> {
     if !is_raised && NAMES_ONLY.iter().any(|class| code.starts_with(class)) {
         return None;
     }
-    let mut text = format!("Postgres refused it (SQLSTATE {code}");
-    if let Some(function) = function_of(context) {
-        text.push_str(&format!(", in function {function}"));
-    }
-    if let Some(table) = error.table() {
-        text.push_str(&format!(", table {table}"));
-    }
-    if let Some(constraint) = error.constraint() {
-        text.push_str(&format!(", constraint {constraint}"));
-    }
-    text.push_str("); Postgres's server log has the words");
-    Some(text)
+    let places = [
+        ("in function", function_of(context)),
+        ("table", error.table()),
+        ("constraint", error.constraint()),
+    ];
+    let places = places
+        .iter()
+        .filter_map(|(what, name)| Some(format!(", {what} {}", (*name)?)));
+    let places: String = places.collect();
+    Some(format!(
+        "Postgres refused it (SQLSTATE {code}{places}); Postgres's server log has the words"
+    ))
 }
 
 /// What Postgres says, without what may hold a row's data.

@@ -25,7 +25,7 @@ pub(super) async fn end_slice(database: Database, turn: Arc<Turn>) {
             Ok(true) => return turn.over.cancel(),
             Ok(false) => {}
             Err(error) => {
-                tracing::debug!(error = chain(&error), "cannot see who waits; looking again")
+                tracing::debug!(error = chain(&error), "cannot see who waits; looking again");
             }
         }
     }

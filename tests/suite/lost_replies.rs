@@ -25,7 +25,7 @@ impl Scene {
     async fn new() -> Self {
         let db = TestDatabase::new().await;
         let org = App::on(&db.pool).org_with_expired(30).await;
-        let before = ledger::rows(&db.pool).await.to_vec();
+        let before = ledger::rows(&db.pool).await;
         let proxy = CutProxy::to(&db.url).await;
         // Longer than the pause before an ending is recorded again.
         let slow_retries = [

@@ -1,4 +1,5 @@
 //! What Postgres says can hold a row's data: it reaches no record, no log and no tenant. Text from outside is bounded.
+#![allow(clippy::disallowed_methods, reason = "the main app has its own SQL")]
 
 use std::fs;
 
