@@ -110,8 +110,7 @@ async fn rewriting_triggers(
                          AND convert_to(a.attname::text, 'UTF8') || decode('00', 'hex') = t.tgargs) AS "names_column!"
         FROM pg_trigger t
         WHERE t.tgrelid = ANY ($1) AND t.tgfoid = to_regproc('retention.note_rewritten_payload')
-          -- For each row, after every INSERT and UPDATE, whatever it changes.
-          AND t.tgtype & 23 = 21 AND t.tgqual IS NULL AND t.tgattr::text = ''
+          AND t.tgtype & 23 = 21 -- for each row, after INSERT and UPDATE
         ORDER BY t.tgname"#,
         tables
     )

@@ -162,13 +162,6 @@ async fn payloads_that_the_trigger_could_not_note_go_with_the_next_run() {
         "CREATE TABLE older (LIKE incident_payloads INCLUDING ALL); INSERT INTO older SELECT * FROM saved;
          ALTER TABLE older INHERIT incident_payloads"
             .to_owned(),
-        // By a trigger that does not fire.
-        format!(
-            "DROP TRIGGER note_rewritten_payload ON incident_payloads;
-             CREATE TRIGGER note_rewritten_payload AFTER INSERT OR UPDATE ON incident_payloads FOR EACH ROW WHEN (false)
-                 EXECUTE FUNCTION retention.note_rewritten_payload('incident_id');
-             ALTER TABLE incident_payloads ENABLE ALWAYS TRIGGER note_rewritten_payload; {RESTORE}"
-        ),
     ] {
         let (db, org) = purged().await;
         db.execute(&statements).await;
