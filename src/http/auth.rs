@@ -16,7 +16,7 @@ use serde_json::{Number, Value};
 use uuid::Uuid;
 
 use super::{
-    Identity, Problem, Role,
+    Identity, Problem, Role, extract,
     jwks::{self, Jwks},
 };
 use crate::{config::AuthConfig, ids::OrgId};
@@ -219,7 +219,9 @@ fn whole_seconds(date: &Number) -> i64 {
 
 fn identity(claims: Claims) -> Result<Identity, Problem> {
     let subject = claims.sub;
-    if subject.trim().is_empty() || subject.contains('\0') || subject.chars().count() > MAX_SUBJECT
+    if subject.trim().is_empty()
+        || subject.contains(extract::is_control)
+        || subject.chars().count() > MAX_SUBJECT
     {
         return Err(refused("its sub cannot be kept in records"));
     }

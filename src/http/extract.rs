@@ -56,16 +56,23 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
     }
 }
 
-/// Text that Postgres can store: no NUL, not blank, of a bounded length.
+/// Whether a character could steer a terminal, or turn the direction of writing. `retention.enqueue_run` refuses the same ones.
+pub(super) fn is_control(letter: char) -> bool {
+    let is_blank = matches!(letter, '\t' | '\n' | '\r');
+    let turns_direction = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns_direction || letter.is_control() && !is_blank
+}
+
+/// Text that can be stored and shown anywhere: no control characters, not blank, of a bounded length.
 pub(super) fn bounded_text(
     name: &str,
     text: Option<String>,
     max: usize,
 ) -> Result<Option<String>, Problem> {
     let Some(text) = text else { return Ok(None) };
-    if text.contains('\0') || text.chars().count() > max {
+    if text.contains(is_control) || text.chars().count() > max {
         return Err(Problem::bad_request(format!(
-            "{name} must be at most {max} characters, without NUL"
+            "{name} must be at most {max} characters, without control characters"
         )));
     }
     Ok(Some(text).filter(|text| !text.trim().is_empty()))

@@ -21,7 +21,10 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only incidents in this status.
-    #[param(max_length = 100, pattern = "^[^\\u0000]*$")]
+    #[param(
+        max_length = 100,
+        pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
+    )]
     status: Option<String>,
     /// At most so many.
     #[param(minimum = 1, maximum = 200, default = 50)]

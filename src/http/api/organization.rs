@@ -29,7 +29,10 @@ const MAX_KEY: usize = 200;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PurgeRequest {
     /// Why, for the record.
-    #[schema(max_length = 1000, pattern = "^[^\\u0000]*$")]
+    #[schema(
+        max_length = 1000,
+        pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
+    )]
     reason: Option<String>,
 }
 

@@ -28,7 +28,10 @@ pub(super) struct ListQuery {
     #[param(inline)]
     status: Option<RunStatus>,
     /// Only runs of this error kind.
-    #[param(max_length = 100, pattern = "^[^\\u0000]*$")]
+    #[param(
+        max_length = 100,
+        pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
+    )]
     error_kind: Option<String>,
     /// Only this organization's.
     org_id: Option<Uuid>,
@@ -99,7 +102,10 @@ pub(super) async fn show(
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Because {
     /// Why, for the record.
-    #[schema(max_length = 1000, pattern = "^[^\\u0000]*$")]
+    #[schema(
+        max_length = 1000,
+        pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
+    )]
     reason: Option<String>,
 }
 
@@ -136,7 +142,10 @@ pub(super) struct ReplayRequest {
     /// Which ending; `failed` unless it says otherwise.
     status: Option<ReplayableStatus>,
     /// Only runs of this error kind.
-    #[schema(max_length = 100, pattern = "^[^\\u0000]*$")]
+    #[schema(
+        max_length = 100,
+        pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
+    )]
     error_kind: Option<String>,
     /// Only this organization's.
     org_id: Option<Uuid>,
@@ -147,7 +156,10 @@ pub(super) struct ReplayRequest {
     /// Answer what would be repeated, and change nothing.
     dry_run: bool,
     /// Why, for the record.
-    #[schema(max_length = 1000, pattern = "^[^\\u0000]*$")]
+    #[schema(
+        max_length = 1000,
+        pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
+    )]
     reason: Option<String>,
 }
 
