@@ -144,7 +144,7 @@ BEGIN
     -- A session that skips triggers skips foreign keys too: flags would stay without their check, and nobody would count them.
     IF current_setting('session_replication_role') = 'replica' THEN
         RAISE EXCEPTION 'session_replication_role is replica for this session: foreign keys and triggers would not run'
-            USING ERRCODE = 'DR001', HINT = 'ALTER ROLE or ALTER DATABASE … RESET session_replication_role, then start again.';
+            USING ERRCODE = 'DR001', HINT = 'Reset session_replication_role (ALTER ROLE or ALTER DATABASE), then start again.';
     END IF;
     RETURN md5(concat_ws(' ',
         (SELECT string_agg(concat_ws(':', c.relname, c.oid, c.relkind, c.relowner, c.reloptions, c.relhastriggers, r.oid, r.xmin), ' '
