@@ -249,8 +249,8 @@ fn warning(mapping: &Mapping) -> String {
         return String::new();
     }
     format!(
-        "payloads that are written again after a purge are found late: the trigger note_rewritten_payload is missing on {}, or \
-         is not ENABLE ALWAYS",
+        "each run looks at every purged incident of its organization: the trigger note_rewritten_payload is missing on {}, or is \
+         not ENABLE ALWAYS",
         mapping.unnoticed.join(", ")
     )
 }

@@ -1,4 +1,4 @@
-//! The one enqueue path: everything ends in the functions of migration 0007, where the run and its delivery are
+//! The one enqueue path: everything ends in the functions of migration 0003, where the run and its delivery are
 //! made in one transaction.
 
 use chrono::{DateTime, Utc};
