@@ -167,7 +167,7 @@ async fn readiness(db: &TestDatabase) -> Value {
     readiness["mapping"].clone()
 }
 
-const UNNOTICED: &str = "warning: payloads that are written again after a purge are found late: the trigger note_rewritten_payload \
+const UNNOTICED: &str = "warning: each run looks at every purged incident of its organization: the trigger note_rewritten_payload \
     is missing on public.incident_payloads, or is not ENABLE ALWAYS";
 
 #[tokio::test]
