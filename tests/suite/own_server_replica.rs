@@ -74,9 +74,6 @@ impl Standby {
                 "listen_addresses=127.0.0.1",
                 "-c",
                 "unix_socket_directories=",
-                // What stands in the way of what it replays is ended at once.
-                "-c",
-                "max_standby_streaming_delay=0",
             ])
             .stderr(Stdio::null())
             .spawn()
@@ -181,6 +178,13 @@ async fn who_reads_on_a_replica_notices_nothing_of_its_conflicts_nor_of_its_end(
     let replica = ("DRIFT_RETENTION_REPLICA_URL", standby.url.as_str());
     let service = Service::start(&primary.url, "api", &[replica, SECRET]);
     service.ready().await;
+    // From here on, what stands in the way of what the standby replays is ended at once. Before, this test's own reads would be.
+    execute_on(
+        &standby.pool,
+        "ALTER SYSTEM SET max_standby_streaming_delay = 0",
+    )
+    .await;
+    execute_on(&standby.pool, "SELECT pg_reload_conf()").await;
     let client = Client::operator(&service).await;
     let path = format!("/orgs/{org}/retention/preview");
     let expired = async || {
