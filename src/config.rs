@@ -77,7 +77,8 @@ pub struct DatabaseConfig {
     /// A file that holds it, in place of `database.direct_url`.
     #[schema(value_type = Option<String>)]
     pub direct_url_file: Option<PathBuf>,
-    /// The most connections that a process opens to each of them; absent: two for every run at once, and eight.
+    /// The most connections that a process opens to each of them; absent: two for every run at once and eight, and ten more
+    /// with the role `api`.
     pub connections: Option<u32>,
 }
 

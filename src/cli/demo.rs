@@ -87,7 +87,7 @@ async fn on(
     server.create_database(DATABASE).await?;
     let url = server.url(DATABASE);
     migrate(&url).await?;
-    let database = Database::new(&url, allowed_connections(config))?;
+    let database = Database::new(&url, allowed_connections(config, false))?;
     if sample_data::is_loaded(database.sessions()).await? {
         say!("Going on with the data of the last demo; --reset starts over.")?;
     } else {

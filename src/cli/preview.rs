@@ -14,7 +14,7 @@ use crate::{
     figures,
     ids::OrgId,
     postgres::Reading,
-    purge::{self, Preview},
+    purge::{self, Counting, Preview},
     retention::Plan,
 };
 
@@ -45,7 +45,7 @@ pub(super) async fn previews(reading: &Reading, orgs: &[OrgId]) -> Result<Vec<Pr
     let bar = output::progress(orgs.len(), "previewing");
     let mut previews = Vec::with_capacity(orgs.len());
     for org in orgs {
-        previews.push(purge::preview(reading, *org).await?);
+        previews.push(purge::preview(reading, *org, Counting::Exact).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -16,7 +16,7 @@ use crate::{
     attach::{self, AttachError, Depth},
     config::{Config, Hours},
     gauges::Gauges,
-    http::{self, ApiState, Health, Verifier, WorkerHealth},
+    http::{self, ApiState, Health, Limits, Verifier, WorkerHealth},
     postgres::{Database, Mapping},
     purge::datasets::DATASETS,
     retention::Plan,
@@ -50,16 +50,14 @@ pub(super) enum Role {
 }
 
 pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCode> {
-    let to = if args.roles.contains(&Role::Worker) {
-        Use::Purge
-    } else {
-        Use::Serve
-    };
-    let depth = if to == Use::Purge {
+    let purges = args.roles.contains(&Role::Worker);
+    let answers = args.roles.contains(&Role::Api);
+    let depth = if purges {
         Depth::Trial
     } else {
         Depth::Structure
     };
+    let to = Use::Serve { answers, purges };
     let (mut config, database) = settings.ready_database_to(to, depth).await?;
     config.purge.between = args.between.or(config.purge.between);
     let stop = stopping::on_signal()?;
@@ -124,14 +122,15 @@ pub(super) async fn serve(
         }),
     };
     let reading = database::open_reading(config, &database)?;
-    let replicas = config.replica_url.as_ref();
-    let replicas = replicas.map_or(0, |_| database::READING_CONNECTIONS);
-    let connections = http::connections_beside(database.most_connections() + replicas);
+    let connections = database.most_connections() + reading.most_connections_to_a_replica();
+    let connections = http::connections_beside(connections);
     let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
     gauges.show_last().await;
     let api = roles.contains(&Role::Api).then(|| ApiState {
-        database: database.clone(),
+        database: database.for_requests(),
         reading,
+        counting: database.for_counting(),
+        limits: Arc::new(Limits::new(&config.http, database.counting_at_once())),
         verifier: Arc::new(verifier(config)),
         gauges: gauges.clone(),
         schedule,

@@ -1,6 +1,9 @@
 //! `http.*`: where HTTP is served, and which proxies stand before it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -15,10 +18,16 @@ pub struct HttpConfig {
     /// Where HTTP is served: health, metrics, the API and the console.
     #[schema(value_type = String)]
     pub listen: SocketAddr,
-    /// Addresses and networks of proxies that are believed when they say `X-Forwarded-Proto: https`:
-    /// `["127.0.0.1", "10.0.0.0/8"]`. In the environment separated by commas.
+    /// Addresses and networks of proxies that are believed when they say `X-Forwarded-Proto: https`, and where a
+    /// request comes from (`X-Forwarded-For`): `["127.0.0.1", "10.0.0.0/8"]`. In the environment separated by commas.
     #[schema(value_type = Vec<String>)]
     pub trusted_proxies: TrustedProxies,
+    /// How many requests the people of one organization may send in a minute, to the API and the console. Operators may send more.
+    #[schema(value_type = u32)]
+    pub requests_per_minute: NonZeroU32,
+    /// How many purges of one organization may be asked for in a minute, over HTTP.
+    #[schema(value_type = u32)]
+    pub purges_per_minute: NonZeroU32,
 }
 
 impl HttpConfig {
@@ -41,6 +50,8 @@ impl Default for HttpConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             trusted_proxies: TrustedProxies::default(),
+            requests_per_minute: NonZeroU32::new(6_000).unwrap_or(NonZeroU32::MAX),
+            purges_per_minute: NonZeroU32::new(30).unwrap_or(NonZeroU32::MAX),
         }
     }
 }

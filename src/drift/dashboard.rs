@@ -7,7 +7,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::environments;
-use crate::{ids::OrgId, postgres::Database};
+use crate::{
+    ids::OrgId,
+    postgres::{Database, Transaction},
+};
 
 /// How many weeks back the weekly figures go.
 const WEEKS: i32 = 12;
@@ -56,7 +59,14 @@ pub struct Purged {
 /// # Errors
 /// When the database fails.
 pub async fn dashboard(database: &Database, org: OrgId) -> sqlx::Result<Dashboard> {
-    let (by_status, by_severity) = open_incidents(database, org).await?;
+    let mut tx = database.begin_reading().await?;
+    let dashboard = read(&mut tx, org).await?;
+    tx.rollback().await?;
+    Ok(dashboard)
+}
+
+async fn read(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<Dashboard> {
+    let (by_status, by_severity) = open_incidents(tx, org).await?;
     let closed = sqlx::query!(
         r#"-- drift.closed_incidents
         SELECT (avg(extract(epoch FROM closed_at - detected_at)) FILTER (
@@ -65,24 +75,24 @@ pub async fn dashboard(database: &Database, org: OrgId) -> sqlx::Result<Dashboar
         FROM main_app.incidents WHERE org_id = $1 AND NOT is_deleted"#,
         org.0
     )
-    .fetch_one(database)
+    .fetch_one(&mut *tx)
     .await?;
     Ok(Dashboard {
         open_incidents_by_status: by_status,
         open_incidents_by_severity: by_severity,
-        weeks: weeks(database, org).await?,
+        weeks: weeks(tx, org).await?,
         mean_seconds_to_close: closed.mean,
-        environments_by_status: environments::count_by_status(database, org)
+        environments_by_status: environments::count_by_status(&mut *tx, org)
             .await?
             .into_iter()
             .collect(),
-        purged: purged(database, org, closed.purged).await?,
+        purged: purged(tx, org, closed.purged).await?,
     })
 }
 
 type Counts = BTreeMap<String, i64>;
 
-async fn open_incidents(database: &Database, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
+async fn open_incidents(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
     let rows = sqlx::query!(
         r#"-- drift.open_incidents
         SELECT status AS "status!", coalesce(severity, 'none') AS "severity!", count(*) AS "count!"
@@ -90,7 +100,7 @@ async fn open_incidents(database: &Database, org: OrgId) -> sqlx::Result<(Counts
         GROUP BY 1, 2"#,
         org.0
     )
-    .fetch_all(database)
+    .fetch_all(&mut *tx)
     .await?;
     let (mut by_status, mut by_severity) = (Counts::new(), Counts::new());
     for row in rows {
@@ -100,29 +110,38 @@ async fn open_incidents(database: &Database, org: OrgId) -> sqlx::Result<(Counts
     Ok((by_status, by_severity))
 }
 
-async fn weeks(database: &Database, org: OrgId) -> sqlx::Result<Vec<Week>> {
+async fn weeks(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<Vec<Week>> {
+    // Each incident is looked at once, not once for every week.
     sqlx::query_as!(
         Week,
         r#"-- drift.incidents_per_week
-        SELECT w.week AS "week!",
-               (SELECT count(*) FROM main_app.incidents i
-                WHERE i.org_id = $1 AND NOT i.is_deleted
-                  AND i.detected_at >= w.week AND i.detected_at < w.week + interval '7 days') AS "opened!",
-               (SELECT count(*) FROM main_app.incidents i
-                WHERE i.org_id = $1 AND NOT i.is_deleted AND i.status = 'closed'
-                  AND i.closed_at >= w.week AND i.closed_at < w.week + interval '7 days') AS "closed!"
-        FROM (SELECT (date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')
-                     - n * interval '7 days' AS week
-              FROM generate_series(0, $2::int - 1) AS n) w
+        WITH weeks AS (
+            SELECT (date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC') - n * interval '7 days' AS week
+            FROM generate_series(0, $2::int - 1) AS n
+        ), opened AS (
+            SELECT date_trunc('week', i.detected_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS week, count(*) AS incidents
+            FROM main_app.incidents i
+            WHERE i.org_id = $1 AND NOT i.is_deleted AND i.detected_at >= (SELECT min(week) FROM weeks)
+              AND isfinite(i.detected_at)
+            GROUP BY 1
+        ), closed AS (
+            SELECT date_trunc('week', i.closed_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS week, count(*) AS incidents
+            FROM main_app.incidents i
+            WHERE i.org_id = $1 AND NOT i.is_deleted AND i.status = 'closed' AND i.closed_at >= (SELECT min(week) FROM weeks)
+              AND isfinite(i.closed_at)
+            GROUP BY 1
+        )
+        SELECT w.week AS "week!", coalesce(o.incidents, 0) AS "opened!", coalesce(c.incidents, 0) AS "closed!"
+        FROM weeks w LEFT JOIN opened o USING (week) LEFT JOIN closed c USING (week)
         ORDER BY w.week"#,
         org.0,
         WEEKS
     )
-    .fetch_all(database)
+    .fetch_all(tx)
     .await
 }
 
-async fn purged(database: &Database, org: OrgId, incidents: i64) -> sqlx::Result<Purged> {
+async fn purged(tx: &mut Transaction<'_>, org: OrgId, incidents: i64) -> sqlx::Result<Purged> {
     let rows = sqlx::query!(
         r#"-- drift.purged_rows
         SELECT s.table_name, sum(s.rows_purged)::bigint AS "rows!", max(r.verified_at) AS verified_at
@@ -130,7 +149,7 @@ async fn purged(database: &Database, org: OrgId, incidents: i64) -> sqlx::Result
         WHERE r.org_id = $1 GROUP BY s.table_name"#,
         org.0
     )
-    .fetch_all(database)
+    .fetch_all(tx)
     .await?;
     let last_verified_at = rows.iter().filter_map(|row| row.verified_at).max();
     let rows = rows

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::types::Json;
+use sqlx::{PgExecutor, types::Json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -117,7 +117,10 @@ pub async fn flags(database: &Database, check: &str) -> sqlx::Result<Vec<Workflo
 ///
 /// # Errors
 /// When the database fails.
-pub async fn count_by_status(database: &Database, org: OrgId) -> sqlx::Result<Vec<(String, i64)>> {
+pub async fn count_by_status(
+    on: impl PgExecutor<'_>,
+    org: OrgId,
+) -> sqlx::Result<Vec<(String, i64)>> {
     let counts = sqlx::query_scalar!(
         r#"-- drift.environments_by_status
         SELECT json_build_array(s.status, count(*)) AS "count!: Json<(String, i64)>"
@@ -129,7 +132,7 @@ pub async fn count_by_status(database: &Database, org: OrgId) -> sqlx::Result<Ve
         GROUP BY s.status"#,
         org.0
     )
-    .fetch_all(database)
+    .fetch_all(on)
     .await?;
     Ok(counts.into_iter().map(|count| count.0).collect())
 }

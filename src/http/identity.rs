@@ -89,6 +89,8 @@ impl FromRequestParts<ApiState> for Identity {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        state.verifier.identify(&parts.headers).await
+        let identity = state.verifier.identify(&parts.headers).await?;
+        state.limits.request(&identity)?;
+        Ok(identity)
     }
 }

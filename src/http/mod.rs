@@ -8,6 +8,7 @@ mod health;
 mod identity;
 mod jwks;
 mod layers;
+mod limits;
 mod problem;
 mod proxies;
 mod server;
@@ -30,6 +31,7 @@ pub use self::{
     auth::{MintError, Verifier, mint},
     health::{Health, WorkerHealth},
     identity::{Identity, Role},
+    limits::Limits,
     problem::Problem,
     server::{connections_beside, serve},
 };
@@ -37,10 +39,14 @@ pub use self::{
 /// What the API's handlers share.
 #[derive(Debug, Clone)]
 pub struct ApiState {
-    /// The database.
+    /// The database, for what is soon done.
     pub database: Database,
     /// The database, or a replica of it, for what counts a lot and changes nothing.
     pub reading: Reading,
+    /// The database for what counts a lot: [`Limits::count`] says who may.
+    pub counting: Database,
+    /// How much each organization and address may ask for.
+    pub limits: Arc<Limits>,
     /// Verifies bearer tokens.
     pub verifier: Arc<Verifier>,
     /// How the whole database stands.

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::rejection::{BytesRejection, PathRejection, QueryRejection},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -26,6 +26,9 @@ pub struct Problem {
     status: u16,
     /// What failed, why, and what to do.
     detail: String,
+    /// Seconds after which the same request may be answered.
+    #[serde(skip)]
+    retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -35,6 +38,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
+            retry_after: None,
         }
     }
 
@@ -95,7 +99,28 @@ impl Problem {
     /// 503: somebody else holds what the request needs, for a moment.
     #[must_use]
     pub fn busy(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+        }
+    }
+
+    /// 429: this caller asks for more than its share.
+    #[must_use]
+    pub fn too_many_requests(detail: impl Into<String>, retry_after: u64) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+        }
+    }
+
+    /// The headers that go with it, on a page as well.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let retry_after = self.retry_after.map(HeaderValue::from);
+        retry_after
+            .map(|seconds| (header::RETRY_AFTER, seconds))
+            .into_iter()
+            .collect()
     }
 
     /// Any other status that a layer answered with.
@@ -136,15 +161,11 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, self.headers(), Json(self)).into_response();
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            let soon = HeaderValue::from_static("1");
-            response.headers_mut().insert(header::RETRY_AFTER, soon);
-        }
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
@@ -164,6 +185,10 @@ impl From<sqlx::Error> for Problem {
             return Self::busy(
                 "the database takes no writes now; nothing was changed, try again in a moment",
             );
+        }
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            tracing::warn!("a request failed: no connection to the database came free");
+            return Self::busy("the service is busy; try again in a moment");
         }
         Self::internal(&error)
     }

@@ -1,6 +1,6 @@
 //! How a request came to us: what the proxy in front says of it, where the settings trust that proxy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
@@ -8,8 +8,46 @@ use axum::{
 };
 
 use super::ApiState;
+use crate::config::TrustedProxies;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where a request comes from: the last address on its way that is no trusted proxy. What stands before that, its sender may
+/// have made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ClientAddress(pub IpAddr);
+
+impl FromRequestParts<ApiState> for ClientAddress {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &ApiState,
+    ) -> Result<Self, Self::Rejection> {
+        let client = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let client = client.map_or(IpAddr::from([0, 0, 0, 0]), |client| client.ip());
+        Ok(Self(client_address(client, &parts.headers, &state.proxies)))
+    }
+}
+
+fn client_address(connected: IpAddr, headers: &HeaderMap, proxies: &TrustedProxies) -> IpAddr {
+    let said = headers.get_all(FORWARDED_FOR).iter();
+    let said = said.filter_map(|said| said.to_str().ok());
+    let mut before: Vec<IpAddr> = said
+        .flat_map(|said| said.split(','))
+        // What is no address breaks the chain: nothing before it is believed.
+        .map(|address| address.trim().parse().unwrap_or(IpAddr::from([0, 0, 0, 0])))
+        .collect();
+    let mut client = connected;
+    while proxies.contain(client) {
+        match before.pop() {
+            Some(address) => client = address,
+            None => break,
+        }
+    }
+    client
+}
 
 /// Whether the browser sends our cookies over HTTPS only. It must not where it cannot: on plain HTTP, which is for
 /// loopback.
@@ -57,4 +95,37 @@ fn is_loopback(headers: &HeaderMap) -> bool {
                 .parse::<std::net::IpAddr>()
                 .is_ok_and(|address| address.is_loopback())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn client_is_the_last_address_that_is_no_trusted_proxy() {
+        let proxies = serde_json::from_str(r#"["10.0.0.0/8"]"#).unwrap();
+        let address = |connected: &str, said: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for said in said {
+                headers.append(FORWARDED_FOR, HeaderValue::from_static(said));
+            }
+            client_address(connected.parse().unwrap(), &headers, &proxies).to_string()
+        };
+        // Nobody but a trusted proxy is believed.
+        assert_eq!(address("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
+        assert_eq!(address("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        // What the client itself claimed stands before what the proxy saw.
+        assert_eq!(
+            address("10.0.0.1", &["203.0.113.9, 198.51.100.1"]),
+            "198.51.100.1"
+        );
+        assert_eq!(
+            address("10.0.0.1", &["203.0.113.9", "198.51.100.1, 10.0.0.2"]),
+            "198.51.100.1"
+        );
+        assert_eq!(address("10.0.0.1", &["198.51.100.1, unknown"]), "0.0.0.0");
+        assert_eq!(address("10.0.0.1", &[]), "10.0.0.1");
+    }
 }

@@ -6,23 +6,15 @@
 //! statement has a name. This type and [`Transaction`] are the only places that know; above
 //! them, the same statements run either way.
 
-use std::{iter, sync::Arc, time::Duration};
-
 use futures::{StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream};
 use sqlx::{
     AssertSqlSafe, Describe, Execute, Executor, PgPool, Postgres, SqlStr,
     postgres::{PgRow, PgStatement, PgTypeInfo},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
-};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Flush, Mapping, Patience, SESSION, Transaction,
-    connections::{Access, Trust},
-    direct_pool, pooler_pool,
-    transaction::Results,
+    Database, Flush, Patience, SESSION, Transaction, abandoned::Abandoned, transaction::Results,
 };
 
 /// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
@@ -36,187 +28,7 @@ const YIELDING: [&str; 5] = [
     "SET LOCAL enable_bitmapscan = off",
 ];
 
-/// The pause after each connection that is opened ahead.
-const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(30);
-/// How long opening ahead may take.
-const OPEN_WITHIN: Duration = Duration::from_secs(3);
-
-/// Postgres, by one URL or by two.
-#[derive(Debug, Clone)]
-pub struct Database {
-    pool: PgPool,
-    /// Sessions of our own; absent: `pool` has them.
-    direct: Option<PgPool>,
-    /// Sessions of their own for the transactions that give way; absent: `pool` has them.
-    yielding: Option<Yielding>,
-    /// The mapping that this process has checked; absent: nothing may be purged.
-    mapping: Option<Arc<Mapping>>,
-    /// Which of the connections may still be used.
-    trust: Arc<Trust>,
-}
-
-/// Few sessions, and a place in line for each. A pool hands out the session that has been idle for longest, and each maps every page
-/// of the tables that it comes to into its own memory: the fewer a purge goes through, the less it costs.
-#[derive(Debug, Clone)]
-struct Yielding {
-    pool: PgPool,
-    /// Waited for as long as it takes: where every session is taken, it is by a purge of ours, and no failure.
-    places: Arc<Semaphore>,
-}
-
 impl Database {
-    /// The database at `url`, over at most `connections` of its sessions; connects at the first use.
-    ///
-    /// # Errors
-    /// When `url` is no Postgres URL.
-    pub fn new(url: &str, connections: u32) -> sqlx::Result<Self> {
-        Self::on(url, connections, Trust::new(Access::Write))
-    }
-
-    /// The same for what only reads: the server may be a replica.
-    ///
-    /// # Errors
-    /// When `url` is no Postgres URL.
-    pub fn for_reading(url: &str, connections: u32) -> sqlx::Result<Self> {
-        Self::on(url, connections, Trust::new(Access::Read))
-    }
-
-    fn on(url: &str, connections: u32, trust: Arc<Trust>) -> sqlx::Result<Self> {
-        Ok(Self {
-            pool: direct_pool(url, connections, &trust)?,
-            direct: None,
-            yielding: None,
-            mapping: None,
-            trust,
-        })
-    }
-
-    /// The same for a process that purges: `yielding` of the `connections` are for transactions that give way, and no others.
-    ///
-    /// # Errors
-    /// When `url` is no Postgres URL.
-    pub fn for_purging(url: &str, connections: u32, yielding: u32) -> sqlx::Result<Self> {
-        let database = Self::new(url, connections.saturating_sub(yielding))?;
-        Ok(Self {
-            yielding: Some(Yielding {
-                pool: direct_pool(url, yielding, &database.trust)?,
-                places: Arc::new(Semaphore::new(usize::try_from(yielding).unwrap_or(1))),
-            }),
-            ..database
-        })
-    }
-
-    /// The database behind a transaction pooler: at most `connections` to the pooler at `url`, and at most `sessions`
-    /// at `direct_url`, which leads past it.
-    ///
-    /// # Errors
-    /// When a URL is no Postgres URL.
-    pub fn behind_pooler(
-        url: &str,
-        connections: u32,
-        direct_url: &str,
-        sessions: u32,
-    ) -> sqlx::Result<Self> {
-        let trust = Trust::new(Access::Write);
-        Ok(Self {
-            pool: pooler_pool(url, connections, &trust)?,
-            direct: Some(direct_pool(direct_url, sessions, &trust)?),
-            yielding: None,
-            mapping: None,
-            trust,
-        })
-    }
-
-    /// The same for what only reads, over one URL: the server behind the pooler may be a replica.
-    ///
-    /// # Errors
-    /// When `url` is no Postgres URL.
-    pub fn for_reading_behind_pooler(url: &str, connections: u32) -> sqlx::Result<Self> {
-        let trust = Trust::new(Access::Read);
-        Ok(Self {
-            pool: pooler_pool(url, connections, &trust)?,
-            direct: Some(direct_pool(url, connections, &trust)?),
-            yielding: None,
-            mapping: None,
-            trust,
-        })
-    }
-
-    /// Has every connection that is open now closed before it is used again: something is wrong with them.
-    pub fn renew_connections(&self) {
-        self.trust.lose();
-    }
-
-    /// The same database for a process that has checked `mapping`: it may purge.
-    #[must_use]
-    pub fn with_mapping(self, mapping: Mapping) -> Self {
-        Self {
-            mapping: Some(Arc::new(mapping)),
-            ..self
-        }
-    }
-
-    /// The mapping that this process has checked.
-    #[must_use]
-    pub fn mapping(&self) -> Option<&Mapping> {
-        self.mapping.as_deref()
-    }
-
-    /// Sessions that stay ours from one statement to the next: LISTEN and advisory locks need them, and with them
-    /// the queue.
-    #[must_use]
-    pub fn sessions(&self) -> &PgPool {
-        self.direct.as_ref().unwrap_or(&self.pool)
-    }
-
-    /// Connections that are open now, and how many of them nobody uses.
-    #[must_use]
-    pub fn connections(&self) -> (u32, usize) {
-        self.pools().fold((0, 0), |(open, idle), pool| {
-            (open + pool.size(), idle + pool.num_idle())
-        })
-    }
-
-    /// The most connections that can be open at once.
-    #[must_use]
-    pub fn most_connections(&self) -> u32 {
-        self.pools()
-            .map(|pool| pool.options().get_max_connections())
-            .sum()
-    }
-
-    /// Opens every connection before it is needed, one after the other: a server of two processors feels it when ten begin at
-    /// once. What cannot be opened in time is when it is needed, or that fails.
-    pub async fn open_gently(&self) {
-        let open_all = async {
-            for pool in self.pools() {
-                let mut open = Vec::new();
-                while pool.size() < pool.options().get_max_connections() {
-                    open.push(pool.acquire().await?);
-                    sleep(BETWEEN_CONNECTIONS).await;
-                }
-            }
-            Ok::<_, sqlx::Error>(())
-        };
-        match timeout(OPEN_WITHIN, open_all).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "cannot open every connection now"),
-            Err(_) => tracing::debug!("not every connection is open yet"),
-        }
-    }
-
-    /// Closes every connection, once it is free.
-    pub async fn close(&self) {
-        for pool in self.pools() {
-            pool.close().await;
-        }
-    }
-
-    fn pools(&self) -> impl Iterator<Item = &PgPool> {
-        let yielding = self.yielding.iter().map(|yielding| &yielding.pool);
-        iter::once(&self.pool).chain(&self.direct).chain(yielding)
-    }
-
     /// Begins a transaction.
     ///
     /// # Errors
@@ -225,16 +37,21 @@ impl Database {
         self.begin_with(&[]).await
     }
 
-    /// Begins a transaction that only reads and may take minutes: a preview of a large organization counts all of it.
+    /// Begins a transaction that only reads and may take minutes: a preview of a large organization counts all of it. Postgres
+    /// cancels its statement once the transaction is dropped without an end: nobody waits for it any more.
     ///
     /// # Errors
     /// When no connection is to be had.
     pub async fn begin_reading(&self) -> sqlx::Result<Transaction<'static>> {
-        self.begin_with(&[
+        let settings = [
             "SET TRANSACTION READ ONLY",
             "SET LOCAL statement_timeout = '5min'",
-        ])
-        .await
+        ];
+        let mut tx = self.begin_with(&settings).await?;
+        let cancels = self.cancels.as_ref().unwrap_or(&self.pool);
+        let abandoned = Abandoned::of(&mut tx, cancels.clone()).await?;
+        tx.cancels_when_dropped(abandoned);
+        Ok(tx)
     }
 
     /// Begins a transaction that verifies a purge: it only reads, may take minutes, and goes by index.
@@ -329,7 +146,7 @@ impl Database {
         ))
     }
 
-    fn is_pooled(&self) -> bool {
+    pub(super) fn is_pooled(&self) -> bool {
         self.direct.is_some()
     }
 }

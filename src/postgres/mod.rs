@@ -1,5 +1,6 @@
 //! Postgres: the pool and its session settings, migrations, and a server of our own for the quick start.
 
+mod abandoned;
 mod connections;
 mod database;
 mod error;
@@ -7,6 +8,7 @@ mod explain;
 pub mod local;
 mod mapping;
 pub mod migrations;
+mod pools;
 mod reading;
 mod transaction;
 mod url;
@@ -21,10 +23,10 @@ use sqlx::{
 
 use self::connections::Trust;
 pub use self::{
-    database::Database,
     error::{is_contention, is_read_only_error, is_row_security, is_timeout, is_transient},
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
+    pools::Database,
     reading::{Reading, Turn},
     transaction::{Flush, Patience, Transaction},
     url::{BadUrl, check_url},

@@ -49,6 +49,13 @@ impl Reading {
         }
     }
 
+    /// The most connections that can be open to the replica at once.
+    #[must_use]
+    pub fn most_connections_to_a_replica(&self) -> u32 {
+        let replica = self.replica.as_ref();
+        replica.map_or(0, |replica| replica.database.most_connections())
+    }
+
     /// Begins something that is to be read as a whole, from one of them.
     #[must_use]
     pub fn begin(&self) -> Turn<'_> {

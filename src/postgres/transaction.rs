@@ -14,6 +14,7 @@ use sqlx::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    abandoned::Abandoned,
     connections::Trust,
     mapping::{Mapping, MappingChanged, NotChecked},
 };
@@ -57,6 +58,8 @@ pub struct Transaction<'c> {
     purges: bool,
     /// Where errors that speak against the connection are noted.
     trust: Arc<Trust>,
+    /// Cancels its statement when it is dropped without an end.
+    abandoned: Option<Abandoned>,
 }
 
 /// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
@@ -86,12 +89,18 @@ impl<'c> Transaction<'c> {
             mapping,
             purges: false,
             trust,
+            abandoned: None,
         }
     }
 
     /// Makes it one that may delete: it commits only if the mapping is still the one that was checked.
     pub(super) fn purges(&mut self) {
         self.purges = true;
+    }
+
+    /// Has its statement cancelled when it is dropped without an end.
+    pub(super) fn cancels_when_dropped(&mut self, abandoned: Abandoned) {
+        self.abandoned = Some(abandoned);
     }
 
     /// The mapping that this process has checked.
@@ -138,15 +147,19 @@ impl<'c> Transaction<'c> {
         if self.purges {
             self.prove_mapping().await?;
         }
-        self.inner.commit().await
+        self.inner.commit().await?;
+        self.abandoned.iter_mut().for_each(Abandoned::is_over);
+        Ok(())
     }
 
     /// Rolls back, and waits until that is done.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn rollback(self) -> sqlx::Result<()> {
-        self.inner.rollback().await
+    pub async fn rollback(mut self) -> sqlx::Result<()> {
+        self.inner.rollback().await?;
+        self.abandoned.iter_mut().for_each(Abandoned::is_over);
+        Ok(())
     }
 
     /// What was done so far stays, whatever becomes of what follows: [`Transaction::back_to_mark`]. It takes the place of an

@@ -23,7 +23,7 @@ pub use error::PurgeError;
 pub use ledger::{ClosedStep, OwnedRun, Terms, close_steps, closed_steps, settle_terms};
 pub use overdue::{Overdue, OverdueOrganization, overdue};
 pub use pace::{Go, Pace, Throttle};
-pub use preview::{Preview, RowsByTable, preview};
+pub use preview::{Counting, MAX_COUNTED, Preview, RowsByTable, preview};
 pub use rewritten::{SearchStep, note_unnoticed};
 pub use run::{Purger, Report, Turn};
 pub use together::{Limits, purge_together};

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::datasets::{DATASETS, Scope, tables};
 use crate::{
     ids::OrgId,
-    postgres::{self, Database, Reading},
+    postgres::{self, Database, Reading, Transaction},
     retention::{self, Plan, ResolveError},
 };
 
@@ -21,6 +21,8 @@ pub struct Preview {
     /// Rows that would go, by table.
     #[schema(value_type = std::collections::HashMap<String, u64>)]
     pub tables: RowsByTable,
+    /// Tables whose counting stopped: at least so many rows would go.
+    pub at_least: Vec<&'static str>,
     /// `policy_unresolved` where the plan cannot be resolved.
     pub error_kind: Option<&'static str>,
 }
@@ -35,14 +37,38 @@ impl Serialize for RowsByTable {
     }
 }
 
+/// How far a preview counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// To the end: of millions of rows that takes seconds.
+    Exact,
+    /// Up to [`MAX_COUNTED`] rows of each table.
+    Bounded,
+}
+
+/// How many rows of a table a bounded preview counts. 1.2 million expired checks take 160 ms so, and 1.8 s exactly.
+pub const MAX_COUNTED: u64 = 100_000;
+
+impl Counting {
+    /// One row beyond what is counted shows that there are more.
+    fn limit(self) -> Option<i64> {
+        let limit = i64::try_from(MAX_COUNTED).unwrap_or(i64::MAX - 1) + 1;
+        (self == Self::Bounded).then_some(limit)
+    }
+}
+
 /// Counts what a purge of `org` would remove now.
 ///
 /// # Errors
 /// When the organization does not exist or the database fails. An unknown plan is no error here: nothing would go.
-pub async fn preview(reading: &Reading, org: OrgId) -> Result<Preview, ResolveError> {
+pub async fn preview(
+    reading: &Reading,
+    org: OrgId,
+    counting: Counting,
+) -> Result<Preview, ResolveError> {
     let mut turn = reading.begin();
     loop {
-        match preview_on(turn.database(), org).await {
+        match preview_on(turn.database(), org, counting).await {
             Err(ResolveError::Database(error)) if turn.goes_on_after(&error) => {}
             // A replica may not have heard of it yet.
             Err(ResolveError::NoOrganization(_)) if turn.goes_on_to_the_primary() => {}
@@ -51,37 +77,60 @@ pub async fn preview(reading: &Reading, org: OrgId) -> Result<Preview, ResolveEr
     }
 }
 
-async fn preview_on(database: &Database, org: OrgId) -> Result<Preview, ResolveError> {
+async fn preview_on(
+    database: &Database,
+    org: OrgId,
+    counting: Counting,
+) -> Result<Preview, ResolveError> {
     let mut tx = database.begin_reading().await?;
-    let plan = match retention::resolve(&mut tx, org).await {
+    let preview = count(&mut tx, org, counting).await?;
+    tx.rollback().await?;
+    Ok(preview)
+}
+
+async fn count(
+    tx: &mut Transaction<'_>,
+    org: OrgId,
+    counting: Counting,
+) -> Result<Preview, ResolveError> {
+    let plan = match retention::resolve(&mut *tx, org).await {
         Ok(plan) => plan,
         Err(ResolveError::UnknownPlan(..)) => {
             return Ok(Preview {
                 org_id: org,
                 plan: None,
                 tables: RowsByTable(tables().map(|table| (table, 0)).collect()),
+                at_least: Vec::new(),
                 error_kind: Some("policy_unresolved"),
             });
         }
         Err(error) => return Err(error),
     };
-    let cutoffs = plan.policy().cutoffs(postgres::now(&mut tx).await?);
+    let cutoffs = plan.policy().cutoffs(postgres::now(&mut *tx).await?);
     let mut rows = Vec::new();
+    let mut at_least = Vec::new();
     for dataset in DATASETS {
-        let counts = match cutoffs.get(dataset.name()) {
-            Some(cutoff) => {
-                dataset
-                    .count_expired(&mut tx, Scope { org, cutoff })
-                    .await?
-            }
-            None => vec![0; dataset.tables().len()],
+        let tables = dataset.tables().iter().copied();
+        let Some(cutoff) = cutoffs.get(dataset.name()) else {
+            rows.extend(tables.map(|table| (table, 0)));
+            continue;
         };
-        rows.extend(dataset.tables().iter().copied().zip(counts));
+        let scope = Scope { org, cutoff };
+        let mut counted = dataset.count_expired(tx, scope, counting.limit()).await?;
+        if !counted.is_whole {
+            counted
+                .rows
+                .iter_mut()
+                .for_each(|rows| *rows = MAX_COUNTED.min(*rows));
+            at_least.extend(dataset.tables());
+        }
+        rows.extend(tables.zip(counted.rows));
     }
     Ok(Preview {
         org_id: org,
         plan: Some(plan),
         tables: RowsByTable(rows),
+        at_least,
         error_kind: None,
     })
 }

@@ -110,13 +110,28 @@ pub async fn request_purge(
         return Ok(first);
     }
     let made = enqueue_purge(tx, org, requested_by, reason).await?;
+    if made.coalesced {
+        // One after the other: of two at once neither would see the other's record.
+        sqlx::query!(
+            "-- queue.lock_request
+             SELECT pg_advisory_xact_lock(hashtextextended('drift-retention request ' || $1::text, 0))",
+            made.run_id.0.to_string()
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+    }
+    // Records stay. Somebody who asks again and again for the same run leaves one a minute.
     sqlx::query!(
         "-- queue.record_request
          WITH keyed AS (
              UPDATE retention.idempotency_keys SET run_id = $1, coalesced = $2 WHERE org_id = $3 AND key = $4
          )
          INSERT INTO retention.operator_actions (actor, action, run_id, org_id, reason, details)
-         VALUES ($5, 'purge_now', $1, $3, $6, jsonb_build_object('coalesced', $2::boolean))",
+         SELECT $5, 'purge_now', $1, $3, $6, jsonb_build_object('coalesced', $2::boolean)
+         WHERE NOT $2::boolean OR NOT EXISTS (
+             SELECT FROM retention.operator_actions a
+             WHERE a.run_id = $1 AND a.action = 'purge_now' AND a.at > clock_timestamp() - interval '1 minute'
+               AND a.details @> '{\"coalesced\": true}')",
         made.run_id.0,
         made.coalesced,
         org.0,

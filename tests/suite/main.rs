@@ -66,6 +66,7 @@ mod demo;
 mod documented_commands;
 mod enqueueing;
 mod environment;
+mod expensive_reads;
 #[cfg(feature = "chaos")]
 mod fault_points;
 mod following;
@@ -102,6 +103,7 @@ mod publications;
 mod purge_now;
 mod purge_rules;
 mod query_plans;
+mod rate_limits;
 mod read_replica;
 mod refused_records;
 mod replaced_server;

@@ -46,13 +46,15 @@ pub(super) async fn follow(
         .await?
         .ok_or_else(Problem::not_found)?;
     identity.may_read(run.org_id)?;
-    let changes = stream::unfold(Some((String::new(), 0)), move |told| {
+    let place = state.limits.stream(&identity)?;
+    let changes = stream::unfold(Some((String::new(), 0, place)), move |told| {
         let (state, identity) = (state.clone(), identity.clone());
         async move {
-            let (told, polls) = told?;
+            let (told, polls, place) = told?;
             let (run, text, polls) = next_change(&state, &identity, id, &told, polls).await?;
             let event = Event::default().event("run").data(&text);
-            Some((Ok(event), (!run.is_final()).then_some((text, polls))))
+            let next = (!run.is_final()).then_some((text, polls, place));
+            Some((Ok(event), next))
         }
     });
     Ok(Sse::new(changes.boxed()).keep_alive(KeepAlive::default()))

@@ -19,7 +19,10 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(super) use self::organization::request_purge;
+pub(super) use self::{
+    dashboard::figures,
+    organization::{count_expired, request_purge},
+};
 use super::{ApiState, Problem};
 use crate::retention::{Cutoff, Window};
 

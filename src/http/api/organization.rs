@@ -16,7 +16,7 @@ use crate::{
     },
     ids::OrgId,
     postgres,
-    purge::{self, Preview},
+    purge::{self, Counting, Preview},
     queue::{self, Cursor, Enqueued, Page, RunFilter},
     retention::{self, Cutoffs, RetentionPolicy},
 };
@@ -80,6 +80,7 @@ pub(in crate::http) async fn request_purge(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, Problem> {
+    state.limits.purge(org)?;
     let mut tx = state.database.begin_with(&[queue::ANSWER_SOON]).await?;
     let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key).await?;
     tx.commit().await?;
@@ -132,17 +133,42 @@ pub(super) async fn policy(
     }))
 }
 
-/// Rows that a purge now would remove, by table. Changes nothing.
-#[utoipa::path(get, path = "/orgs/{orgId}/retention/preview", tag = "retention", params(("orgId" = Uuid, Path)),
+/// How far a preview counts.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PreviewQuery {
+    /// Count every row. Otherwise counting stops at 100,000 rows of a table, and `at_least` names the table.
+    exact: bool,
+}
+
+/// Rows that a purge now would remove, by table. Changes nothing. One of an organization is counted at a time.
+#[utoipa::path(get, path = "/orgs/{orgId}/retention/preview", tag = "retention", params(("orgId" = Uuid, Path), PreviewQuery),
     responses((status = 200, body = Preview), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn preview(
     State(state): State<ApiState>,
     identity: Identity,
     Path(org): Path<Uuid>,
+    Query(query): Query<PreviewQuery>,
 ) -> Result<Json<Preview>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    Ok(Json(purge::preview(&state.reading, org).await?))
+    let counting = if query.exact {
+        Counting::Exact
+    } else {
+        Counting::Bounded
+    };
+    Ok(Json(count_expired(&state, org, counting).await?))
+}
+
+/// A preview, when it is the organization's turn to count.
+pub(in crate::http) async fn count_expired(
+    state: &ApiState,
+    org: OrgId,
+    counting: Counting,
+) -> Result<Preview, Problem> {
+    let _may_count = state.limits.count(org).await?;
+    Ok(purge::preview(&state.reading, org, counting).await?)
 }
 
 /// Where a page begins and how long it is.

@@ -15,9 +15,9 @@ use super::{
     visit::PagePath,
 };
 use crate::{
-    drift::dashboard::{self, Dashboard},
+    drift::dashboard::Dashboard,
     figures,
-    http::ApiState,
+    http::{ApiState, api},
     purge::datasets::tables,
 };
 
@@ -28,7 +28,7 @@ pub(super) async fn show(
     PagePath(org): PagePath<Uuid>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let dashboard = dashboard::dashboard(&state.database, org.id).await?;
+    let dashboard = api::figures(&state, org.id).await?;
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Dashboard),

@@ -49,7 +49,7 @@ fn problem_page(problem: &Problem) -> Response {
             p { a href="/console" { "Back to the console" } }
         },
     );
-    (problem.status(), body).into_response()
+    (problem.status(), problem.headers(), body).into_response()
 }
 
 /// A problem's detail as a sentence.

@@ -11,7 +11,7 @@ use super::{
     page::{self, Place, Tab, page},
     runs::run_table,
     session::{self, Visitor},
-    visit::{PagePath, Signed},
+    visit::{PagePath, PageQuery, Signed},
 };
 use crate::{
     drift::organizations::Organization,
@@ -21,7 +21,7 @@ use crate::{
         api::{self, MAX_REASON},
         extract::bounded_text,
     },
-    purge::{self, Preview, datasets::DATASETS},
+    purge::{Counting, MAX_COUNTED, Preview, datasets::DATASETS},
     queue::{self, Run, RunFilter},
     retention::Plan,
 };
@@ -115,11 +115,31 @@ pub(super) async fn preview(
     State(state): State<ApiState>,
     visitor: Visitor,
     PagePath(org): PagePath<Uuid>,
+    PageQuery(query): PageQuery<PreviewQuery>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    Ok(preview_table(
-        &purge::preview(&state.reading, org.id).await?,
-    ))
+    let counting = if query.exact {
+        Counting::Exact
+    } else {
+        Counting::Bounded
+    };
+    let counted = api::count_expired(&state, org.id, counting).await?;
+    let exactly = page::org_path(org.id, "retention/preview?exact=true");
+    Ok(html! {
+        div.counted {
+            (preview_table(&counted))
+            @if !counted.at_least.is_empty() {
+                p { a href=(exactly) hx-get=(exactly) hx-target="closest .counted" hx-swap="outerHTML" { "Count exactly" } }
+            }
+        }
+    })
+}
+
+/// How far the preview counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PreviewQuery {
+    exact: bool,
 }
 
 fn preview_table(preview: &Preview) -> Markup {
@@ -128,11 +148,23 @@ fn preview_table(preview: &Preview) -> Markup {
         &html! {
             thead { tr { th scope="col" { "Table" } th.number scope="col" { "Rows" } } }
             tbody { @for (table, rows) in &preview.tables.0 {
-                tr { th scope="row" { code { (table) } } td.number { (figures::number(*rows)) } }
+                tr { th scope="row" { code { (table) } } td.number { (rows_of(preview, table, *rows)) } }
             } }
-            tfoot { tr { th scope="row" { "All" } td.number { (figures::number(total(preview))) } } }
+            tfoot { tr { th scope="row" { "All" } td.number {
+                @if !preview.at_least.is_empty() { "more than " } (figures::number(total(preview)))
+            } } }
         },
     )
+}
+
+/// As many rows as were counted.
+fn rows_of(preview: &Preview, table: &str, rows: u64) -> String {
+    let rows_of = figures::number(rows);
+    match preview.at_least.contains(&table) {
+        true if rows >= MAX_COUNTED => format!("more than {rows_of}"),
+        true => format!("at least {rows_of}"),
+        false => rows_of,
+    }
 }
 
 fn total(preview: &Preview) -> u64 {
@@ -147,7 +179,7 @@ pub(super) async fn confirm(
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
     visitor.identity.may_purge(org.id)?;
-    let preview = purge::preview(&state.reading, org.id).await?;
+    let preview = api::count_expired(&state, org.id, Counting::Bounded).await?;
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Retention),

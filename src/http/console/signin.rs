@@ -23,7 +23,10 @@ use super::{
     session::{self, COOKIE},
     visit::{PageQuery, Signed, keep, parse_form},
 };
-use crate::http::{ApiState, Identity, Problem, proxies::HttpsOnly};
+use crate::http::{
+    ApiState, Identity, Problem,
+    proxies::{ClientAddress, HttpsOnly},
+};
 
 /// The cookie that ties the sign-in form to the browser that it was sent to: there is no session yet.
 const FORM_COOKIE: &str = "drift_retention_signin";
@@ -44,12 +47,16 @@ pub(super) async fn show(
     State(state): State<ApiState>,
     jar: CookieJar,
     https_only: HttpsOnly,
+    ClientAddress(address): ClientAddress,
     PageQuery(query): PageQuery<SignInQuery>,
 ) -> Response {
     let Some(token) = query.token else {
         let notice = query.signed_out.then_some("You are signed out.");
         return form(jar, https_only, query.next.as_deref(), notice);
     };
+    if let Err(problem) = state.limits.sign_in(address) {
+        return Failure::from(problem).into_response();
+    }
     match state.verifier.verify(&token).await {
         Ok((identity, _)) => {
             with_form_cookie(jar, https_only, |csrf| link_page(csrf, &token, &identity))
@@ -76,8 +83,10 @@ pub(super) async fn sign_in(
     State(state): State<ApiState>,
     jar: CookieJar,
     https_only: HttpsOnly,
+    ClientAddress(address): ClientAddress,
     body: Bytes,
 ) -> Result<Response, Failure> {
+    state.limits.sign_in(address)?;
     let sent: SignInForm = parse_form(&body)?;
     let expected = jar.get(FORM_COOKIE).map_or("", |cookie| cookie.value());
     if expected.is_empty() || !bool::from(sent.csrf.as_bytes().ct_eq(expected.as_bytes())) {

@@ -38,6 +38,9 @@ pub(super) async fn around(
     if let Some(cookie) = &cookie {
         match visitor(&state, cookie).await {
             Ok(Some((visitor, next))) => {
+                if let Err(problem) = state.limits.request(&visitor.identity) {
+                    return Failure::from(problem).into_response();
+                }
                 request.extensions_mut().insert(visitor);
                 exchanged = next;
             }

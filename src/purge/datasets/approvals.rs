@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
+use super::{Batch, Counted, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `main_app.approvals` by `created_at`.
@@ -26,18 +26,21 @@ impl Dataset for Approvals {
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-    ) -> sqlx::Result<Vec<u64>> {
+        limit: Option<i64>,
+    ) -> sqlx::Result<Counted> {
         let count = sqlx::query_scalar!(
             r#"-- purge.approvals.count_expired
-            SELECT count(*) AS "count!"
-            FROM main_app.approvals a JOIN main_app.incidents i ON i.id = a.incident_id
-            WHERE a.org_id = $1 AND a.created_at < $2 AND lower(trim(a.status)) <> 'pending' AND i.status = 'closed'"#,
+            SELECT count(*) AS "count!" FROM (
+                SELECT FROM main_app.approvals a JOIN main_app.incidents i ON i.id = a.incident_id
+                WHERE a.org_id = $1 AND a.created_at < $2 AND lower(trim(a.status)) <> 'pending' AND i.status = 'closed'
+                LIMIT $3) expired"#,
             scope.org.0,
-            scope.cutoff.0
+            scope.cutoff.0,
+            limit
         )
         .fetch_one(tx)
         .await?;
-        Ok(vec![rows(count)])
+        Ok(Counted::of_own_table(count, limit))
     }
 
     async fn delete_batch(

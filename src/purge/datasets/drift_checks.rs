@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::types::Oid;
 use uuid::Uuid;
 
-use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
+use super::{Batch, Counted, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `main_app.drift_checks` by `checked_at`, with `main_app.workflow_drift_flags`.
@@ -27,12 +27,18 @@ impl Dataset for DriftChecks {
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-    ) -> sqlx::Result<Vec<u64>> {
+        limit: Option<i64>,
+    ) -> sqlx::Result<Counted> {
         let counts = sqlx::query!(
             r#"-- purge.drift_checks.count_expired
-            WITH old AS MATERIALIZED (
+            WITH looked_at AS MATERIALIZED (
+                -- Of each environment one may stay. No limit: the sum is NULL.
+                SELECT $3::bigint + count(*) AS most FROM main_app.environments e WHERE e.org_id = $1
+            ), old AS MATERIALIZED (
+                -- One without an environment has no newer one beside it: it stays.
                 SELECT c.id, c.env_id FROM main_app.drift_checks c
-                WHERE c.org_id = $1 AND c.checked_at < $2
+                WHERE c.org_id = $1 AND c.checked_at < $2 AND c.env_id IS NOT NULL
+                LIMIT (SELECT most FROM looked_at)
             ), newest AS MATERIALIZED (
                 SELECT n.id
                 FROM (SELECT DISTINCT env_id FROM old) e
@@ -41,20 +47,27 @@ impl Dataset for DriftChecks {
                     WHERE n.env_id = e.env_id AND n.checked_at <= now()
                     ORDER BY n.checked_at DESC, n.id DESC LIMIT 1) n
             ), expired AS MATERIALIZED (
-                -- One without an environment has no newer one beside it: it stays.
-                SELECT id FROM old WHERE env_id IS NOT NULL AND id NOT IN (SELECT id FROM newest)
+                SELECT id FROM old WHERE id NOT IN (SELECT id FROM newest)
             )
             SELECT (SELECT count(*) FROM expired) AS "checks!",
-                   (SELECT coalesce(sum(f.flags), 0)::bigint FROM expired e
-                    -- One look per check: a join could be planned as a scan of everybody's flags.
-                    CROSS JOIN LATERAL (SELECT count(*) AS flags FROM main_app.workflow_drift_flags f
-                                        WHERE f.check_id = e.id) f) AS "flags!""#,
+                   (SELECT count(*) FROM (
+                        SELECT FROM expired e
+                        -- One look per check: a join could be planned as a scan of everybody's flags.
+                        CROSS JOIN LATERAL (SELECT FROM main_app.workflow_drift_flags f
+                                            WHERE f.check_id = e.id OFFSET 0) f
+                        LIMIT $3) flags) AS "flags!",
+                   coalesce((SELECT count(*) FROM old) < (SELECT most FROM looked_at), true) AS "whole!""#,
             scope.org.0,
-            scope.cutoff.0
+            scope.cutoff.0,
+            limit
         )
         .fetch_one(tx)
         .await?;
-        Ok(vec![rows(counts.checks), rows(counts.flags)])
+        let flags_are_whole = limit.is_none_or(|limit| counts.flags < limit);
+        Ok(Counted {
+            rows: vec![rows(counts.checks), rows(counts.flags)],
+            is_whole: counts.whole && flags_are_whole,
+        })
     }
 
     async fn delete_batch(

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Batch, Dataset, Progress, Remains, Scope, rows, side_by_side};
+use super::{Batch, Counted, Dataset, Progress, Remains, Scope, rows, side_by_side};
 use crate::{postgres::Transaction, retention::DatasetName};
 
 /// `main_app.incident_payloads` by `incidents.closed_at`.
@@ -28,35 +28,38 @@ impl Dataset for IncidentPayloads {
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-    ) -> sqlx::Result<Vec<u64>> {
+        limit: Option<i64>,
+    ) -> sqlx::Result<Counted> {
         let payloads = tx.mapping()?.payloads.clone();
         let count = sqlx::query_scalar!(
             r#"-- purge.incident_payloads.count_expired
-            SELECT (SELECT count(*)
-                    FROM main_app.incidents i
-                    WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                      AND i.payload_purged_at IS NULL
-                      AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id))
-                 + (SELECT count(*)
-                    FROM retention.rewritten_payloads w
-                    JOIN main_app.incidents i ON i.id = w.incident_id
-                    WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                      AND i.payload_purged_at IS NOT NULL
-                      AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id))
-                 + (SELECT count(*)
-                    FROM main_app.incidents i
-                    WHERE (SELECT retention.payloads_in_doubt($3)) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
-                      AND i.payload_purged_at IS NOT NULL
-                      AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
-                      AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w
-                                      WHERE w.incident_id = i.id AND w.org_id = i.org_id)) AS "count!""#,
+            SELECT count(*) AS "count!" FROM (
+                SELECT FROM main_app.incidents i
+                WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                  AND i.payload_purged_at IS NULL
+                  AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = i.id)
+                UNION ALL
+                SELECT FROM retention.rewritten_payloads w
+                JOIN main_app.incidents i ON i.id = w.incident_id
+                WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                  AND i.payload_purged_at IS NOT NULL
+                  AND EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = w.incident_id)
+                UNION ALL
+                SELECT FROM main_app.incidents i
+                WHERE (SELECT retention.payloads_in_doubt($3)) AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                  AND i.payload_purged_at IS NOT NULL
+                  AND coalesce((SELECT true FROM main_app.incident_payloads p WHERE p.incident_id = i.id LIMIT 1), false)
+                  AND NOT EXISTS (SELECT FROM retention.rewritten_payloads w
+                                  WHERE w.incident_id = i.id AND w.org_id = i.org_id)
+                LIMIT $4) expired"#,
             scope.org.0,
             scope.cutoff.0,
-            &payloads
+            &payloads,
+            limit
         )
         .fetch_one(tx)
         .await?;
-        Ok(vec![rows(count)])
+        Ok(Counted::of_own_table(count, limit))
     }
 
     async fn delete_batch(

@@ -71,6 +71,25 @@ impl Progress {
     }
 }
 
+/// Rows that a purge would remove.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    /// By table, in the order of [`Dataset::tables`].
+    pub rows: Vec<u64>,
+    /// Whether every row was counted; if not, there may be more in each of the tables.
+    pub is_whole: bool,
+}
+
+impl Counted {
+    /// So many of the dataset's only table, counted up to `limit`.
+    fn of_own_table(count: i64, limit: Option<i64>) -> Self {
+        Self {
+            rows: vec![rows(count)],
+            is_whole: limit.is_none_or(|limit| count < limit),
+        }
+    }
+}
+
 /// What one batch did.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -136,9 +155,14 @@ pub trait Dataset: fmt::Debug + Sync + Send {
     /// The tables that lose rows, the dataset's own first.
     fn tables(&self) -> &'static [&'static str];
 
-    /// How many rows a purge now would remove, by table. Changes nothing.
-    async fn count_expired(&self, tx: &mut Transaction<'_>, scope: Scope)
-    -> sqlx::Result<Vec<u64>>;
+    /// How many rows a purge now would remove, by table. Changes nothing. Counting stops after about `limit` rows of a table; none:
+    /// it goes on to the end.
+    async fn count_expired(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+        limit: Option<i64>,
+    ) -> sqlx::Result<Counted>;
 
     /// Removes at most `limit` expired rows after `progress`, with what hangs on them. Rows that somebody else
     /// holds are passed over. Every protection is part of the deleting statement; nothing is decided before.
