@@ -16,6 +16,8 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 export DRIFT_RETENTION_HTTP__LISTEN=127.0.0.1:$port
 DRIFT_RETENTION_AUTH__HS256_SECRET=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
 export DRIFT_RETENTION_AUTH__HS256_SECRET
+# More purges are asked for than one organization may.
+export DRIFT_RETENTION_HTTP__PURGES_PER_MINUTE=1000000
 org=11111111-1111-4111-8111-111111111111
 
 "$binary" migrate up --main-app >/dev/null

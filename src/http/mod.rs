@@ -43,7 +43,7 @@ pub struct ApiState {
     pub database: Database,
     /// The database, or a replica of it, for what counts a lot and changes nothing.
     pub reading: Reading,
-    /// The database for what counts a lot: [`Limits::count`] says who may.
+    /// The database for what counts a lot: [`Limits`] says who may.
     pub counting: Database,
     /// How much each organization and address may ask for.
     pub limits: Arc<Limits>,

@@ -37,21 +37,21 @@ fn routes_and_statuses_are_these() {
         .collect();
     lines.sort_unstable();
     insta::assert_snapshot!(lines.join("\n"), @"
-    GET /orgs/{orgId}/drift/dashboard → 200 4XX
-    GET /orgs/{orgId}/environments → 200 4XX
-    GET /orgs/{orgId}/environments/{environmentId} → 200 4XX
-    GET /orgs/{orgId}/incidents → 200 4XX
-    GET /orgs/{orgId}/incidents/{incidentId} → 200 4XX
-    GET /orgs/{orgId}/retention/policy → 200 4XX
-    GET /orgs/{orgId}/retention/preview → 200 4XX
-    GET /orgs/{orgId}/retention/runs → 200 4XX
-    GET /retention/runs → 200 4XX
-    GET /retention/runs/{runId} → 200 4XX
-    GET /retention/runs/{runId}/events → 200 4XX
-    POST /orgs/{orgId}/retention/purge → 202 4XX
-    POST /retention/runs/replay → 200 4XX
-    POST /retention/runs/{runId}/cancel → 200 4XX
-    POST /retention/runs/{runId}/replay → 202 4XX
+    GET /orgs/{orgId}/drift/dashboard → 200 4XX 503
+    GET /orgs/{orgId}/environments → 200 4XX 503
+    GET /orgs/{orgId}/environments/{environmentId} → 200 4XX 503
+    GET /orgs/{orgId}/incidents → 200 4XX 503
+    GET /orgs/{orgId}/incidents/{incidentId} → 200 4XX 503
+    GET /orgs/{orgId}/retention/policy → 200 4XX 503
+    GET /orgs/{orgId}/retention/preview → 200 4XX 503
+    GET /orgs/{orgId}/retention/runs → 200 4XX 503
+    GET /retention/runs → 200 4XX 503
+    GET /retention/runs/{runId} → 200 4XX 503
+    GET /retention/runs/{runId}/events → 200 4XX 503
+    POST /orgs/{orgId}/retention/purge → 202 4XX 503
+    POST /retention/runs/replay → 200 4XX 503
+    POST /retention/runs/{runId}/cancel → 200 4XX 503
+    POST /retention/runs/{runId}/replay → 202 4XX 503
     ");
 }
 

@@ -13,7 +13,7 @@ use axum::{Json, Router, response::IntoResponse, routing::get};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        OpenApi as Document,
+        Content, OpenApi as Document, Ref, ResponseBuilder,
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -74,6 +74,7 @@ fn routes() -> OpenApiRouter<ApiState> {
 /// The API's routes, and their description at `/openapi.json`.
 pub(super) fn router(state: ApiState) -> Router {
     let (router, document) = routes().split_for_parts();
+    let document = with_unavailable(document);
     // Shared: a route is copied for every request.
     let document = Arc::new(document);
     let document = async move || Json(document.as_ref()).into_response();
@@ -85,7 +86,23 @@ pub(super) fn router(state: ApiState) -> Router {
 /// The API's description.
 #[must_use]
 pub fn openapi() -> Document {
-    routes().into_openapi()
+    with_unavailable(routes().into_openapi())
+}
+
+/// Any route may find the database away, or every connection to it taken.
+fn with_unavailable(mut document: Document) -> Document {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let unavailable = ResponseBuilder::new()
+        .description("The database is away or busy: try again after `Retry-After`")
+        .content("application/problem+json", problem)
+        .build();
+    for path in document.paths.paths.values_mut() {
+        for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            responses.insert("503".to_owned(), unavailable.clone().into());
+        }
+    }
+    document
 }
 
 /// A bounded page size.
