@@ -28,7 +28,7 @@ use crate::{
 pub use self::{
     api::openapi,
     auth::{MintError, Verifier, mint},
-    health::{Health, WorkerHealth},
+    health::{Health, Readiness, WorkerHealth},
     identity::{Identity, Role},
     problem::Problem,
     server::{connections_beside, serve},
