@@ -1,5 +1,13 @@
 -- The truth about every purge: one row per run, one row per run and table, and who did what.
 
+-- How much is read of a text that others wrote: of a name, a title or a word that decides, and of a reason, a note or an error.
+-- What is cut ends with three dots. A text is not read past that, however long it is.
+CREATE FUNCTION retention.excerpt(words text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN left(words, 200) || CASE WHEN length(left(words, 201)) > 200 THEN '...' ELSE '' END;
+CREATE FUNCTION retention.long_excerpt(words text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN left(words, 2000) || CASE WHEN length(left(words, 2001)) > 2000 THEN '...' ELSE '' END;
+REVOKE ALL ON FUNCTION retention.excerpt(text), retention.long_excerpt(text) FROM PUBLIC;
+
 CREATE TABLE retention.purge_runs (
     id              uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     org_id          uuid NOT NULL, -- no foreign key: the record outlives the organization

@@ -23,4 +23,5 @@ pub mod retention;
 pub mod schedule;
 pub mod scheduler;
 pub mod telemetry;
+pub mod text;
 pub mod worker;

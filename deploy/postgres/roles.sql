@@ -78,7 +78,7 @@ GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], text), retention.urge_runnin
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
     retention.enqueue_slot(timestamptz, uuid[]), retention.erase_payloads(uuid[]), retention.first_check_key(),
     retention.mapping_fingerprint(), retention.payload_tables_state(oid[]), retention.payloads_in_doubt(oid[]),
-    retention.pressure(oid[], text[])
+    retention.pressure(oid[], text[]), retention.excerpt(text), retention.long_excerpt(text)
     TO drift_retention_worker;
 
 -- The queue's tables and functions are the worker's.

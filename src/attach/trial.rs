@@ -101,7 +101,7 @@ async fn try_lock_plan(database: &Database, organizations: i64) -> Tried {
     let mut tx = database.begin_with(&BRIEFLY).await?;
     let answers = sqlx::query!(
         r#"-- attach.try_lock_plan
-        SELECT o.id AS "id!", o.plan, main_app.lock_plan(o.id) AS locked
+        SELECT o.id AS "id!", retention.excerpt(o.plan) AS plan, retention.excerpt(main_app.lock_plan(o.id)) AS locked
         FROM (SELECT id, plan FROM main_app.organizations LIMIT $1) o"#,
         organizations
     )
@@ -304,7 +304,7 @@ async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Resul
     let mut tx = database.begin_with(&BRIEFLY).await?;
     let closed = sqlx::query_scalar!(
         r#"-- attach.closed_spelling
-        SELECT min(i.status) FILTER (WHERE lower(trim(i.status)) = 'closed')
+        SELECT retention.excerpt(min(i.status) FILTER (WHERE lower(trim(i.status)) = 'closed'))
         FROM (SELECT id FROM main_app.organizations LIMIT $1) o
         CROSS JOIN LATERAL (SELECT i.status FROM main_app.incidents i WHERE i.org_id = o.id LIMIT $2) i
         HAVING NOT bool_or(i.status = 'closed')"#,

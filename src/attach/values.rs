@@ -37,7 +37,7 @@ async fn check_organizations(tx: &mut Transaction<'_>, objects: &mut [Object]) -
     let plans = sqlx::query_as!(
         Word,
         r#"-- attach.plans
-        SELECT plan AS word, count(*) AS "count!" FROM main_app.organizations GROUP BY plan ORDER BY plan"#
+        SELECT retention.excerpt(plan) AS word, count(*) AS "count!" FROM main_app.organizations GROUP BY 1 ORDER BY 1"#
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -79,21 +79,21 @@ async fn check_statuses(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sql
     let checks = sqlx::query_as!(
         Word,
         r#"-- attach.check_statuses
-        SELECT status AS word, count(*) AS "count!" FROM main_app.drift_checks GROUP BY status ORDER BY status"#
+        SELECT retention.excerpt(status) AS word, count(*) AS "count!" FROM main_app.drift_checks GROUP BY 1 ORDER BY 1"#
     )
     .fetch_all(&mut *tx)
     .await?;
     let incidents = sqlx::query_as!(
         Word,
         r#"-- attach.incident_statuses
-        SELECT status AS word, count(*) AS "count!" FROM main_app.incidents GROUP BY status ORDER BY status"#
+        SELECT retention.excerpt(status) AS word, count(*) AS "count!" FROM main_app.incidents GROUP BY 1 ORDER BY 1"#
     )
     .fetch_all(&mut *tx)
     .await?;
     let approvals = sqlx::query_as!(
         Word,
         r#"-- attach.approval_statuses
-        SELECT status AS word, count(*) AS "count!" FROM main_app.approvals GROUP BY status ORDER BY status"#
+        SELECT retention.excerpt(status) AS word, count(*) AS "count!" FROM main_app.approvals GROUP BY 1 ORDER BY 1"#
     )
     .fetch_all(tx)
     .await?;

@@ -126,7 +126,7 @@ fn faults(round: &RoundReport) -> String {
 }
 
 /// All rounds together: faults, rows and runs by kind.
-fn summary(rounds: &[RoundReport]) -> comfy_table::Table {
+fn summary(rounds: &[RoundReport]) -> output::Table {
     let mut table = output::table(&["", "", "times"], 2);
     let faults = rounds.iter().flat_map(|round| &round.faults);
     let purged = rounds.iter().flat_map(|round| &round.purged);

@@ -223,7 +223,7 @@ async fn tick(database: &Database, config: &Config, stop: &CancellationToken) ->
     }
 }
 
-async fn preview_by_plan(database: &Database) -> Result<comfy_table::Table> {
+async fn preview_by_plan(database: &Database) -> Result<output::Table> {
     let reading = Reading::on(database.clone());
     let previews = preview::previews(&reading, &organizations::ids(database).await?).await?;
     let mut table = output::table(

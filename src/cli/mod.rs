@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use self::database::Use;
 use crate::{
-    attach::{Depth, prove},
+    attach::{Depth, Report, prove},
     config::{Config, ConfigError},
     postgres::{Database, migrations},
     schedule::BadSchedule,
@@ -140,10 +140,15 @@ impl Settings {
         let database = database::open(&config, to).await?;
         migrations::check(&database).await?;
         let (mapping, report) = prove(&database, &config.attach.cascades, depth).await?;
-        for warning in report.warnings() {
-            tracing::warn!("mapping to the main app: {warning}");
-        }
+        tell_warnings(&report);
         Ok((config, database.with_mapping(mapping)))
+    }
+}
+
+/// Logs what is worth knowing of the mapping.
+fn tell_warnings(report: &Report) {
+    for warning in report.warnings() {
+        tracing::warn!("mapping to the main app: {warning}");
     }
 }
 

@@ -1,17 +1,19 @@
 //! How things look: tables for people, JSON for programs, ages, and errors as one chain. And how they are written: what
-//! cannot be written is an error, never a panic.
+//! cannot be written is an error, never a panic, and what others wrote steers no terminal.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+use crate::text;
 
 /// The exit status that a shell reports for a program that SIGPIPE ended: 128 + 13.
 const READER_GONE: u8 = 141;
@@ -29,12 +31,12 @@ macro_rules! say {
 }
 pub(super) use say;
 
-/// Prints `line`, and ends it.
+/// Prints `line` without what could steer a terminal, and ends it.
 pub(super) fn line(line: &str) -> Result<(), Unwritten> {
-    bytes(format!("{line}\n").as_bytes())
+    bytes(format!("{}\n", text::visible(line)).as_bytes())
 }
 
-/// Prints `bytes` as they are. Flushed: what is left to the end of the process fails unnoticed.
+/// Prints `bytes` as they are: nothing in them is of others. Flushed: what is left to the end of the process fails unnoticed.
 pub(super) fn bytes(bytes: &[u8]) -> Result<(), Unwritten> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
@@ -43,11 +45,13 @@ pub(super) fn bytes(bytes: &[u8]) -> Result<(), Unwritten> {
 
 /// Prints what clap has to say: help and the version, or what is wrong with the arguments. Returns the exit status.
 pub(super) fn usage(usage: &clap::Error) -> ExitCode {
-    let printed = usage.print().and_then(|()| io::stdout().flush());
-    match printed {
-        Err(error) if !usage.use_stderr() => failure(&Unwritten(error).into()),
-        _ => ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)),
+    if usage.use_stderr() {
+        // It repeats the arguments, which a script may have from others.
+        complain(usage.render().to_string().trim_end());
+    } else if let Err(error) = usage.print().and_then(|()| io::stdout().flush()) {
+        return failure(&Unwritten(error).into());
     }
+    ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
 }
 
 /// Says on stderr why the command failed; returns the exit status. When nobody reads the output any more (`… | head`),
@@ -65,10 +69,12 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
 
 /// Writes a line to stderr, if it can be written: there is nowhere else to say so.
 pub(super) fn complain(line: impl Display) {
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    let line = line.to_string();
+    let _ = io::stderr().write_all(format!("{}\n", text::visible(&line)).as_bytes());
 }
 
-/// Prints `value` as JSON.
+/// Prints `value` as JSON. Serde escapes some of what steers a terminal, and [`line`] the rest, in a way that JSON reads back: the
+/// text is exactly what it was.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     say!("{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
@@ -76,8 +82,11 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// A table whose first column is never broken (an id must be copied in one piece), and whose columns from
 /// `numbers` on are numbers. Only a terminal's width breaks cells: what is piped has one line a row.
+pub(super) struct Table(comfy_table::Table);
+
+/// A table with these columns.
 pub(super) fn table(header: &[&str], numbers: usize) -> Table {
-    let mut table = Table::new();
+    let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING.header_separator(LineStyle::new('─', '─', '─', '─')));
     if table.is_tty() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -92,7 +101,22 @@ pub(super) fn table(header: &[&str], numbers: usize) -> Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
+    Table(table)
+}
+
+impl Table {
+    /// A line break in a cell would look like a row.
+    pub(super) fn add_row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        let cells = cells.into_iter();
+        self.0
+            .add_row(cells.map(|cell| text::on_one_line(cell.as_ref()).into_owned()));
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Who uses the command line, for the records.

@@ -52,7 +52,7 @@ pub(super) async fn previews(reading: &Reading, orgs: &[OrgId]) -> Result<Vec<Pr
     Ok(previews)
 }
 
-fn to_table(previews: &[Preview]) -> comfy_table::Table {
+fn to_table(previews: &[Preview]) -> output::Table {
     let mut table = output::table(
         &[
             "organization",

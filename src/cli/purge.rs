@@ -207,7 +207,7 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
 }
 
 /// What the runs purged, per plan and table; `+ n kept` are rows that a rule protects.
-pub(super) async fn totals(database: &Database, ids: &[Uuid]) -> Result<comfy_table::Table> {
+pub(super) async fn totals(database: &Database, ids: &[Uuid]) -> Result<output::Table> {
     let totals = queue::totals(database, ids).await?;
     let mut header = vec!["plan"];
     header.extend(datasets::tables());

@@ -165,7 +165,7 @@ async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn facts(run: &Run) -> comfy_table::Table {
+fn facts(run: &Run) -> output::Table {
     let time = |at: Option<DateTime<Utc>>| at.map(|at| at.format("%F %T%.3f UTC").to_string());
     let mut table = output::table(&["run", &run.id.to_string()], 2);
     let attempts = format!("{} of {}", run.attempts, run.max_attempts);
@@ -196,7 +196,7 @@ fn facts(run: &Run) -> comfy_table::Table {
     table
 }
 
-fn steps(run: &Run) -> comfy_table::Table {
+fn steps(run: &Run) -> output::Table {
     let mut table = output::table(
         &["table", "status", "cutoff", "purged", "kept", "batches"],
         3,

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Hours},
     gauges::Gauges,
     http::{self, ApiState, Health, Limits, Verifier, WorkerHealth},
-    postgres::{Database, Mapping},
+    postgres::Database,
     purge::datasets::DATASETS,
     retention::Plan,
     schedule::Schedule,
@@ -112,7 +112,8 @@ pub(super) async fn serve(
     let drained = CancellationToken::new();
     let watched = Watched::of(&database);
     let health = Health {
-        mapping: watched.warning.clone(),
+        unnoticed: watched.unnoticed.clone(),
+        last: Arc::default(),
         database: database.clone(),
         metrics: metrics.clone(),
         worker: worker.as_ref().map(|worker| WorkerHealth {
@@ -191,8 +192,8 @@ async fn at_most_after<T>(
 /// The mapping as this process goes by it: looked at again and again, while it serves.
 struct Watched {
     fingerprint: String,
-    /// What is worth knowing of it, in words; empty: nothing.
-    warning: Arc<Mutex<String>>,
+    /// Tables whose payloads can be written again unnoticed.
+    unnoticed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Watched {
@@ -200,7 +201,9 @@ impl Watched {
         let mapping = database.mapping();
         Self {
             fingerprint: mapping.map_or_else(String::new, |mapping| mapping.fingerprint.clone()),
-            warning: Arc::new(Mutex::new(mapping.map_or_else(String::new, warning))),
+            unnoticed: Arc::new(Mutex::new(
+                mapping.map_or_else(Vec::new, |mapping| mapping.unnoticed.clone()),
+            )),
         }
     }
 
@@ -228,7 +231,15 @@ impl Watched {
                 Ok((mapping, _)) if mapping.fingerprint != self.fingerprint => {
                     break Err(AttachError::Changed);
                 }
-                Ok((mapping, _)) => *self.warning.lock().await = warning(&mapping),
+                Ok((mapping, report)) => {
+                    let before = std::mem::replace(
+                        &mut *self.unnoticed.lock().await,
+                        mapping.unnoticed.clone(),
+                    );
+                    if before != mapping.unnoticed {
+                        super::tell_warnings(&report);
+                    }
+                }
                 Err(AttachError::Database(error)) => {
                     tracing::warn!(
                         error = chain(&error),
@@ -241,15 +252,4 @@ impl Watched {
         stop.cancel();
         outcome
     }
-}
-
-fn warning(mapping: &Mapping) -> String {
-    if mapping.unnoticed.is_empty() {
-        return String::new();
-    }
-    format!(
-        "each run looks at every purged incident of its organization: the trigger note_rewritten_payload is missing on {}, or is \
-         not ENABLE ALWAYS",
-        mapping.unnoticed.join(", ")
-    )
 }

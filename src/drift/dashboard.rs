@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::environments;
+use super::{MOST_WORDS, environments};
 use crate::{
     ids::OrgId,
     postgres::{Database, Transaction},
@@ -18,9 +18,9 @@ const WEEKS: i32 = 12;
 /// The figures of one organization.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Dashboard {
-    /// Incidents that are not closed, by status.
+    /// Incidents that are not closed, by status; those of rare ones as `other`, where there are more than fifty.
     pub open_incidents_by_status: BTreeMap<String, i64>,
-    /// Incidents that are not closed, by severity; `none` where it is not set.
+    /// Incidents that are not closed, by severity; `none` where it is not set, `other` as above.
     pub open_incidents_by_severity: BTreeMap<String, i64>,
     /// Incidents opened and closed in each of the last twelve weeks, oldest first.
     pub weeks: Vec<Week>,
@@ -95,10 +95,15 @@ type Counts = BTreeMap<String, i64>;
 async fn open_incidents(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<(Counts, Counts)> {
     let rows = sqlx::query!(
         r#"-- drift.open_incidents
-        SELECT status AS "status!", coalesce(severity, 'none') AS "severity!", count(*) AS "count!"
-        FROM main_app.incidents WHERE org_id = $1 AND NOT is_deleted AND status <> 'closed'
+        SELECT CASE WHEN place <= $2 THEN status ELSE 'other' END AS "status!",
+               CASE WHEN place <= $2 THEN severity ELSE 'other' END AS "severity!", sum(incidents)::bigint AS "count!"
+        FROM (SELECT status, severity, count(*) AS incidents, row_number() OVER (ORDER BY count(*) DESC, status, severity) AS place
+              FROM (SELECT retention.excerpt(status) AS status, retention.excerpt(coalesce(severity, 'none')) AS severity
+                    FROM main_app.incidents WHERE org_id = $1 AND NOT is_deleted AND status <> 'closed') open
+              GROUP BY status, severity) words
         GROUP BY 1, 2"#,
-        org.0
+        org.0,
+        MOST_WORDS
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -144,10 +149,12 @@ async fn weeks(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<Vec<Week>> 
 async fn purged(tx: &mut Transaction<'_>, org: OrgId, incidents: i64) -> sqlx::Result<Purged> {
     let rows = sqlx::query!(
         r#"-- drift.purged_rows
-        SELECT s.table_name, sum(s.rows_purged)::bigint AS "rows!", max(r.verified_at) AS verified_at
+        SELECT retention.excerpt(s.table_name) AS "table_name!", sum(s.rows_purged)::bigint AS "rows!",
+               max(r.verified_at) AS verified_at
         FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id
-        WHERE r.org_id = $1 GROUP BY s.table_name"#,
-        org.0
+        WHERE r.org_id = $1 GROUP BY s.table_name ORDER BY 2 DESC LIMIT $2"#,
+        org.0,
+        MOST_WORDS
     )
     .fetch_all(tx)
     .await?;

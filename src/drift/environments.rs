@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgExecutor, types::Json};
+use sqlx::PgExecutor;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::MOST_WORDS;
 use crate::{ids::OrgId, postgres::Database};
 
 /// An environment and its badge.
@@ -72,7 +73,8 @@ async fn select(
     sqlx::query_as!(
         Environment,
         r#"-- drift.select_environments
-        SELECT e.id AS "id!", coalesce(e.name, '') AS "name!", coalesce(c.status, 'never_checked') AS "drift_status!",
+        SELECT e.id AS "id!", retention.excerpt(coalesce(e.name, '')) AS "name!",
+               retention.excerpt(coalesce(c.status, 'never_checked')) AS "drift_status!",
                CASE WHEN c.checked_at >= '0001-01-01Z' THEN c.checked_at END AS "last_checked_at?",
                coalesce(c.modified_count, 0) AS "modified_count!",
                coalesce(c.not_in_git_count, 0) AS "not_in_git_count!",
@@ -80,7 +82,8 @@ async fn select(
                c.id::text AS check_id
         FROM main_app.environments e
         LEFT JOIN LATERAL (
-            SELECT c.* FROM main_app.drift_checks c
+            SELECT c.id, c.checked_at, c.status, c.modified_count, c.not_in_git_count, c.unknown_count
+            FROM main_app.drift_checks c
             WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
             ORDER BY c.checked_at DESC, c.id DESC LIMIT 1) c ON true
         WHERE e.org_id = $1 AND ($2::uuid IS NULL OR e.id = $2)
@@ -104,7 +107,8 @@ pub async fn flags(database: &Database, check: &str) -> sqlx::Result<Vec<Workflo
     sqlx::query_as!(
         WorkflowFlag,
         r#"-- drift.check_flags
-        SELECT workflow_id AS "workflow_id!", workflow_name, coalesce(flag, 'unknown') AS "flag!"
+        SELECT retention.excerpt(workflow_id) AS "workflow_id!", retention.excerpt(workflow_name) AS workflow_name,
+               retention.excerpt(coalesce(flag, 'unknown')) AS "flag!"
         FROM main_app.workflow_drift_flags
         WHERE check_id = $1::text::main_app.check_key ORDER BY workflow_id LIMIT 1000"#,
         check
@@ -113,7 +117,7 @@ pub async fn flags(database: &Database, check: &str) -> sqlx::Result<Vec<Workflo
     .await
 }
 
-/// How many environments are in each drift status.
+/// How many environments are in each drift status; those in rarer ones than [`MOST_WORDS`] are counted as `other`.
 ///
 /// # Errors
 /// When the database fails.
@@ -121,18 +125,24 @@ pub async fn count_by_status(
     on: impl PgExecutor<'_>,
     org: OrgId,
 ) -> sqlx::Result<Vec<(String, i64)>> {
-    let counts = sqlx::query_scalar!(
+    let counts = sqlx::query!(
         r#"-- drift.environments_by_status
-        SELECT json_build_array(s.status, count(*)) AS "count!: Json<(String, i64)>"
-        FROM (SELECT coalesce((
-                  SELECT c.status FROM main_app.drift_checks c
-                  WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
-                  ORDER BY c.checked_at DESC, c.id DESC LIMIT 1), 'never_checked') AS status
-              FROM main_app.environments e WHERE e.org_id = $1) s
-        GROUP BY s.status"#,
-        org.0
+        SELECT CASE WHEN s.place <= $2 THEN s.status ELSE 'other' END AS "status!", sum(s.environments)::bigint AS "count!"
+        FROM (SELECT e.status, count(*) AS environments, row_number() OVER (ORDER BY count(*) DESC, e.status) AS place
+              FROM (SELECT retention.excerpt(coalesce((
+                        SELECT c.status FROM main_app.drift_checks c
+                        WHERE c.env_id = e.id AND c.checked_at <= now() AND isfinite(c.checked_at)
+                        ORDER BY c.checked_at DESC, c.id DESC LIMIT 1), 'never_checked')) AS status
+                    FROM main_app.environments e WHERE e.org_id = $1) e
+              GROUP BY e.status) s
+        GROUP BY 1"#,
+        org.0,
+        MOST_WORDS
     )
     .fetch_all(on)
     .await?;
-    Ok(counts.into_iter().map(|count| count.0).collect())
+    Ok(counts
+        .into_iter()
+        .map(|row| (row.status, row.count))
+        .collect())
 }

@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::types::Json;
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{MISSING_NOTICE, PURGED_NOTICE};
+use super::{MISSING_NOTICE, PURGED_NOTICE, TOO_LARGE_NOTICE};
 use crate::{ids::OrgId, postgres::Database};
 
 /// Whether the payload is there, and if not, why.
@@ -15,6 +15,8 @@ use crate::{ids::OrgId, postgres::Database};
 pub enum PayloadState {
     /// It is there.
     Available,
+    /// It is there, and too large for an answer: more than 256 KiB, as it is stored or as JSON. A list does not look at that.
+    TooLarge,
     /// It was purged per retention policy.
     Purged,
     /// It is not there, and no purge took it.
@@ -35,6 +37,7 @@ impl PayloadState {
     pub fn notice(self) -> Option<&'static str> {
         match self {
             Self::Available => None,
+            Self::TooLarge => Some(TOO_LARGE_NOTICE),
             Self::Purged => Some(PURGED_NOTICE),
             Self::Missing => Some(MISSING_NOTICE),
         }
@@ -58,7 +61,7 @@ pub struct Incident {
     pub closed_at: Option<DateTime<Utc>>,
     /// Whether the details are there.
     pub payload_available: bool,
-    /// Whether they are there, were purged, or are missing.
+    /// Whether they are there, are too large, were purged, or are missing.
     pub payload_state: PayloadState,
     /// When they were purged, if they were.
     pub payload_purged_at: Option<DateTime<Utc>>,
@@ -126,7 +129,9 @@ async fn select(
 ) -> sqlx::Result<Vec<Incident>> {
     let rows = sqlx::query!(
         r#"-- drift.select_incidents
-        SELECT i.id AS "id!", i.env_id AS "env_id!", coalesce(i.title, '') AS "title!", i.severity, i.status AS "status!", i.owner,
+        SELECT i.id AS "id!", i.env_id AS "env_id!", retention.excerpt(coalesce(i.title, '')) AS "title!",
+               retention.excerpt(i.severity) AS severity, retention.excerpt(i.status) AS "status!",
+               retention.excerpt(i.owner) AS owner,
                least(greatest(i.detected_at, '0001-01-01Z'), '9999-12-31Z') AS "detected_at!",
                CASE WHEN i.acknowledged_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.acknowledged_at END AS acknowledged_at,
                CASE WHEN i.stabilized_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN i.stabilized_at END AS stabilized_at,
@@ -177,23 +182,48 @@ async fn select(
     Ok(incidents.collect())
 }
 
+/// The largest payload that is read, in bytes: as it is stored, and as JSON. A page and an answer have room for it, and what is
+/// stored compressed takes a hundred times that at most, for a moment, in Postgres.
+const LARGEST_PAYLOAD: i32 = 256 * 1024;
+
+/// An incident's payload as it can be shown.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// It is JSON as programs read it.
+    Json(Value),
+    /// `jsonb` holds more than programs read: a number beyond all limits, a nesting of hundreds. This is its text.
+    Text(String),
+    /// It is larger than an answer may be, and is not read.
+    TooLarge,
+}
+
+impl Payload {
+    fn of(text: Option<String>) -> Self {
+        let largest = usize::try_from(LARGEST_PAYLOAD).unwrap_or(usize::MAX);
+        match text.filter(|text| text.len() <= largest) {
+            None => Self::TooLarge,
+            Some(text) => serde_json::from_str(&text).map_or(Self::Text(text), Self::Json),
+        }
+    }
+}
+
 /// An incident's payload, if it is there.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn payload(
-    database: &Database,
-    incident: Uuid,
-) -> sqlx::Result<Option<serde_json::Value>> {
-    let payload = sqlx::query_scalar!(
-        r#"-- drift.incident_payload
-        SELECT coalesce(payload_json, 'null') AS "payload!: Json<serde_json::Value>"
-        FROM main_app.incident_payloads WHERE incident_id = $1 LIMIT 1"#,
-        incident
+pub async fn payload(database: &Database, incident: Uuid) -> sqlx::Result<Option<Payload>> {
+    // Its stored size is known without reading it. Only its text tells how large it is without compression.
+    let text = sqlx::query_scalar!(
+        "-- drift.incident_payload
+         SELECT CASE WHEN pg_column_size(p.payload_json) <= $2 THEN left(p.payload_json::text, $2 + 1)
+                     WHEN p.payload_json IS NULL THEN 'null' END
+         FROM main_app.incident_payloads p WHERE p.incident_id = $1 LIMIT 1",
+        incident,
+        LARGEST_PAYLOAD
     )
     .fetch_optional(database)
     .await?;
-    Ok(payload.map(|payload| payload.0))
+    Ok(text.map(Payload::of))
 }
 
 /// An incident's approvals, oldest first: at most a thousand.
@@ -204,8 +234,9 @@ pub async fn approvals(database: &Database, incident: Uuid) -> sqlx::Result<Vec<
     sqlx::query_as!(
         Approval,
         r#"-- drift.incident_approvals
-        SELECT a.id AS "id!", coalesce(a.action, '') AS "action!", a.status AS "status!", coalesce(a.requested_by, '') AS "requested_by!",
-               a.decided_by, a.notes,
+        SELECT a.id AS "id!", retention.excerpt(coalesce(a.action, '')) AS "action!", retention.excerpt(a.status) AS "status!",
+               retention.excerpt(coalesce(a.requested_by, '')) AS "requested_by!",
+               retention.excerpt(a.decided_by) AS decided_by, retention.long_excerpt(a.notes) AS notes,
                least(greatest(a.created_at, '0001-01-01Z'), '9999-12-31Z') AS "created_at!",
                CASE WHEN a.decided_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN a.decided_at END AS decided_at
         FROM main_app.approvals a WHERE a.incident_id = $1 ORDER BY a.created_at, a.id LIMIT 1000"#,

@@ -38,9 +38,9 @@ pub async fn exists(database: &Database, org: OrgId) -> sqlx::Result<bool> {
 pub struct Organization {
     /// Its id.
     pub id: OrgId,
-    /// Its name.
+    /// Its name, or how it begins.
     pub name: String,
-    /// Its plan, as the main app wrote it; empty where it has none.
+    /// Its plan, as the main app wrote it, or how it begins; empty where it has none.
     pub plan: String,
 }
 
@@ -52,7 +52,7 @@ pub async fn get(database: &Database, org: OrgId) -> sqlx::Result<Option<Organiz
     sqlx::query_as!(
         Organization,
         r#"-- drift.get_organization
-        SELECT id AS "id!: OrgId", coalesce(name, '') AS "name!", coalesce(plan, '') AS "plan!"
+        SELECT id AS "id!: OrgId", retention.excerpt(coalesce(name, '')) AS "name!", retention.excerpt(coalesce(plan, '')) AS "plan!"
         FROM main_app.organizations WHERE id = $1"#,
         org.0
     )
@@ -65,7 +65,7 @@ pub async fn get(database: &Database, org: OrgId) -> sqlx::Result<Option<Organiz
 pub struct OrganizationFilter {
     /// Only those whose name holds this text, or whose id begins with it.
     pub search: Option<String>,
-    /// Only those whose plan is written in one of these ways.
+    /// Only those whose plan is written in one of these ways, or begins so.
     pub plans: Option<Vec<String>>,
 }
 
@@ -82,9 +82,10 @@ pub async fn list(
     sqlx::query_as!(
         Organization,
         r#"-- drift.list_organizations
-        SELECT id AS "id!: OrgId", coalesce(name, '') AS "name!", coalesce(plan, '') AS "plan!" FROM main_app.organizations
+        SELECT id AS "id!: OrgId", retention.excerpt(coalesce(name, '')) AS "name!", retention.excerpt(coalesce(plan, '')) AS "plan!"
+        FROM main_app.organizations
         WHERE ($1::text IS NULL OR position(lower($1) IN lower(name)) > 0 OR starts_with(id::text, lower($1)))
-          AND ($2::text[] IS NULL OR plan = ANY ($2))
+          AND ($2::text[] IS NULL OR retention.excerpt(coalesce(plan, '')) = ANY ($2))
           AND ($3::uuid IS NULL OR (name, id) > (SELECT l.name, l.id FROM main_app.organizations l WHERE l.id = $3))
         ORDER BY name, id LIMIT $4"#,
         filter.search.as_deref(),
@@ -103,7 +104,8 @@ pub async fn list(
 pub async fn names(database: &Database, ids: &[Uuid]) -> sqlx::Result<HashMap<OrgId, String>> {
     let found = sqlx::query!(
         r#"-- drift.organization_names
-        SELECT id AS "id!: OrgId", coalesce(name, '') AS "name!" FROM main_app.organizations WHERE id = ANY ($1)"#,
+        SELECT id AS "id!: OrgId", retention.excerpt(coalesce(name, '')) AS "name!"
+        FROM main_app.organizations WHERE id = ANY ($1)"#,
         ids
     )
     .fetch_all(database)

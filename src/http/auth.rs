@@ -16,10 +16,10 @@ use serde_json::{Number, Value};
 use uuid::Uuid;
 
 use super::{
-    Identity, Problem, Role, extract,
+    Identity, Problem, Role,
     jwks::{self, Jwks},
 };
-use crate::{config::AuthConfig, ids::OrgId};
+use crate::{config::AuthConfig, ids::OrgId, text::is_control};
 
 /// How far clocks may differ, in seconds.
 const LEEWAY: f64 = 30.0;
@@ -220,7 +220,7 @@ fn whole_seconds(date: &Number) -> i64 {
 fn identity(claims: Claims) -> Result<Identity, Problem> {
     let subject = claims.sub;
     if subject.trim().is_empty()
-        || subject.contains(extract::is_control)
+        || subject.contains(is_control)
         || subject.chars().count() > MAX_SUBJECT
     {
         return Err(refused("its sub cannot be kept in records"));

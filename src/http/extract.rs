@@ -9,6 +9,7 @@ use chrono::{DateTime, Datelike, Utc};
 use serde::de::DeserializeOwned;
 
 use super::Problem;
+use crate::text::is_control;
 
 /// Path parameters.
 #[derive(Debug, FromRequestParts)]
@@ -54,13 +55,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
             .map(Self)
             .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
     }
-}
-
-/// Whether a character could steer a terminal, or turn the direction of writing. `retention.enqueue_run` refuses the same ones.
-pub(super) fn is_control(letter: char) -> bool {
-    let is_blank = matches!(letter, '\t' | '\n' | '\r');
-    let turns_direction = matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    turns_direction || letter.is_control() && !is_blank
 }
 
 /// Text that can be stored and shown anywhere: no control characters, not blank, of a bounded length.

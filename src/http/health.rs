@@ -1,4 +1,6 @@
 //! `/healthz`: the process answers. `/readyz`: it can do its work. `/metrics`: for Prometheus.
+//!
+//! They answer anybody, so `/readyz` has fixed words. What Postgres says goes to the log, once when the state changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +13,12 @@ use axum::{
 use serde::Serialize;
 use tokio::{sync::Mutex, time::timeout};
 
+use super::Problem;
 use crate::{
-    postgres::{self, Database, migrations},
+    postgres::{
+        self, Database,
+        migrations::{self, SchemaError},
+    },
     queue::{self, Lease, WorkerIdentity},
     telemetry::{logs::chain, metrics::Metrics},
     worker::Refusals,
@@ -21,7 +27,13 @@ use crate::{
 /// How long a check may take: a load balancer does not wait either.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+const OK: &str = "ok";
 const NO_ANSWER: &str = "the database does not answer";
+const READ_ONLY: &str = "the database is read-only: database.url leads to a standby, or to the old primary after a failover, or \
+    default_transaction_read_only is on";
+const REFUSED: &str = "the database refuses to record what becomes of runs: the log has its words";
+const UNNOTICED: &str = "warning: each run looks at every purged incident of its organization: the trigger note_rewritten_payload \
+    is missing, or is not ENABLE ALWAYS, on a table that the log names";
 
 /// What health is told from.
 #[derive(Debug, Clone)]
@@ -32,8 +44,10 @@ pub struct Health {
     pub metrics: Arc<Metrics>,
     /// Of this process's worker; none where it has no worker role.
     pub worker: Option<WorkerHealth>,
-    /// What is worth knowing of the mapping to the main app, in words; empty: nothing.
-    pub mapping: Arc<Mutex<String>>,
+    /// Tables whose payloads can be written again unnoticed.
+    pub unnoticed: Arc<Mutex<Vec<String>>>,
+    /// What the last probe found.
+    pub last: Arc<Mutex<Readiness>>,
 }
 
 /// What a worker's health is told from.
@@ -48,15 +62,30 @@ pub struct WorkerHealth {
 }
 
 /// What `/readyz` found; every part is `ok` or says what is wrong.
-#[derive(Debug, Serialize)]
-struct Readiness {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Readiness {
     ready: bool,
-    schema: String,
+    schema: &'static str,
     /// A warning, which keeps nobody from being ready.
-    mapping: String,
+    mapping: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    worker: Option<String>,
+    worker: Option<&'static str>,
 }
+
+impl Default for Readiness {
+    /// Before the first probe: what is wrong then is news.
+    fn default() -> Self {
+        Self {
+            ready: true,
+            schema: OK,
+            mapping: OK,
+            worker: None,
+        }
+    }
+}
+
+/// A part of readiness: its words, and the database's, if there are any.
+type Found = (&'static str, Option<String>);
 
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
@@ -65,54 +94,85 @@ pub(super) async fn healthz() -> &'static str {
 /// Ready: the database answers and takes writes, its schema is the one we know, our worker's heartbeat is fresh, and what it
 /// records is taken.
 pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
-    let database = &health.database;
-    let schema = match timeout(TIMEOUT, migrations::check(database)).await {
-        Ok(Ok(())) => match timeout(TIMEOUT, postgres::is_read_only(database)).await {
-            Ok(Ok(false)) => "ok".to_owned(),
-            Ok(Ok(true)) => "the database is read-only: database.url leads to a standby, or to the old primary after a failover, or \
-             default_transaction_read_only is on"
-                .to_owned(),
-            Ok(Err(error)) => chain(&error),
-            Err(_) => NO_ANSWER.to_owned(),
-        },
-        Ok(Err(error)) => chain(&error),
-        Err(_) => NO_ANSWER.to_owned(),
+    let (schema, why) = schema(&health.database).await;
+    let (worker, workers_why) = match &health.worker {
+        Some(told) => {
+            let (worker, why) = worker(&health.database, told).await;
+            (Some(worker), why)
+        }
+        None => (None, None),
     };
-    let mut worker = None;
-    if let Some(WorkerHealth {
-        identity,
-        lease,
-        refusals,
-    }) = &health.worker
-    {
-        let alive = timeout(TIMEOUT, queue::workers_alive(database, identity, *lease)).await;
-        worker = Some(match (alive, refusals.first()) {
-            (Ok(Ok(_)), Some(refusal)) => refusal,
-            (Ok(Ok(true)), None) => "ok".to_owned(),
-            (Ok(Ok(false)), None) => "the worker's heartbeat is older than its lease".to_owned(),
-            (Ok(Err(error)), _) => chain(&error),
-            (Err(_), _) => NO_ANSWER.to_owned(),
-        });
+    let is_noticed = health.unnoticed.lock().await.is_empty();
+    let found = Readiness {
+        ready: schema == OK && worker.is_none_or(|worker| worker == OK),
+        schema,
+        mapping: if is_noticed { OK } else { UNNOTICED },
+        worker,
+    };
+    let before = std::mem::replace(&mut *health.last.lock().await, found);
+    match (before.ready, found.ready) {
+        (_, false) if (before.schema, before.worker) != (found.schema, found.worker) => {
+            let error: Vec<String> = why.into_iter().chain(workers_why).collect();
+            let error = error.join("; ");
+            tracing::warn!(schema, worker, error, "not ready");
+        }
+        (false, true) => tracing::info!("ready again"),
+        _ => {}
     }
-    let ready = schema == "ok" && worker.as_deref().is_none_or(|worker| worker == "ok");
-    let status = if ready {
+    let status = if found.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (
-        status,
-        Json(Readiness {
-            ready,
-            schema,
-            mapping: match health.mapping.lock().await.as_str() {
-                "" => "ok".to_owned(),
-                warning => format!("warning: {warning}"),
-            },
-            worker,
-        }),
-    )
-        .into_response()
+    (status, Json(found)).into_response()
+}
+
+async fn schema(database: &Database) -> Found {
+    match timeout(TIMEOUT, migrations::check(database)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return (words(&error), Some(chain(&error))),
+        Err(_) => return (NO_ANSWER, None),
+    }
+    match timeout(TIMEOUT, postgres::is_read_only(database)).await {
+        Ok(Ok(false)) => (OK, None),
+        Ok(Ok(true)) => (READ_ONLY, None),
+        Ok(Err(error)) => (NO_ANSWER, Some(chain(&error))),
+        Err(_) => (NO_ANSWER, None),
+    }
+}
+
+fn words(error: &SchemaError) -> &'static str {
+    match error {
+        SchemaError::Behind { .. } => {
+            "the database schema is behind this program; run `drift-retention migrate up`"
+        }
+        SchemaError::Ahead(_) => {
+            "the database schema is newer than this program; upgrade drift-retention"
+        }
+        SchemaError::OtherBuild(_) => {
+            "the database was migrated by another build of drift-retention"
+        }
+        SchemaError::Unreachable => NO_ANSWER,
+        _ => "the database's schema cannot be read: the log says why",
+    }
+}
+
+async fn worker(database: &Database, told: &WorkerHealth) -> Found {
+    let WorkerHealth {
+        identity,
+        lease,
+        refusals,
+    } = told;
+    match timeout(TIMEOUT, queue::workers_alive(database, identity, *lease)).await {
+        Ok(Ok(_)) if refusals.are_any() => (REFUSED, None),
+        Ok(Ok(true)) => (OK, None),
+        Ok(Ok(false)) => ("the worker's heartbeat is older than its lease", None),
+        Ok(Err(error)) => (
+            "the worker's heartbeat cannot be read: the log says why",
+            Some(chain(&error)),
+        ),
+        Err(_) => (NO_ANSWER, None),
+    }
 }
 
 pub(super) async fn metrics(State(health): State<Arc<Health>>) -> Response {
@@ -120,6 +180,6 @@ pub(super) async fn metrics(State(health): State<Arc<Health>>) -> Response {
     health.metrics.show_pool(open, idle);
     match health.metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => Problem::internal(&error).into_response(),
     }
 }

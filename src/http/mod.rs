@@ -29,7 +29,7 @@ use crate::{
 pub use self::{
     api::openapi,
     auth::{MintError, Verifier, mint},
-    health::{Health, WorkerHealth},
+    health::{Health, Readiness, WorkerHealth},
     identity::{Identity, Role},
     limits::Limits,
     problem::Problem,

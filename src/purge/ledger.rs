@@ -81,7 +81,7 @@ pub(super) async fn prove(tx: &mut Transaction<'_>, run: &OwnedRun) -> Result<Pr
     let proof = sqlx::query!(
         r#"-- purge.prove_ownership
         SELECT r.status = 'running' AND r.token = $2 AS "owned!", r.urgent,
-               coalesce(main_app.lock_plan(r.org_id),
+               coalesce(retention.excerpt(main_app.lock_plan(r.org_id)),
                         (SELECT '' FROM main_app.organizations o WHERE o.id = r.org_id)) AS plan
         FROM retention.purge_runs r
         WHERE r.id = $1

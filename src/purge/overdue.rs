@@ -56,7 +56,7 @@ pub async fn overdue(database: &Database, pause: Duration) -> sqlx::Result<Overd
     let now = postgres::now(database).await?;
     let spellings = sqlx::query!(
         r#"-- purge.plan_spellings
-        SELECT left(coalesce(plan, ''), 200) AS "plan!", count(*) AS "organizations!" FROM main_app.organizations GROUP BY 1"#
+        SELECT retention.excerpt(coalesce(plan, '')) AS "plan!", count(*) AS "organizations!" FROM main_app.organizations GROUP BY 1"#
     )
     .fetch_all(database)
     .await?;

@@ -99,7 +99,7 @@ pub async fn claim(
               END
         RETURNING r.org_id, r.trigger, r.urgent, r.token, r.status, r.attempts,
                   r.traceparent, r.replay_of,
-                  (SELECT coalesce(o.plan, '') FROM main_app.organizations o WHERE o.id = r.org_id) AS plan,
+                  (SELECT retention.excerpt(coalesce(o.plan, '')) FROM main_app.organizations o WHERE o.id = r.org_id) AS plan,
                   (SELECT first.traceparent FROM retention.purge_runs first WHERE first.id = r.replay_of) AS repeated,
                   r.started_at AS "started_at!: DateTime<Utc>",
                   r.policy AS "policy: Json<RetentionPolicy>""#,

@@ -113,7 +113,7 @@ pub async fn replayable(
     let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let found = sqlx::query!(
         r#"-- queue.replayable
-        SELECT l.id AS "id: RunId", l.org_id AS "org_id: OrgId", l.status, l.error_kind, l.created_at,
+        SELECT l.id AS "id: RunId", l.org_id AS "org_id: OrgId", l.status, retention.excerpt(l.error_kind) AS error_kind, l.created_at,
                l.has_live_run AS "has_live_run!", count(*) OVER () AS "all!"
         FROM (SELECT DISTINCT ON (r.org_id) r.id, r.org_id, r.status, r.error_kind, r.created_at,
                      EXISTS (SELECT FROM retention.purge_runs live

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Step;
+use super::step::{Document, Step};
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
@@ -74,7 +74,7 @@ pub struct Run {
     pub status: String,
     pub plan: Option<String>,
     #[schema(value_type = Option<Object>)]
-    pub policy: Option<serde_json::Value>,
+    pub policy: Document,
     pub attempts: i32,
     pub max_attempts: i32,
     pub next_attempt_at: Option<DateTime<Utc>>,
@@ -200,11 +200,25 @@ impl FromStr for Cursor {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = RunPage)]
 pub struct Page {
-    /// Newest first.
+    /// Newest first. A page ends early where it would be longer than an answer may be.
     pub items: Vec<Run>,
     /// Where to go on; none: this was the last page.
     #[schema(value_type = Option<String>)]
     pub next_cursor: Option<Cursor>,
+}
+
+impl Page {
+    /// Ends the page after `most` runs, if it has more.
+    pub fn end_after(&mut self, most: usize) {
+        if self.items.len() <= most {
+            return;
+        }
+        self.items.truncate(most);
+        self.next_cursor = self.items.last().map(|run| Cursor {
+            created_at: run.created_at,
+            id: run.id.0,
+        });
+    }
 }
 
 /// One run with its steps.
@@ -228,14 +242,13 @@ pub async fn list(
     limit: u32,
 ) -> sqlx::Result<Page> {
     // One more than asked for tells whether there is a next page.
-    let mut items = select(database, None, filter, cursor, i64::from(limit) + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor = items.last().filter(|_| more).map(|run| Cursor {
-        created_at: run.created_at,
-        id: run.id.0,
-    });
-    Ok(Page { items, next_cursor })
+    let items = select(database, None, filter, cursor, i64::from(limit) + 1).await?;
+    let mut page = Page {
+        items,
+        next_cursor: None,
+    };
+    page.end_after(limit as usize);
+    Ok(page)
 }
 
 /// The one query behind every view of runs.
@@ -250,12 +263,19 @@ async fn select(
     sqlx::query_as!(
         Run,
         r#"-- queue.select_runs
-        SELECT r.id AS "id: RunId", r.org_id AS "org_id: OrgId", r.trigger, r.requested_by, r.reason,
-               r.scheduled_for, r.replay_of, r.status, r.plan, r.policy, r.attempts, r.max_attempts,
+        SELECT r.id AS "id: RunId", r.org_id AS "org_id: OrgId", r.trigger,
+               retention.excerpt(r.requested_by) AS "requested_by!", retention.long_excerpt(r.reason) AS reason,
+               r.scheduled_for, r.replay_of, r.status, retention.excerpt(r.plan) AS plan, left(r.policy::text, 2000) AS policy,
+               r.attempts, r.max_attempts,
                r.next_attempt_at, r.created_at, r.started_at, r.finished_at, r.verified_at,
-               r.error_kind, r.error,
-               coalesce((SELECT json_agg(s ORDER BY array_position($7::text[], s.table_name))
-                         FROM retention.purge_run_steps s WHERE s.run_id = r.id), '[]') AS "steps!: Json<Vec<Step>>"
+               retention.excerpt(r.error_kind) AS error_kind, retention.long_excerpt(r.error) AS error,
+               coalesce((SELECT json_agg(s) FROM (
+                             SELECT retention.excerpt(s.table_name) AS table_name, s.cutoff, s.status, s.rows_purged, s.rows_kept,
+                                    s.batches, s.started_at, s.finished_at,
+                                    retention.excerpt(s.throttle_reason) AS throttle_reason, s.throttled_ms,
+                                    left(s.cascaded::text, 20000) AS cascaded
+                             FROM retention.purge_run_steps s WHERE s.run_id = r.id
+                             ORDER BY array_position($7::text[], s.table_name) LIMIT 20) s), '[]') AS "steps!: Json<Vec<Step>>"
         FROM retention.purge_runs r
         WHERE ($1::uuid IS NULL OR r.id = $1)
           AND ($2::uuid IS NULL OR r.org_id = $2)
@@ -318,11 +338,11 @@ pub async fn totals(database: &Database, ids: &[Uuid]) -> sqlx::Result<Vec<Total
     sqlx::query_as!(
         Total,
         r#"-- queue.totals
-        SELECT r.plan AS "plan!", s.table_name AS "table!", sum(s.rows_purged)::bigint AS "rows_purged!",
+        SELECT retention.excerpt(r.plan) AS "plan!", s.table_name AS "table!", sum(s.rows_purged)::bigint AS "rows_purged!",
                sum(s.rows_kept)::bigint AS "rows_kept!"
         FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id
         WHERE r.id = ANY ($1) AND r.plan IS NOT NULL
-        GROUP BY r.plan, s.table_name"#,
+        GROUP BY 1, s.table_name"#,
         ids
     )
     .fetch_all(database)
@@ -352,7 +372,8 @@ pub async fn unsuccessful(database: &Database, ids: &[Uuid]) -> sqlx::Result<Vec
     sqlx::query_as!(
         Unsuccessful,
         "-- queue.unsuccessful
-         SELECT id, org_id, status, error_kind, error FROM retention.purge_runs
+         SELECT id, org_id, status, retention.excerpt(error_kind) AS error_kind, retention.long_excerpt(error) AS error
+         FROM retention.purge_runs
          WHERE id = ANY ($1) AND status IN ('failed', 'cancelled') ORDER BY created_at, id",
         ids
     )

@@ -57,7 +57,7 @@ pub struct Failures {
     pub latest: DateTime<Utc>,
 }
 
-/// Failed runs by error kind, the latest first.
+/// Failed runs by error kind, the latest first: at most fifty kinds.
 ///
 /// # Errors
 /// When the database fails.
@@ -66,10 +66,11 @@ pub async fn failures(database: &Database) -> sqlx::Result<Vec<Failures>> {
     sqlx::query_as!(
         Failures,
         r#"-- queue.failures
-        SELECT f.error_kind, sum(f.runs)::bigint AS "runs!", count(*) AS "organizations!", max(f.latest) AS "latest!"
+        SELECT retention.excerpt(f.error_kind) AS error_kind, sum(f.runs)::bigint AS "runs!", count(*) AS "organizations!",
+               max(f.latest) AS "latest!"
         FROM (SELECT error_kind, org_id, count(*) AS runs, max(created_at) AS latest
               FROM retention.purge_runs WHERE status = 'failed' GROUP BY error_kind, org_id) f
-        GROUP BY f.error_kind ORDER BY 4 DESC"#
+        GROUP BY f.error_kind ORDER BY 4 DESC LIMIT 50"#
     )
     .fetch_all(database)
     .await
@@ -86,7 +87,8 @@ pub struct Action {
     pub run_id: Option<Uuid>,
     pub org_id: Option<Uuid>,
     pub reason: Option<String>,
-    pub details: Option<serde_json::Value>,
+    /// The run that the action made or met.
+    pub led_to: Option<String>,
 }
 
 /// At most `limit` actions, newest first, after the action `cursor`.
@@ -101,7 +103,9 @@ pub async fn actions(
     sqlx::query_as!(
         Action,
         "-- queue.actions
-         SELECT id, at, actor, action, run_id, org_id, reason, details FROM retention.operator_actions
+         SELECT id, at, retention.excerpt(actor) AS \"actor!\", retention.excerpt(action) AS \"action!\", run_id, org_id,
+                retention.long_excerpt(reason) AS reason, left(details ->> 'run_id', 36) AS led_to
+         FROM retention.operator_actions
          WHERE $1::bigint IS NULL OR (at, id) < (SELECT l.at, l.id FROM retention.operator_actions l WHERE l.id = $1)
          ORDER BY at DESC, id DESC LIMIT $2",
         cursor,
@@ -119,7 +123,9 @@ pub async fn actions_on(database: &Database, run: RunId) -> sqlx::Result<Vec<Act
     sqlx::query_as!(
         Action,
         "-- queue.actions_on_run
-         SELECT id, at, actor, action, run_id, org_id, reason, details FROM retention.operator_actions
+         SELECT id, at, retention.excerpt(actor) AS \"actor!\", retention.excerpt(action) AS \"action!\", run_id, org_id,
+                retention.long_excerpt(reason) AS reason, left(details ->> 'run_id', 36) AS led_to
+         FROM retention.operator_actions
          WHERE run_id = $1 ORDER BY at, id LIMIT 100",
         run.0
     )
@@ -165,7 +171,8 @@ pub async fn window_applied(
     sqlx::query_as!(
         AppliedWindow,
         "-- queue.window_applied
-         SELECT r.id AS run, r.plan, (r.policy ->> $2)::bigint AS days
+         SELECT r.id AS run, retention.excerpt(r.plan) AS plan,
+                CASE WHEN r.policy ->> $2 ~ '^[0-9]{1,9}$' THEN (r.policy ->> $2)::bigint END AS days
          FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id AND s.table_name = $2
          WHERE r.org_id = $1 AND s.rows_purged > 0 AND s.started_at <= $3 AND coalesce(s.finished_at, now()) >= $3
          ORDER BY r.created_at DESC LIMIT 1",
@@ -198,7 +205,7 @@ pub async fn purged_per_day(database: &Database, days: i32) -> sqlx::Result<Vec<
         r#"-- queue.purged_per_day
         SELECT d.day AS "day!", s.table_name AS "table?", coalesce(s.rows, 0) AS "rows!"
         FROM (SELECT (now() AT TIME ZONE 'UTC')::date - n AS day FROM generate_series(0, $1::int - 1) n) d
-        LEFT JOIN (SELECT (started_at AT TIME ZONE 'UTC')::date AS day, table_name, sum(rows_purged)::bigint AS rows
+        LEFT JOIN (SELECT (started_at AT TIME ZONE 'UTC')::date AS day, retention.excerpt(table_name) AS table_name, sum(rows_purged)::bigint AS rows
                    FROM retention.purge_run_steps
                    WHERE started_at >= ((now() AT TIME ZONE 'UTC')::date - $1::int) AT TIME ZONE 'UTC'
                    GROUP BY 1, 2) s ON s.day = d.day

@@ -1,9 +1,9 @@
-//! What a run did to one table, as its record tells.
+//! What a run did to one table, and whatever else of its record is JSON: what cannot be read of it fails nobody.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::figures;
@@ -26,7 +26,16 @@ pub struct Step {
     pub throttled_ms: i64,
     /// Rows of other tables that went along by a foreign key (`attach.cascades`), by table; null for a table: not counted.
     #[schema(value_type = Option<std::collections::HashMap<String, Option<i64>>>)]
+    #[serde(deserialize_with = "counts")]
     pub cascaded: Option<BTreeMap<String, Option<i64>>>,
+}
+
+/// Reads counts from their JSON; what else may stand there fails nobody who reads the record.
+fn counts<'de, D: Deserializer<'de>>(
+    text: D,
+) -> Result<Option<BTreeMap<String, Option<i64>>>, D::Error> {
+    let text = Option::<String>::deserialize(text)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 impl Step {
@@ -39,5 +48,16 @@ impl Step {
             None => format!("an unknown number of rows of {table}"),
         });
         Some(words.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// A jsonb of a record, as far as it is JSON that can be read: what else may stand there fails nobody who reads the record.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(transparent)]
+pub struct Document(Option<serde_json::Value>);
+
+impl From<Option<String>> for Document {
+    fn from(text: Option<String>) -> Self {
+        Self(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 }

@@ -97,7 +97,7 @@ async fn lock(
         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS d (run_id, job, n)
         CROSS JOIN LATERAL (
             SELECT r.id, r.org_id, r.trigger, r.delivery_id, r.traceparent,
-                   coalesce(main_app.lock_plan(r.org_id),
+                   coalesce(retention.excerpt(main_app.lock_plan(r.org_id)),
                             (SELECT '' FROM main_app.organizations o WHERE o.id = r.org_id)) AS plan
             FROM retention.purge_runs r
             WHERE r.id = d.run_id AND r.delivery_id = d.job AND r.status = 'queued' AND r.attempts = 0 AND r.policy IS NULL

@@ -80,7 +80,7 @@ async fn lock_waiting(
         Waiting,
         r#"-- queue.lock_waiting
         SELECT r.id, r.org_id, r.trigger, r.delivery_id, r.traceparent,
-               (SELECT coalesce(o.plan, '') FROM main_app.organizations o WHERE o.id = r.org_id) AS plan, now() AS "now!"
+               (SELECT retention.excerpt(coalesce(o.plan, '')) FROM main_app.organizations o WHERE o.id = r.org_id) AS plan, now() AS "now!"
         FROM retention.purge_runs r
         WHERE r.status = 'queued' AND r.attempts = 0 AND r.policy IS NULL AND r.replay_of IS NULL
           AND (r.next_attempt_at IS NULL OR r.next_attempt_at <= now()) AND r.id > $1

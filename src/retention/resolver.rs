@@ -25,7 +25,7 @@ pub enum ResolveError {
 pub async fn resolve(on: impl PgExecutor<'_>, org: OrgId) -> Result<Plan, ResolveError> {
     let plan = sqlx::query_scalar!(
         r#"-- retention.resolve_plan
-        SELECT coalesce(plan, '') AS "plan!" FROM main_app.organizations WHERE id = $1"#,
+        SELECT retention.excerpt(coalesce(plan, '')) AS "plan!" FROM main_app.organizations WHERE id = $1"#,
         org.0
     )
     .fetch_optional(on)

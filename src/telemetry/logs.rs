@@ -1,9 +1,9 @@
 //! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said; where it would choose nothing by
-//! mistake, the default holds and says so.
+//! mistake, the default holds and says so. No line steers a terminal, or looks like two.
 
 use std::{
     error::Error,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
 };
 
 use opentelemetry_sdk::trace::SdkTracer;
@@ -13,7 +13,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use crate::postgres;
+use crate::{postgres, text};
 
 /// Who writes log lines: this program, and the libraries below it.
 const SPEAKERS: [&str; 13] = [
@@ -68,7 +68,8 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
         registry
             .with(
                 fmt::layer()
-                    .with_writer(io::stderr)
+                    .with_writer(|| Line)
+                    .with_ansi(false) // a line has no escape sequence, not even ours
                     .log_internal_errors(false)
                     .with_target(false)
                     .with_filter(filter),
@@ -80,7 +81,7 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
-                    .with_writer(io::stderr)
+                    .with_writer(|| Line)
                     .log_internal_errors(false)
                     .with_filter(filter),
             )
@@ -88,6 +89,22 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     };
     if let Some(why) = refused {
         tracing::warn!("RUST_LOG {why}; the default is used in its place: {default}");
+    }
+}
+
+/// Where a line of the log goes, whole: to stderr, on one line. The words of others stand in it: names, and what Postgres says.
+struct Line;
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let text = text::on_one_line(text.trim_end_matches('\n'));
+        io::stderr().write_all(format!("{text}\n").as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Recording a step of a run's life: until the database has taken it, or has refused it for good.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,18 +28,18 @@ pub(super) enum Step {
     Other,
 }
 
-/// Which kinds of steps the database refuses, and why, until it takes one of the kind again.
+/// Which kinds of steps the database refuses, until it takes one of the kind again.
 #[derive(Debug, Clone, Default)]
-pub struct Refusals(Arc<Mutex<BTreeMap<Step, String>>>);
+pub struct Refusals(Arc<Mutex<BTreeSet<Step>>>);
 
 impl Refusals {
-    /// One of them in words, for readiness.
+    /// Whether there are any.
     #[must_use]
-    pub fn first(&self) -> Option<String> {
-        self.lock().values().next().cloned()
+    pub fn are_any(&self) -> bool {
+        !self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Step, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Step>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,15 +117,12 @@ impl Worker {
                     if postgres::is_row_security(&error) {
                         self.mapping_doubted.notify_one();
                     }
-                    let why = chain(&error);
                     tracing::error!(
-                        error = why,
+                        error = chain(&error),
                         "the database refuses to record the run's progress: the attempt ends here, and the run is delivered \
                          again later"
                     );
-                    let refusal =
-                        format!("the database refuses to record what becomes of runs: {why}");
-                    self.refusals.lock().insert(step, refusal);
+                    self.refusals.lock().insert(step);
                     return Err(Unrecorded);
                 }
             }
@@ -166,7 +163,7 @@ impl Worker {
 
     async fn rescue(&self) -> sqlx::Result<()> {
         // What could not be claimed has lost its delivery. It goes on as soon as the database lets it.
-        if self.refusals.first().is_some() {
+        if self.refusals.are_any() {
             queue::deliver_stranded(&self.database, self.lease()).await?;
         }
         for run in queue::held_runs(&self.database, &self.identity, self.lease()).await? {

@@ -1,6 +1,8 @@
 //! What does not forbid a purge and is worth knowing: triggers, indexes that are missing, payloads that would be written again
 //! unnoticed. Each is told with what mends it.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::support::{
@@ -156,19 +158,22 @@ async fn index_that_serves_only_some_rows_or_another_order_is_no_index() {
     create_missing(&db, &["public.drift_checks (org_id, checked_at)"]).await;
 }
 
-/// What `/readyz` says of the mapping.
+/// What `/readyz` says of the mapping. The table stands in the log, and is named to nobody who asks.
 async fn readiness(db: &TestDatabase) -> Value {
-    let service = Service::start(&db.url, "worker", &[]);
+    let (service, log) = Service::logged(&db.url, "worker", &[]);
     service.ready().await;
     let answer = service.get("/readyz").await.unwrap();
     assert_eq!(answer.status(), 200);
     let readiness: Value = answer.json().await.unwrap();
     assert_eq!(readiness["ready"], true);
+    let log = fs::read_to_string(log.path()).unwrap();
+    let is_named = log.contains("public.incident_payloads");
+    assert_eq!(is_named, readiness["mapping"] != "ok", "{log}");
     readiness["mapping"].clone()
 }
 
 const UNNOTICED: &str = "warning: each run looks at every purged incident of its organization: the trigger note_rewritten_payload \
-    is missing on public.incident_payloads, or is not ENABLE ALWAYS";
+    is missing, or is not ENABLE ALWAYS, on a table that the log names";
 
 #[tokio::test]
 async fn trigger_that_notes_rewritten_payloads_is_missed_where_it_is_not_as_it_should_be() {

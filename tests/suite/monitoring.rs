@@ -1,12 +1,13 @@
 //! What Prometheus and load balancers read: counters that agree with the records, and a readiness that means it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     TestDatabase,
     app::App,
     ledger,
     product::{self, Service, eventually, until_status},
+    roles,
 };
 
 const TABLES: [&str; 4] = [
@@ -89,6 +90,40 @@ async fn service_on_a_schema_that_was_stepped_back_is_not_ready_and_says_why() {
     let up = product::run(&db.url, &["migrate", "up", "--main-app"]).await;
     assert!(up.status.success(), "{up:?}");
     service.ready().await;
+}
+
+#[tokio::test]
+async fn readiness_has_fixed_words_and_the_log_has_the_databases_once() {
+    const DENIED: &str = "permission denied for table migrations";
+    let db = TestDatabase::new().await;
+    roles::apply(&db).await;
+    let url = roles::user_in(&db, "drift_retention_worker").await;
+    let (service, log) = Service::logged(&url, "api", &[]);
+    service.ready().await;
+    for times in 1..=2 {
+        db.execute("REVOKE SELECT ON retention.migrations FROM drift_retention_worker")
+            .await;
+        for _ in 0..5 {
+            let answer = service.get("/readyz").await.unwrap();
+            assert_eq!(answer.status(), 503);
+            let body: Value = answer.json().await.unwrap();
+            assert_eq!(
+                body,
+                json!({
+                    "ready": false, "mapping": "ok",
+                    "schema": "the database's schema cannot be read: the log says why",
+                })
+            );
+        }
+        db.execute("GRANT SELECT ON retention.migrations TO drift_retention_worker")
+            .await;
+        for _ in 0..3 {
+            assert_eq!(service.get("/readyz").await.unwrap().status(), 200);
+        }
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert_eq!(log.matches(DENIED).count(), times, "{log}");
+        assert_eq!(log.matches("ready again").count(), times, "{log}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::fs;
 
 use sqlx::PgPool;
+use tempfile::NamedTempFile;
 use uuid::Uuid;
 
 use crate::support::{
@@ -16,13 +17,18 @@ use crate::support::{
 
 const REFUSED: &str = "the database refuses to record the run's progress";
 
-/// The worker is not ready and says why; it says it in its log no more often than it attempts.
-async fn assert_says(service: &Service, why: &str) {
-    eventually("it is not ready, and says why", async || {
+/// The worker is not ready and says so; why stands in its log, and is told to nobody who asks.
+async fn assert_says(service: &Service, log: &NamedTempFile, why: &str) {
+    eventually("it is not ready, and says so", async || {
         let answer = service.get("/readyz").await.unwrap();
-        answer.status() == 503 && answer.text().await.unwrap().contains(why)
+        let is_not_ready = answer.status() == 503;
+        let text = answer.text().await.unwrap();
+        assert!(!text.contains(why), "{text}");
+        is_not_ready && text.contains("the database refuses to record what becomes of runs")
     })
     .await;
+    let log = fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains(why), "{log}");
 }
 
 /// Whether the run is finished, exactly, and the process ready again.
@@ -51,7 +57,7 @@ async fn ending_that_a_trigger_refuses_ends_the_attempt_and_is_said_once_each_ti
     let (service, log) = Service::logged(&db.url, "worker", &slow_retries);
     service.ready().await;
     let run = product::enqueue(&db.pool, org).await;
-    assert_says(&service, "in function refuse()").await;
+    assert_says(&service, &log, "in function refuse()").await;
     eventually("it waits for another attempt", async || {
         product::status(&db.pool, run).await == "retrying"
     })
@@ -72,12 +78,12 @@ async fn claim_that_a_missing_right_refuses_is_said_and_the_run_goes_on_once_it_
     let url = roles::user_in(&db, "drift_retention_worker").await;
     let org = App::on(&db.pool).org_with_expired(30).await;
     let before = ledger::rows(&db.pool).await;
-    let service = Service::start(&url, "worker", &[]);
+    let (service, log) = Service::logged(&url, "worker", &[]);
     service.ready().await;
     db.execute("REVOKE UPDATE ON retention.purge_runs FROM drift_retention_worker")
         .await;
     let run = product::enqueue(&db.pool, org).await;
-    assert_says(&service, "permission denied for table purge_runs").await;
+    assert_says(&service, &log, "permission denied for table purge_runs").await;
     db.execute("GRANT UPDATE ON retention.purge_runs TO drift_retention_worker")
         .await;
     assert_mends(&service, &db.pool, run, &before).await;

@@ -90,13 +90,12 @@ async fn payloads_that_pg_restore_brings_back_with_triggers_disabled_go_with_the
     assert_taken(&db, org).await;
 
     // The restore has left the trigger enabled, but not ALWAYS.
-    let service = Service::start(&db.url, "worker", &[]);
+    let (service, log) = Service::logged(&db.url, "worker", &[]);
     service.ready().await;
     let ready = service.get("/readyz").await.unwrap().text().await.unwrap();
-    assert!(
-        ready.contains("note_rewritten_payload") && ready.contains("incident_payloads"),
-        "{ready}"
-    );
+    assert!(ready.contains("note_rewritten_payload"), "{ready}");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains("public.incident_payloads"), "{log}");
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub(super) struct EnvironmentPage {
 pub(super) struct EnvironmentDetail {
     #[serde(flatten)]
     environment: Environment,
-    /// The workflows that the newest check flagged.
+    /// The workflows that the newest check flagged, as far as an answer has room.
     flags: Vec<WorkflowFlag>,
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn list(
     let limit = super::limit(query.limit)?;
     exists(&state, org).await?;
     let items = environments::list(&state.database, org, query.cursor, limit + 1).await?;
-    let (items, next_cursor) = super::cut(items, limit, |environment| environment.id);
+    let (items, next_cursor) = super::page_of(items, limit, |environment| environment.id);
     Ok(Json(EnvironmentPage { items, next_cursor }))
 }
 
@@ -89,5 +89,8 @@ pub(super) async fn show(
         Some(check) => environments::flags(&state.database, check).await?,
         None => Vec::new(),
     };
-    Ok(Json(EnvironmentDetail { environment, flags }))
+    Ok(Json(EnvironmentDetail {
+        environment,
+        flags: super::fitting(flags, super::LONGEST_LIST),
+    }))
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::organization::exists;
 use crate::{
-    drift::incidents::{self, Approval, Incident, IncidentFilter},
+    drift::incidents::{self, Approval, Incident, IncidentFilter, Payload, PayloadState},
     http::{
         ApiState, Identity, Problem,
         extract::{Path, Query, bounded_text},
@@ -43,7 +43,7 @@ impl Default for ListQuery {
     }
 }
 
-/// A page of incidents, newest first.
+/// A page of incidents, newest first. It ends early where its texts would make it longer than an answer may be.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct IncidentPage {
     items: Vec<Incident>,
@@ -55,10 +55,11 @@ pub(super) struct IncidentPage {
 pub(super) struct IncidentDetail {
     #[serde(flatten)]
     incident: Incident,
-    /// The payload; absent when it is purged or missing: `payload_state` says which.
+    /// The payload. Absent when it is purged, missing or too large: `payload_state` says which. A payload that JSON parsers do
+    /// not read (a number as large as `1e400`, a nesting of more than 127) is a string that holds it as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     drift_summary: Option<serde_json::Value>,
-    /// Its approvals, oldest first, as far as they are kept.
+    /// Its approvals, oldest first, as far as they are kept and an answer has room.
     approvals: Vec<Approval>,
     links: Links,
 }
@@ -90,11 +91,11 @@ pub(super) async fn list(
     };
     exists(&state, org).await?;
     let items = incidents::list(&state.database, org, &filter, query.cursor, limit + 1).await?;
-    let (items, next_cursor) = super::cut(items, limit, |incident| incident.id);
+    let (items, next_cursor) = super::page_of(items, limit, |incident| incident.id);
     Ok(Json(IncidentPage { items, next_cursor }))
 }
 
-/// One incident. Its details are there, or the answer says that they were purged, or that none are recorded.
+/// One incident. Its details are there, or the answer says that they are too large, were purged, or that none are recorded.
 #[utoipa::path(get, path = "/orgs/{orgId}/incidents/{incidentId}", tag = "drift", operation_id = "show_incident",
     params(("orgId" = Uuid, Path), ("incidentId" = Uuid, Path)),
     responses((status = 200, body = IncidentDetail), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
@@ -105,11 +106,21 @@ pub(super) async fn show(
 ) -> Result<Json<IncidentDetail>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    let incident = incidents::get(&state.database, org, id)
+    let mut incident = incidents::get(&state.database, org, id)
         .await?
         .ok_or_else(Problem::not_found)?;
-    let drift_summary = incidents::payload(&state.database, id).await?;
+    let drift_summary = match incidents::payload(&state.database, id).await? {
+        Some(Payload::Json(payload)) => Some(payload),
+        Some(Payload::Text(text)) => Some(text.into()),
+        Some(Payload::TooLarge) => {
+            incident.payload_state = PayloadState::TooLarge;
+            incident.notice = incident.payload_state.notice();
+            None
+        }
+        None => None,
+    };
     let approvals = incidents::approvals(&state.database, id).await?;
+    let approvals = super::fitting(approvals, super::LONGEST_BESIDE_PAYLOAD);
     let links = Links {
         environment: format!("/orgs/{org}/environments/{}", incident.env_id),
         incidents: format!("/orgs/{org}/incidents"),

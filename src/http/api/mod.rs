@@ -10,6 +10,7 @@ mod runs;
 use std::sync::Arc;
 
 use axum::{Json, Router, response::IntoResponse, routing::get};
+use serde::Serialize;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -24,7 +25,10 @@ pub(super) use self::{
     organization::{count_expired, request_purge},
 };
 use super::{ApiState, Problem};
-use crate::retention::{Cutoff, Window};
+use crate::{
+    queue,
+    retention::{Cutoff, Window},
+};
 
 /// The longest reason that is kept.
 pub(super) const MAX_REASON: usize = 1_000;
@@ -111,6 +115,43 @@ fn limit(asked: u32) -> Result<i64, Problem> {
         return Ok(i64::from(asked));
     }
     Err(Problem::bad_request("limit must be from 1 to 200"))
+}
+
+/// The most bytes that the things of a list take in an answer, which has a megabyte at most.
+const LONGEST_LIST: usize = 900_000;
+/// The same beside an incident's payload.
+const LONGEST_BESIDE_PAYLOAD: usize = 400_000;
+
+/// How many of these take so many bytes at most: the first always does.
+fn how_many_fit(items: &[impl Serialize], most: usize) -> usize {
+    let mut bytes = 0;
+    let fitting = items.iter().take_while(|item| {
+        bytes += serde_json::to_vec(item).map_or(0, |json| json.len());
+        bytes <= most
+    });
+    fitting.count().max(1)
+}
+
+/// Those that take so many bytes at most.
+fn fitting<T: Serialize>(mut items: Vec<T>, most: usize) -> Vec<T> {
+    items.truncate(how_many_fit(&items, most));
+    items
+}
+
+/// A page of a list that was asked for one more than `limit`: as many as fit in an answer, and where the next page begins.
+fn page_of<T: Serialize, C>(
+    items: Vec<T>,
+    limit: i64,
+    id: impl Fn(&T) -> C,
+) -> (Vec<T>, Option<C>) {
+    let fit = i64::try_from(how_many_fit(&items, LONGEST_LIST)).unwrap_or(i64::MAX);
+    cut(items, limit.min(fit), id)
+}
+
+/// The same for a page of runs.
+fn fitting_page(mut page: queue::Page) -> queue::Page {
+    page.end_after(how_many_fit(&page.items, LONGEST_LIST));
+    page
 }
 
 /// Cuts a list that was asked for one more than `limit` down to its page, and tells where the next one begins.

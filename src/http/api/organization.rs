@@ -233,7 +233,7 @@ pub(super) async fn runs(
         .into_iter()
         .map(|run| identity.shown(run))
         .collect();
-    Ok(Json(page))
+    Ok(Json(super::fitting_page(page)))
 }
 
 /// 404 for an organization that does not exist: only operators can ask for one.

@@ -79,9 +79,8 @@ pub(super) async fn list(
         until: bounded_time("until", query.until)?,
         ids: None,
     };
-    Ok(Json(
-        queue::list(&state.database, &filter, cursor, limit).await?,
-    ))
+    let page = queue::list(&state.database, &filter, cursor, limit).await?;
+    Ok(Json(super::fitting_page(page)))
 }
 
 /// One run with its steps.

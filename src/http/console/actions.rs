@@ -1,5 +1,7 @@
 //! What operators did: the audit list.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -51,17 +53,7 @@ pub(super) async fn list(
                         th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Run" }
                         th scope="col" { "Organization" } th scope="col" { "Led to" } th scope="col" { "Reason" }
                     } }
-                    tbody { @for action in &found {
-                        tr {
-                            th scope="row" { (page::ago(visitor.now, action.at)) }
-                            td { (action.actor) }
-                            td { (page::words(&action.action)) }
-                            td { @match action.run_id { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
-                            td { @match action.org_id { Some(org) => { (org_link(OrgId(org), &names)) } None => { (page::dash()) } } }
-                            td { @match led_to(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
-                            td { (action.reason.as_deref().unwrap_or("–")) }
-                        }
-                    } }
+                    tbody { (page::rows(&found, |action| row(&visitor, action, &names))) }
                 }))
             }
             (page::more(next, "/console/actions", ""))
@@ -69,9 +61,23 @@ pub(super) async fn list(
     ))
 }
 
+fn row(visitor: &Visitor, action: &Action, names: &HashMap<OrgId, String>) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (page::ago(visitor.now, action.at)) }
+            td { (action.actor) }
+            td { (page::words(&action.action)) }
+            td { @match action.run_id { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
+            td { @match action.org_id { Some(org) => { (org_link(OrgId(org), names)) } None => { (page::dash()) } } }
+            td { @match led_to(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
+            td { (action.reason.as_deref().unwrap_or("–")) }
+        }
+    }
+}
+
 /// The run that an action made or met.
 fn led_to(action: &Action) -> Option<uuid::Uuid> {
-    action.details.as_ref()?["run_id"].as_str()?.parse().ok()
+    action.led_to.as_ref()?.parse().ok()
 }
 
 /// An action in a run's timeline.

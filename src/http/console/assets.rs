@@ -1,10 +1,12 @@
 //! The console's own files, inside the binary: nothing is asked of any other machine.
 
 use axum::{
-    extract::Path,
-    http::{StatusCode, header},
+    http::header,
     response::{IntoResponse, Response},
 };
+
+use super::{Answer, visit::PagePath};
+use crate::http::Problem;
 
 const FILES: [(&str, &str, &[u8]); 3] = [
     (
@@ -30,13 +32,12 @@ pub(super) fn path(name: &str) -> String {
 }
 
 /// Sends a file.
-pub(super) async fn file(Path((_, name)): Path<(String, String)>) -> Response {
-    let Some((_, media_type, bytes)) = FILES.into_iter().find(|(known, ..)| *known == name) else {
-        return StatusCode::NOT_FOUND.into_response();
-    };
+pub(super) async fn file(PagePath((_, name)): PagePath<(String, String)>) -> Answer<Response> {
+    let file = FILES.into_iter().find(|(known, ..)| *known == name);
+    let (_, media_type, bytes) = file.ok_or_else(Problem::not_found)?;
     let headers = [
         (header::CONTENT_TYPE, media_type),
         (header::CACHE_CONTROL, "public, max-age=3600"),
     ];
-    (headers, bytes).into_response()
+    Ok((headers, bytes).into_response())
 }

@@ -113,13 +113,13 @@ fn flag_table(flags: &[WorkflowFlag]) -> Markup {
         "Flagged workflows",
         &html! {
             thead { tr { th scope="col" { "Workflow" } th scope="col" { "Flag" } th scope="col" { "Id" } } }
-            tbody { @for flag in flags {
+            tbody { (page::rows(flags, |flag| html! {
                 tr {
                     th scope="row" { (flag.workflow_name.as_deref().unwrap_or(&flag.workflow_id)) }
                     td { (page::badge(&flag.flag)) }
                     td { code { (flag.workflow_id) } }
                 }
-            } }
+            })) }
         },
     )
 }

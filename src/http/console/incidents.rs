@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     drift::{
+        TOO_LARGE_NOTICE,
         environments::{self, Environment},
-        incidents::{self, Approval, Incident, IncidentFilter, PayloadState},
+        incidents::{self, Approval, Incident, IncidentFilter, Payload, PayloadState},
         organizations::Organization,
     },
     http::{ApiState, Problem, api::cut, extract::bounded_text},
@@ -136,7 +137,7 @@ fn row(visitor: &Visitor, path: &str, incident: &Incident) -> Markup {
             td { (page::ago(visitor.now, incident.detected_at)) }
             td { (page::ago_or_dash(visitor.now, incident.closed_at)) }
             td { @match incident.payload_state {
-                PayloadState::Available => "kept", PayloadState::Purged => "purged", PayloadState::Missing => "none",
+                PayloadState::Available | PayloadState::TooLarge => "kept", PayloadState::Purged => "purged", PayloadState::Missing => "none",
             } }
         }
     }
@@ -265,8 +266,13 @@ async fn summary(
     org: &Organization,
     incident: &Incident,
 ) -> Answer {
-    if let Some(found) = incidents::payload(&state.database, incident.id).await? {
-        return Ok(payload::readable(&found));
+    match incidents::payload(&state.database, incident.id).await? {
+        Some(Payload::Json(payload)) => return Ok(payload::readable(&payload)),
+        Some(Payload::Text(text)) => return Ok(payload::unreadable(&text)),
+        Some(Payload::TooLarge) => {
+            return Ok(html! { div.banner role="status" { p { strong { (TOO_LARGE_NOTICE) } } } });
+        }
+        None => {}
     }
     let window = match incident.payload_purged_at {
         Some(at) => queue::window_applied(&state.database, org.id, "incident_payloads", at).await?,
@@ -305,7 +311,7 @@ fn approval_table(visitor: &Visitor, approvals: &[Approval]) -> Markup {
                     th scope="col" { "Action" } th scope="col" { "Status" } th scope="col" { "Requested by" }
                     th scope="col" { "Requested" } th scope="col" { "Decided by" } th scope="col" { "Notes" }
                 } }
-                tbody { @for approval in approvals {
+                tbody { (page::rows(approvals, |approval| html! {
                     tr {
                         th scope="row" { (page::words(&approval.action)) }
                         td { (page::badge(&approval.status)) }
@@ -314,7 +320,7 @@ fn approval_table(visitor: &Visitor, approvals: &[Approval]) -> Markup {
                         td { (approval.decided_by.as_deref().unwrap_or("–")) }
                         td { (approval.notes.as_deref().unwrap_or("–")) }
                     }
-                } }
+                })) }
             }))
         }
     }

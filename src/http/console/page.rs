@@ -1,7 +1,9 @@
 //! The frame of every page: head, navigation, who is signed in; and the small parts that pages are made of.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use uuid::Uuid;
 
 use super::{assets, session::Visitor};
@@ -185,6 +187,48 @@ pub(super) fn table(caption: &str, table: &Markup) -> Markup {
             table { caption.hidden { (caption) } (table) }
         }
     }
+}
+
+/// The most bytes that the rows of a table take: a page has a megabyte at most.
+const ROOM_FOR_ROWS: usize = 400_000;
+
+/// The rows of a table, as many as a page has room for, and how many more there are.
+pub(super) fn rows<T>(items: &[T], row: impl Fn(&T) -> Markup) -> Markup {
+    let (rows, left) = fitting(items, ROOM_FOR_ROWS, row);
+    html! {
+        (rows)
+        @if left > 0 { tr { td.hint colspan="9" { "This page has no room for " (figures::number(left)) " more." } } }
+    }
+}
+
+/// As many of these as so many bytes have room for, and how many are left.
+pub(super) fn fitting<T>(items: &[T], room: usize, show: impl Fn(&T) -> Markup) -> (Markup, usize) {
+    let mut shown = String::new();
+    for (index, item) in items.iter().enumerate() {
+        let next = show(item).into_string();
+        if shown.len() + next.len() > room {
+            return (PreEscaped(shown), items.len() - index);
+        }
+        shown.push_str(&next);
+    }
+    (PreEscaped(shown), 0)
+}
+
+/// A text, or how it begins, where its HTML would take more than so many bytes.
+pub(super) fn beginning(text: &str, room: usize) -> Cow<'_, str> {
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, letter)| {
+        taken += match letter {
+            '"' => "&quot;".len(),
+            '&' => "&amp;".len(),
+            '<' | '>' => "&lt;".len(),
+            letter => letter.len_utf8(),
+        };
+        taken > room
+    });
+    end.map_or(Cow::Borrowed(text), |(end, _)| {
+        Cow::Owned(format!("{}…", &text[..end]))
+    })
 }
 
 /// A link to a run by the beginning of its id.

@@ -1,10 +1,18 @@
 //! An incident's payload as people read it: workflow by workflow, change by change. What has another shape is still
-//! there as JSON.
+//! there as JSON. A page has room for so much of it; it takes no more memory than that.
+
+use std::borrow::Cow;
 
 use maud::{Markup, html};
 use serde_json::Value;
 
 use super::page;
+
+/// The most bytes that the changes of one workflow take on the page, all workflows, the JSON, and one text.
+const ROOM_FOR_CHANGES: usize = 100_000;
+const ROOM_FOR_WORKFLOWS: usize = 250_000;
+const ROOM_FOR_JSON: usize = 400_000;
+const ROOM_FOR_TEXT: usize = 2_000;
 
 /// The workflows and their changes, and the whole as JSON, folded away.
 pub(super) fn readable(payload: &Value) -> Markup {
@@ -12,39 +20,72 @@ pub(super) fn readable(payload: &Value) -> Markup {
     html! {
         (origin(payload))
         @match workflows {
-            Some(workflows) if !workflows.is_empty() => { @for workflow in workflows { (one(workflow)) } }
+            Some(workflows) if !workflows.is_empty() => {
+                @let (shown, left) = page::fitting(workflows, ROOM_FOR_WORKFLOWS, one);
+                (shown)
+                (left_out(left))
+            }
             _ => { p.empty { "The details name no workflow." } }
         }
         details {
             summary { "Raw JSON" }
-            pre tabindex="0" { (pretty(payload)) }
+            (json(&pretty(payload)))
         }
     }
+}
+
+/// What no program reads as JSON, as text.
+pub(super) fn unreadable(text: &str) -> Markup {
+    html! {
+        p.empty { "The details hold a number or a nesting that cannot be read as JSON here. This is their text." }
+        (json(text))
+    }
+}
+
+fn json(text: &str) -> Markup {
+    let shown = page::beginning(text, ROOM_FOR_JSON);
+    let is_cut = matches!(shown, Cow::Owned(_));
+    html! {
+        pre tabindex="0" { (shown) }
+        @if is_cut { p.hint { "This page has no room for the rest. The API answers with all of it." } }
+    }
+}
+
+fn left_out(left: usize) -> Markup {
+    html! { @if left > 0 { p.hint { "This page has no room for " (left) " more." } } }
+}
+
+fn text(value: &Value) -> Option<Cow<'_, str>> {
+    Some(page::beginning(value.as_str()?, ROOM_FOR_TEXT))
 }
 
 /// What was compared with what.
 fn origin(payload: &Value) -> Markup {
     let git = &payload["git"];
     html! {
-        @if let (Some(branch), Some(commit)) = (git["branch"].as_str(), git["commit"].as_str()) {
-            p.lead { "Compared with " code { (branch) } " at " code { (commit.get(..10).unwrap_or(commit)) }
-                @if let Some(author) = git["author"].as_str() { " by " (author) } "." }
+        @if let (Some(branch), Some(commit)) = (text(&git["branch"]), text(&git["commit"])) {
+            p.lead { "Compared with " code { (branch) } " at " code { (commit.get(..10).unwrap_or(&commit)) }
+                @if let Some(author) = text(&git["author"]) { " by " (author) } "." }
         }
     }
 }
 
 fn one(workflow: &Value) -> Markup {
-    let name = workflow["name"].as_str().or(workflow["id"].as_str());
+    let name = text(&workflow["name"]).or(text(&workflow["id"]));
     let changes = workflow["nodes"]
         .as_array()
         .or(workflow["changes"].as_array());
     html! {
         section.workflow {
-            h2 { (name.unwrap_or("A workflow without a name"))
-                @if let Some(flag) = workflow["flag"].as_str() { " " (page::badge(flag)) } }
-            @if let Some(editor) = workflow["edited_by"].as_str() { p.hint { "Edited by " (editor) } }
+            h2 { (name.as_deref().unwrap_or("A workflow without a name"))
+                @if let Some(flag) = text(&workflow["flag"]) { " " (page::badge(&flag)) } }
+            @if let Some(editor) = text(&workflow["edited_by"]) { p.hint { "Edited by " (editor) } }
             @match changes {
-                Some(changes) if !changes.is_empty() => { ul.changes { @for change in changes { (line(change)) } } }
+                Some(changes) if !changes.is_empty() => {
+                    @let (shown, left) = page::fitting(changes, ROOM_FOR_CHANGES, line);
+                    ul.changes { (shown) }
+                    (left_out(left))
+                }
                 _ => { p.empty { "No change is listed." } }
             }
         }
@@ -52,17 +93,13 @@ fn one(workflow: &Value) -> Markup {
 }
 
 fn line(change: &Value) -> Markup {
-    let what = change["change"].as_str().unwrap_or("changed");
-    let node = change["node"]["name"]
-        .as_str()
-        .or(change["setting"].as_str());
-    let detail = change["parameter"]
-        .as_str()
-        .or(change["credential_type"].as_str());
+    let what = text(&change["change"]).unwrap_or("changed".into());
+    let node = text(&change["node"]["name"]).or(text(&change["setting"]));
+    let detail = text(&change["parameter"]).or(text(&change["credential_type"]));
     let values = ["before", "after"].map(|key| change.get(key));
     html! {
         li {
-            (page::words(what))
+            (page::words(&what))
             @if let Some(node) = node { " · " strong { (node) } }
             @if let Some(detail) = detail { " · " code { (detail) } }
             @if let [Some(before), Some(after)] = values {
@@ -74,11 +111,19 @@ fn line(change: &Value) -> Markup {
 
 /// A value as it was written; a text without its quotes.
 fn short(value: &Value) -> String {
-    value
+    let written = value
         .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+        .map_or_else(|| value.to_string().into(), Cow::Borrowed);
+    page::beginning(&written, ROOM_FOR_TEXT).into_owned()
 }
 
+/// JSON for people, or how it begins. Indentation can make it a hundred times as long as it was.
 fn pretty(payload: &Value) -> String {
-    serde_json::to_string_pretty(payload).unwrap_or_default()
+    let mut written = vec![0; ROOM_FOR_JSON + 1];
+    let mut room = written.as_mut_slice();
+    // It fails where the room ends.
+    let _ = serde_json::to_writer_pretty(&mut room, payload);
+    let left = room.len();
+    written.truncate(written.len() - left);
+    String::from_utf8_lossy(&written).into_owned()
 }

@@ -103,7 +103,7 @@ fn replay_table(
                 th scope="col" { "Run" } th scope="col" { "Organization" } th scope="col" { "Status" }
                 th scope="col" { "Error kind" } th scope="col" { "Created" } th scope="col" { "Leads to" }
             } }
-            tbody { @for run in runs {
+            tbody { (page::rows(runs, |run| html! {
                 tr {
                     th scope="row" { (page::run_link(run.id.0)) }
                     td { (org_link(run.org_id, names)) }
@@ -112,7 +112,7 @@ fn replay_table(
                     td { (page::ago(visitor.now, run.created_at)) }
                     td { @if run.has_live_run { "the live run" } @else { "a new run" } }
                 }
-            } }
+            })) }
         },
     )
 }

@@ -198,7 +198,9 @@ fn timeline(shown: &Shown) -> Markup {
         "Timeline",
         &html! {
             thead { tr { th scope="col" { "When" } th scope="col" { "What" } } }
-            tbody { @for (at, what) in &events { tr { th.when scope="row" { (page::exact(*at)) } td { (what) } } } }
+            tbody { (page::rows(&events, |(at, what)| html! {
+                tr { th.when scope="row" { (page::exact(*at)) } td { (what) } }
+            })) }
         },
     )
 }

@@ -4,7 +4,7 @@
 
 use axum::{
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     http::StatusCode,
     response::{IntoResponse, Redirect, Response},
 };
@@ -84,10 +84,10 @@ pub(super) async fn sign_in(
     jar: CookieJar,
     https_only: HttpsOnly,
     ClientAddress(address): ClientAddress,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     state.limits.sign_in(address)?;
-    let sent: SignInForm = parse_form(&body)?;
+    let sent: SignInForm = parse_form(&body.map_err(Problem::from)?)?;
     let expected = jar.get(FORM_COOKIE).map_or("", |cookie| cookie.value());
     if expected.is_empty() || !bool::from(sent.csrf.as_bytes().ct_eq(expected.as_bytes())) {
         let problem = Problem::forbidden(
@@ -141,10 +141,14 @@ pub(super) async fn sign_out(
     Ok((jar, Redirect::to("/signin?signed_out=true")).into_response())
 }
 
-/// Only pages of the console are gone on to.
+/// Only pages of the console are gone on to. Their addresses, as browsers send them, are visible ASCII.
 fn next(asked: Option<&str>) -> &str {
+    let is_address = |path: &str| {
+        path.bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+    };
     asked
-        .filter(|path| path.starts_with("/console/") && !path.contains(['\\', '\r', '\n']))
+        .filter(|path| path.starts_with("/console/") && is_address(path))
         .unwrap_or("/console")
 }
 

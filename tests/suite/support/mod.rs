@@ -22,6 +22,7 @@ pub mod product;
 pub mod roles;
 pub mod runs;
 pub mod scene;
+pub mod terminal;
 pub mod text;
 pub mod trouble;
 pub mod visitor;

@@ -85,6 +85,15 @@ impl Visitor {
         self.send(request).await
     }
 
+    /// Sends a form's body as it is.
+    pub async fn post_raw(&mut self, path: &str, body: &[u8]) -> Answer {
+        let request = self
+            .request(Method::POST, path)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body.to_owned());
+        self.send(request).await
+    }
+
     /// The token that the forms of a page carry.
     pub async fn csrf(&mut self, path: &str) -> String {
         let page = self.get(path).await.text();
