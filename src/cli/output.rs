@@ -73,7 +73,7 @@ pub(super) fn complain(line: impl Display) {
     let _ = io::stderr().write_all(format!("{}\n", text::visible(&line)).as_bytes());
 }
 
-/// Prints `value` as JSON. Serde escapes some of what steers a terminal, and [`line`] the rest, in a way that JSON reads back: the
+/// Prints `value` as JSON. Serde escapes some of what steers a terminal, and [`line()`] the rest, in a way that JSON reads back: the
 /// text is exactly what it was.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     say!("{}", serde_json::to_string_pretty(value)?)?;

@@ -117,7 +117,7 @@ pub async fn flags(database: &Database, check: &str) -> sqlx::Result<Vec<Workflo
     .await
 }
 
-/// How many environments are in each drift status; those in rarer ones than [`MOST_WORDS`] are counted as `other`.
+/// How many environments are in each drift status; where there are more than fifty, the rarer ones are counted as `other`.
 ///
 /// # Errors
 /// When the database fails.

@@ -275,10 +275,11 @@ async fn list_that_takes_more_pages_than_asked_for_leaves_nothing_out() {
     let service = serve(&db, "api", &[]).await;
     let client = Client::operator(&service).await;
     let org = scene.org;
-    for (path, all) in [
-        (format!("/orgs/{org}/incidents"), 253),
-        (format!("/orgs/{org}/environments"), 251),
-        (format!("/orgs/{other}/retention/runs"), 251),
+    // Runs have the longest texts: two pages have no room for them.
+    for (path, all, fewest_pages) in [
+        (format!("/orgs/{org}/incidents"), 253, 2),
+        (format!("/orgs/{org}/environments"), 251, 2),
+        (format!("/orgs/{other}/retention/runs"), 251, 3),
     ] {
         let (mut ids, mut pages) = (std::collections::BTreeSet::new(), 0);
         let mut next = Some(String::new());
@@ -292,7 +293,7 @@ async fn list_that_takes_more_pages_than_asked_for_leaves_nothing_out() {
                 .map(|cursor| format!("&cursor={cursor}"));
         }
         assert_eq!(ids.len(), all, "{path}");
-        assert!(pages >= 2, "{path}: {pages} pages");
+        assert!(pages >= fewest_pages, "{path}: {pages} pages");
     }
 }
 
