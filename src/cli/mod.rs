@@ -86,7 +86,7 @@ enum Command {
     /// List, show, replay and cancel runs
     #[command(subcommand)]
     Runs(runs::RunsCommand),
-    /// Sign a token for the API, for development
+    /// Sign a token for the API, or a link to the console, for development
     Token(token::TokenArgs),
     /// Check or show the settings
     #[command(subcommand)]

@@ -53,6 +53,7 @@ mod console_purge_now;
 mod console_replay;
 mod console_rights;
 mod console_screenshots;
+mod console_session_keys;
 mod console_sessions;
 mod console_untrusted_text;
 mod containers;

@@ -45,7 +45,7 @@ pub(super) async fn list(
         "Operator actions",
         &html! {
             h1 { "Operator actions" }
-            @if found.is_empty() { p.empty { "Nobody has purged, replayed or cancelled anything by hand yet." } } @else {
+            @if found.is_empty() { p.empty { "Nobody has done anything by hand yet." } } @else {
                 (page::table("Operator actions", &html! {
                     thead { tr {
                         th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Run" }
@@ -55,7 +55,7 @@ pub(super) async fn list(
                         tr {
                             th scope="row" { (page::ago(visitor.now, action.at)) }
                             td { (action.actor) }
-                            td { (page::words(&action.action)) }
+                            td { (page::words(&action.action)) @if let Some(subject) = subject(action) { " of " (subject) } }
                             td { @match action.run_id { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
                             td { @match action.org_id { Some(org) => { (org_link(OrgId(org), &names)) } None => { (page::dash()) } } }
                             td { @match led_to(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
@@ -72,6 +72,11 @@ pub(super) async fn list(
 /// The run that an action made or met.
 fn led_to(action: &Action) -> Option<uuid::Uuid> {
     action.details.as_ref()?["run_id"].as_str()?.parse().ok()
+}
+
+/// Whose session it ended.
+fn subject(action: &Action) -> Option<&str> {
+    action.details.as_ref()?["subject"].as_str()
 }
 
 /// An action in a run's timeline.
