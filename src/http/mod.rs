@@ -30,6 +30,7 @@ pub use self::{
     api::openapi,
     auth::{MintError, Verifier, mint, mint_link},
     claims::LINK_LIFE,
+    console::sessions,
     health::{Health, WorkerHealth},
     identity::{BadIdentity, Identity, Role},
     problem::Problem,

@@ -117,6 +117,7 @@ mod sample_data;
 mod scheduling;
 mod scheduling_at_scale;
 mod schema;
+mod sessions_command;
 mod settings;
 mod shared_gauges;
 mod slices;
