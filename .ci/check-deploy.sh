@@ -19,6 +19,10 @@ grep -q "/rust:$rust-" deploy/Dockerfile || fail "deploy/Dockerfile does not bui
 while read -r path; do
     [[ -e "$path" ]] || fail ".dockerignore names $path, which is not there"
 done < <(sed -n 's/^!//p' .dockerignore)
+# A tag can be moved. What is only built here has none.
+unpinned=$(sed -nE 's/^FROM +([^ ]+).*/\1/p; s/^ +image: +([^ ]+).*/\1/p' deploy/Dockerfile deploy/compose.yaml |
+    grep -vE '@sha256:[0-9a-f]{64}$' | grep -v '^${DRIFT_RETENTION_IMAGE:-drift-retention:local}$') || true
+[[ -z "$unpinned" ]] || fail "not named by digest: $unpinned"
 say "Dockerfile: ok"
 
 check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
@@ -28,7 +32,16 @@ while read -r path; do
     ../dashboards/*) [[ -d dashboards ]] || { say "NOT CHECKED, dashboards/ is not here: $path"; continue; } ;;
     esac
     [[ -e "deploy/$path" ]] || fail "deploy/compose.yaml mounts $path, which is not there"
-done < <(grep -oE '(\.|\.\.)/[A-Za-z0-9_./-]+:?-?' deploy/compose.yaml | sed 's/:-*$//' | grep -v '^\.\./dashboards/provisioning$' | sort -u)
+done < <(grep -oE '(\.|\.\.)/[A-Za-z0-9_./-]+:?-?' deploy/compose.yaml | sed 's/:-*$//' |
+    grep -vE '^(\.\./dashboards/provisioning|\./secrets/.*)$' | sort -u)
+# Every secret is a file that make-secrets.sh makes, and a value of none is put into an environment.
+mkdir "$scratch/deploy"
+cp deploy/make-secrets.sh "$scratch/deploy"
+"$scratch/deploy/make-secrets.sh"
+diff <(sed -nE 's|^  [a-z0-9_]+: \{file: \./secrets/([a-z0-9_]+)\}$|\1|p' deploy/compose.yaml | sort) \
+    <(cd "$scratch/deploy/secrets" && printf '%s\n' * | sort) ||
+    fail "the secrets of deploy/compose.yaml and of deploy/make-secrets.sh disagree (<: taken, >: made)"
+! grep -nE '(PASSWORD|SECRET|DATABASE_URL): ' deploy/compose.yaml || fail "a secret stands in an environment (see above)"
 say "compose.yaml: ok"
 
 base=deploy/kubernetes

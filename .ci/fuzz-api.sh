@@ -4,12 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-version=4.32.5
-venv=target/tools/schemathesis-$version
-if [[ ! -x $venv/bin/schemathesis ]]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
-fi
+venv=target/tools/schemathesis-$(.ci/from-pypi.sh --version schemathesis)
+[[ -x $venv/bin/schemathesis ]] || .ci/from-pypi.sh schemathesis "$venv"
 
 binary=${CARGO_TARGET_DIR:-target}/debug/drift-retention
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

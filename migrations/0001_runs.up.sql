@@ -83,7 +83,7 @@ CREATE TABLE retention.operator_actions (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at      timestamptz NOT NULL DEFAULT now(),
     actor   text NOT NULL,
-    action  text NOT NULL, -- purge_now, replay, cancel
+    action  text NOT NULL, -- purge_now, replay, cancel, revoke_session
     run_id  uuid,
     org_id  uuid,
     reason  text,

@@ -39,7 +39,6 @@ pub const FEWEST_CONNECTIONS: u32 = 4;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A read replica of `database.url`, for what counts a lot and changes nothing: previews, gauges, the overview.
-    #[serde(serialize_with = "secret::hide_password")]
     pub replica_url: Option<String>,
     /// A file that holds it, in place of `replica_url`.
     #[schema(value_type = Option<String>)]
@@ -65,14 +64,12 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
     /// Where Postgres is: `postgres://user:password@host/database`. Also `DATABASE_URL` and `--database-url`.
-    #[serde(serialize_with = "secret::hide_password")]
     pub url: Option<String>,
     /// A file that holds the URL, in place of `database.url`.
     #[schema(value_type = Option<String>)]
     pub url_file: Option<PathBuf>,
     /// Where Postgres itself is, when `database.url` leads to a pooler in transaction mode: the queue and `migrate` need
     /// sessions.
-    #[serde(serialize_with = "secret::hide_password")]
     pub direct_url: Option<String>,
     /// A file that holds it, in place of `database.direct_url`.
     #[schema(value_type = Option<String>)]

@@ -70,7 +70,12 @@ GRANT INSERT (actor, action, run_id, org_id, reason, details) ON retention.opera
 GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, retention.idempotency_keys
     TO drift_retention_worker;
 GRANT UPDATE ON retention.standing TO drift_retention_worker;
-GRANT INSERT, UPDATE, DELETE ON retention.console_sessions, retention.spent_signin_links TO drift_retention_worker;
+-- A session stays its first owner's: who, their role and organization, their key and the end are written once.
+GRANT INSERT (id_hash, subject, role, org_id, csrf, key_fingerprint, expires_at), DELETE ON retention.console_sessions
+    TO drift_retention_worker;
+GRANT UPDATE (id_hash, previous_hash, rotated_at, last_seen_at) ON retention.console_sessions TO drift_retention_worker;
+-- A link that was taken is noted, and forgotten after its time.
+GRANT INSERT, DELETE ON retention.spent_signin_links TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
 GRANT UPDATE ON retention.rewritten_search TO drift_retention_worker;
 GRANT DELETE ON retention.idempotency_keys TO drift_retention_worker;

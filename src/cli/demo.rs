@@ -1,7 +1,9 @@
 //! `demo`: a Postgres of its own, sample organizations, one real purge through the real queue, and what went.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -24,7 +26,7 @@ use super::{
 };
 use crate::{
     attach::{self, Depth},
-    config::{Config, Secret},
+    config::{Config, HttpConfig, Secret},
     demo::sample_data,
     drift::organizations::{self, OrganizationFilter},
     figures,
@@ -43,8 +45,10 @@ use crate::{
 
 /// Its database on a server of its own.
 const DATABASE: &str = "workflowops";
-/// How long the printed links can be used.
-const LINK_TTL: Duration = Duration::from_hours(8);
+/// How long somebody who took a printed link stays signed in.
+const SESSION: Duration = Duration::from_hours(8);
+/// The file with the secret of a demo whose settings name none.
+const SECRET_FILE: &str = "hs256_secret";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
@@ -61,11 +65,12 @@ pub(super) struct DemoArgs {
 
 pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode> {
     let mut config = settings.load()?;
-    // Whoever set no secret signs in by the links below: this one ends with the demo.
-    config.auth.hs256_secret.get_or_insert_with(Secret::random);
     let stop = stopping::on_signal()?;
     let dir = args.data_dir.clone().map_or_else(default_dir, Ok)?;
     let _alone = lock(&dir)?;
+    if config.auth.hs256_secret.is_none() {
+        set_own_secret(&mut config, &dir)?;
+    }
     if args.reset {
         reset(&dir).await?;
     }
@@ -165,6 +170,24 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
+/// A secret of this demo's own. It stands in a file for the command that prints a new link, and ends the sessions of the demo
+/// before.
+fn set_own_secret(config: &mut Config, dir: &Path) -> Result<()> {
+    let path = dir.join(SECRET_FILE);
+    remove(&path)?;
+    let secret = Secret::random();
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| file.write_all(secret.reveal().as_bytes()))
+        .with_context(|| format!("cannot write {}; pass --data-dir", path.display()))?;
+    config.auth.hs256_secret = Some(secret);
+    config.auth.hs256_secret_file = Some(std::path::absolute(path)?);
+    Ok(())
+}
+
 async fn start(dir: &Path) -> Result<LocalServer> {
     let binaries = ServerBinaries::find(bin_dir().as_deref())?;
     Ok(LocalServer::start(&binaries, dir, &[]).await?)
@@ -187,20 +210,24 @@ async fn reset(dir: &Path) -> Result<()> {
     }
     start(dir).await?.stop(StopMode::Immediate).await?;
     for name in ["data", "password", "lock", "server.log"] {
-        let path = dir.join(name);
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
+        remove(&dir.join(name))?;
     }
     Ok(())
+}
+
+/// Removes a file or a directory, if there is one.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The scheduler at work on a slot that is due right now: the real one, with a cron of every second.
@@ -299,27 +326,45 @@ fn print_next(
         "  curl -s http://{}/metrics | grep queue_runs",
         config.http.own_address()
     )?;
+    say!(
+        "  {}{program} token --sub 'demo operator' --role operator --ttl 8h --link  # a new link to the console",
+        link_environment(config)
+    )?;
     Ok(())
+}
+
+/// What `token --link` takes to know this demo by, where it is not what another shell knows by itself.
+fn link_environment(config: &Config) -> String {
+    let listen = config.http.listen;
+    let listen = (listen != HttpConfig::default().listen).then(|| listen.to_string());
+    let secret = config.auth.hs256_secret_file.as_ref();
+    let variables = [
+        ("DRIFT_RETENTION_HTTP__LISTEN", listen),
+        (
+            "DRIFT_RETENTION_AUTH__HS256_SECRET_FILE",
+            secret.map(|path| path.display().to_string()),
+        ),
+    ];
+    let variables = variables.iter().filter_map(|(name, value)| {
+        let value = output::quoted(value.as_ref()?);
+        Some(format!("{name}={value} "))
+    });
+    variables.collect()
 }
 
 /// Where to look, and as whom.
 async fn print_links(database: &Database, config: &Config) -> Result<()> {
-    let operator = Identity {
-        subject: "demo operator".into(),
-        role: http::Role::Operator,
-        org: None,
-    };
-    say!("\nThe console, as an operator (this link works once):")?;
-    say!("  {}", signin_link(config, &operator, LINK_TTL)?)?;
+    let operator = Identity::new("demo operator".into(), http::Role::Operator, None)?;
+    say!(
+        "\nThe console, as an operator (this link works once, within {} minutes):",
+        http::LINK_LIFE.as_secs() / 60
+    )?;
+    say!("  {}", signin_link(config, &operator, SESSION)?)?;
     let first = organizations::list(database, &OrganizationFilter::default(), None, 1).await?;
     if let Some(org) = first.first() {
-        let admin = Identity {
-            subject: "demo admin".into(),
-            role: http::Role::Admin,
-            org: Some(org.id),
-        };
+        let admin = Identity::new("demo admin".into(), http::Role::Admin, Some(org.id))?;
         say!("\nThe same, as an admin of {}:", org.name)?;
-        say!("  {}", signin_link(config, &admin, LINK_TTL)?)?;
+        say!("  {}", signin_link(config, &admin, SESSION)?)?;
     }
     say!(
         "\nServing on http://{}; Ctrl-C ends it, and Postgres with it.",

@@ -14,6 +14,7 @@ mod preview;
 mod purge;
 mod runs;
 mod serve;
+mod sessions;
 mod stopping;
 mod token;
 mod whose;
@@ -86,7 +87,10 @@ enum Command {
     /// List, show, replay and cancel runs
     #[command(subcommand)]
     Runs(runs::RunsCommand),
-    /// Sign a token for the API, for development
+    /// List who is signed in to the console, or end their sessions
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
+    /// Sign a token for the API, or a link to the console, for development
     Token(token::TokenArgs),
     /// Check or show the settings
     #[command(subcommand)]
@@ -210,6 +214,7 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Preview(args) => preview::run(&args, &settings).await,
         Command::Policy(args) => policy::run(&args, &settings).await,
         Command::Runs(command) => runs::run(command, &settings).await,
+        Command::Sessions(command) => sessions::run(command, &settings).await,
         Command::Token(args) => token::run(args, &settings),
         Command::Config(command) => config::run(&command, &settings),
         Command::Completions(args) => completions::run(&args),

@@ -141,7 +141,7 @@ pub(super) async fn serve(
     let watch = watched.watch(&database, &config.attach.cascades, worker.as_ref(), &stop);
     let http = http::serve(
         listener,
-        http::router(health, api),
+        http::router(health, api, config.http.trusted_proxies.clone()),
         connections,
         drained.clone(),
     );

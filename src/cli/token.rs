@@ -1,15 +1,18 @@
-//! `token`: signs a token for development, with a secret that must be set.
+//! `token`: signs a token or a sign-in link for development, with a secret that must be set.
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{Settings, output::say};
 use crate::{
     config::Config,
-    http::{Identity, Role, mint},
+    http::{Identity, Role, mint, mint_link},
     ids::OrgId,
 };
+
+/// The longest that a token is valid.
+const LONGEST: Duration = Duration::from_hours(36_500 * 24);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TokenArgs {
@@ -22,27 +25,17 @@ pub(super) struct TokenArgs {
     /// Whose things; a viewer and an admin have one, an operator has none
     #[arg(long, value_name = "ID")]
     org: Option<OrgId>,
-    /// How long it is valid
-    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    /// How long the token is valid, or the session that the link begins
+    #[arg(long, default_value = "1h", value_parser = lifetime)]
     ttl: Duration,
-    /// Print a link that signs in to the console, once
+    /// Print a link that signs in to the console: once, and within ten minutes
     #[arg(long)]
     link: bool,
 }
 
 pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
     let config = settings.load()?;
-    if args.role == Role::Operator && args.org.is_some() {
-        bail!("an operator belongs to no organization: leave --org out");
-    }
-    if args.role != Role::Operator && args.org.is_none() {
-        bail!("a viewer or admin belongs to an organization: pass --org ID");
-    }
-    let identity = Identity {
-        subject: args.sub,
-        role: args.role,
-        org: args.org,
-    };
+    let identity = Identity::new(args.sub, args.role, args.org)?;
     if args.link {
         say!("{}", signin_link(&config, &identity, args.ttl)?)?;
     } else {
@@ -51,9 +44,22 @@ pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A link that signs `identity` in to the console of the service at `http.listen`. It works once.
-pub(super) fn signin_link(config: &Config, identity: &Identity, ttl: Duration) -> Result<String> {
+/// A length of time after which there is still a date.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let length = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if length > LONGEST {
+        return Err("it must be at most 36500d".to_owned());
+    }
+    Ok(length)
+}
+
+/// A link that signs `identity` in to the console of the service at `http.listen`, for a session of this length.
+pub(super) fn signin_link(
+    config: &Config,
+    identity: &Identity,
+    session: Duration,
+) -> Result<String> {
     let address = config.http.own_address();
-    let token = mint(&config.auth, identity, ttl)?;
+    let token = mint_link(&config.auth, identity, session)?;
     Ok(format!("http://{address}/signin?token={token}"))
 }

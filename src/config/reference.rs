@@ -1,5 +1,6 @@
 //! Every setting as the code declares it: its key, its environment name, its default and what it says of itself.
 
+use serde_json::Value;
 use utoipa::{
     PartialSchema,
     openapi::{RefOr, Schema},
@@ -7,7 +8,7 @@ use utoipa::{
 
 use super::{
     AttachConfig, AuthConfig, Config, DatabaseConfig, HttpConfig, PurgeConfig, ScheduleConfig,
-    WorkerConfig, environment::PREFIX,
+    WorkerConfig, environment::PREFIX, secret::without_secrets,
 };
 
 /// One setting.
@@ -29,7 +30,7 @@ impl Setting {
     }
 }
 
-/// Every setting by section and name, with its value in `config`. Secrets are hidden.
+/// Every setting by section and name, with its value in `config`. Secrets are hidden, those in URLs too.
 #[must_use]
 pub fn settings(config: &Config) -> Vec<Setting> {
     let sections = [
@@ -61,10 +62,20 @@ pub fn settings(config: &Config) -> Vec<Setting> {
             };
             settings.push(Setting {
                 key,
-                value: (!value.is_null()).then(|| value.to_string()),
+                value: (!value.is_null()).then(|| shown(name, value)),
                 about: about.clone().unwrap_or_default(),
             });
         }
     }
     settings
+}
+
+/// A value as TOML has it. Whatever is written as a URL, and whatever should be, is shown as one.
+fn shown(name: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) if name.ends_with("url") || text.contains("://") => {
+            Value::from(without_secrets(text)).to_string()
+        }
+        value => value.to_string(),
+    }
 }

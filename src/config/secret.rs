@@ -49,28 +49,22 @@ impl Serialize for Secret {
     }
 }
 
-/// Shows a URL without the password in it. What is not understood is not shown at all.
-#[allow(clippy::ref_option, reason = "serde hands over a reference")]
-pub(super) fn hide_password<S: Serializer>(
-    url: &Option<String>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    url.as_deref().map(without_password).serialize(serializer)
-}
-
-fn without_password(url: &str) -> String {
-    let parts = url
-        .split_once("://")
-        .filter(|_| !url.contains("password="))
-        .map(|(scheme, rest)| (scheme, rest.rsplit_once('@')));
-    match parts {
-        Some((_, None)) => url.to_owned(),
-        Some((scheme, Some((user, host)))) => {
-            let name = user.split_once(':').map_or(user, |(name, _)| name);
-            format!("{scheme}://{name}:{HIDDEN}@{host}")
-        }
-        None => HIDDEN.to_owned(),
+/// A URL without what can be secret in it: user, password and query. What is not understood is not shown at all.
+pub(super) fn without_secrets(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return HIDDEN.to_owned();
+    };
+    let (before, after) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    // It may belong to a password that begins earlier.
+    if after.contains('@') {
+        return HIDDEN.to_owned();
     }
+    let place = match before.rsplit_once('@') {
+        Some((_, host)) => format!("{HIDDEN}@{host}"),
+        None => before.to_owned(),
+    };
+    let query = after.chars().next().map(|mark| format!("{mark}{HIDDEN}"));
+    format!("{scheme}://{place}{}", query.unwrap_or_default())
 }
 
 /// Takes the value from its file, without the line's end: it is set directly, or by its file, but not by both.
@@ -98,19 +92,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_hidden_however_it_is_written() {
+    fn user_password_and_query_are_hidden_however_they_are_written() {
         for (url, shown) in [
-            (
-                "postgres://me:s3cret@db/app",
-                "postgres://me:(hidden)@db/app",
-            ),
-            ("postgres://me:p@ss@db/app", "postgres://me:(hidden)@db/app"),
-            ("postgres://me@db/app", "postgres://me:(hidden)@db/app"),
+            ("postgres://me:s3cret@db/app", "postgres://(hidden)@db/app"),
+            ("postgres://me:p@ss@db/app", "postgres://(hidden)@db/app"),
+            ("postgres://me:p/ss@db/app", "postgres://(hidden)@db/app"),
+            ("postgres://me:p?ss@db/app", "(hidden)"),
+            ("postgres://me:p#ss@db/app", "(hidden)"),
+            ("postgres://me@db/app", "postgres://(hidden)@db/app"),
             ("postgres://db/app", "postgres://db/app"),
-            ("postgres://db/app?user=me&password=s3cret", "(hidden)"),
+            (
+                "postgres://db/app?user=me&password=s3cret",
+                "postgres://db/app?(hidden)",
+            ),
+            ("postgres://db?password=s@cret", "(hidden)"),
+            ("https://keys/set?key=s3cret", "https://keys/set?(hidden)"),
+            ("https://keys/set#s3cret", "https://keys/set#(hidden)"),
             ("host=db password=s3cret", "(hidden)"),
         ] {
-            assert_eq!(without_password(url), shown);
+            assert_eq!(without_secrets(url), shown);
         }
     }
 }

@@ -1,71 +1,91 @@
-//! Bearer tokens: JWTs signed with a shared secret (HS256), or with a key of a JWKS (RS256, ES256, `EdDSA`).
+//! Bearer tokens and the tokens of sign-in links: JWTs signed with a shared secret (HS256), or with a key of a JWKS (RS256,
+//! ES256, `EdDSA`).
 //!
 //! The key decides the algorithm, never the token: `alg: none`, and a public key used as an HMAC secret, fail.
 //! Without any key configured every token is refused. There is no default secret.
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use chrono::{DateTime, Datelike, Utc};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+use chrono::{DateTime, Utc};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, crypto, encode, get_current_timestamp,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Number, Value};
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use super::{
-    Identity, Problem, Role,
+    ApiState, Identity, Problem,
+    claims::{Claims, LEEWAY, Purpose, TokenHeader, decode},
     jwks::{self, Jwks},
 };
-use crate::{config::AuthConfig, ids::OrgId, text::is_control};
+use crate::config::AuthConfig;
 
-/// How far clocks may differ, in seconds.
-const LEEWAY: f64 = 30.0;
-/// In place of an expiry that no calendar has.
-const DATE_FAR_AWAY: DateTime<Utc> = DateTime::from_timestamp(253_402_214_400, 0).unwrap();
-/// The longest subject that is kept in records.
-const MAX_SUBJECT: usize = 200;
+/// What a shared secret is known by begins so. The thumbprint of a public key has no colon.
+const OF_SECRET: &str = "hs256:";
+/// What the secret signs for that. No token is signed over such text.
+const FINGERPRINT_OF: &[u8] = b"the fingerprint of auth.hs256_secret";
 
-/// A token's header, as far as it matters to us.
-#[derive(Debug, Deserialize)]
-struct TokenHeader {
-    alg: String,
-    kid: Option<String>,
-    /// Extensions that whoever does not know them must refuse. We know none.
-    #[serde(default, deserialize_with = "present")]
-    crit: bool,
+/// A key that tokens are verified with.
+#[derive(Debug, Clone)]
+pub(super) struct VerifyingKey {
+    pub decoding: DecodingKey,
+    /// What it is known by. It is the same in every process, and tells nothing of a secret.
+    pub fingerprint: String,
 }
 
-/// Present in whatever shape, null included.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    serde::de::IgnoredAny::deserialize(deserializer).map(|_| true)
+/// A token that is valid now.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    /// Whose it is.
+    pub identity: Identity,
+    /// When it expires.
+    pub expires_at: DateTime<Utc>,
+    /// When a session ends that it begins.
+    pub session_ends_at: DateTime<Utc>,
+    /// What the key is known by that it was verified with.
+    pub key: String,
 }
 
-/// A token's claims. Times are seconds, which may have a fraction.
-#[derive(Debug, Serialize, Deserialize)]
-struct Claims {
-    sub: String,
-    role: Role,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    org_id: Option<Uuid>,
-    exp: Number,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nbf: Option<Number>,
-    /// Tells two tokens of one second apart: each is a sign-in link of its own.
-    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
-    jti: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iss: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aud: Option<Value>,
+impl Token {
+    /// From when on it is taken no longer: what lasts longer than a request ends then.
+    pub(super) fn last_moment(&self) -> Instant {
+        let now = i64::try_from(get_current_timestamp()).unwrap_or(i64::MAX);
+        let left = self.expires_at.timestamp().saturating_sub(now);
+        let left = left.saturating_add_unsigned(LEEWAY.as_secs());
+        // What is further away than a day is not waited for.
+        let left = Duration::from_secs(u64::try_from(left).unwrap_or_default());
+        Instant::now() + left.min(Duration::from_hours(24))
+    }
 }
 
-/// Verifies bearer tokens.
+impl FromRequestParts<ApiState> for Token {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let token = state.verifier.bearer(&parts.headers).await?;
+        state.limits.request(&token.identity)?;
+        Ok(token)
+    }
+}
+
+/// How a key stands now that something was signed with once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyStanding {
+    /// It still verifies tokens.
+    Configured,
+    /// It verifies none any more.
+    Gone,
+    /// The set of keys cannot be read now.
+    Unknown,
+}
+
+/// Verifies tokens.
 #[derive(Debug)]
 pub struct Verifier {
-    secret: Option<DecodingKey>,
+    secret: Option<VerifyingKey>,
     jwks: Option<Jwks>,
     issuer: Option<String>,
     audience: Option<String>,
@@ -77,7 +97,7 @@ impl Verifier {
     pub fn new(config: &AuthConfig) -> Self {
         let secret = config.hs256_secret.as_ref();
         Self {
-            secret: secret.map(|secret| DecodingKey::from_secret(secret.reveal().as_bytes())),
+            secret: secret.and_then(|secret| of_secret(secret.reveal().as_bytes())),
             jwks: config.jwks.clone().map(Jwks::new),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
@@ -95,6 +115,11 @@ impl Verifier {
     /// # Errors
     /// 401 without a valid token. The answer says what is missing, not what a forger would want to know.
     pub async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
+        Ok(self.bearer(headers).await?.identity)
+    }
+
+    /// The request's token.
+    async fn bearer(&self, headers: &HeaderMap) -> Result<Token, Problem> {
         let token = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
@@ -102,14 +127,14 @@ impl Verifier {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or_else(|| Problem::unauthorized("send a token: Authorization: Bearer …"))?;
-        Ok(self.verify(token).await?.0)
+        self.verify(token, Purpose::Api).await
     }
 
-    /// The bearer of `token`, and when it expires.
+    /// What `token` says, if it is valid for this.
     ///
     /// # Errors
-    /// 401 if it is not valid.
-    pub(super) async fn verify(&self, token: &str) -> Result<(Identity, DateTime<Utc>), Problem> {
+    /// 401 if it is not.
+    pub(super) async fn verify(&self, token: &str, purpose: Purpose) -> Result<Token, Problem> {
         if !self.is_configured() {
             return Err(Problem::unauthorized(
                 "this service has no key to verify tokens with; its operator has to set auth.hs256_secret or auth.jwks",
@@ -124,18 +149,23 @@ impl Verifier {
         }
         let algorithm = algorithm(&header.alg).ok_or_else(no_jwt)?;
         let keys = self.keys(header.kid.as_deref(), algorithm).await?;
-        let verifies =
-            |key| crypto::verify(signature, signed.as_bytes(), key, algorithm).unwrap_or(false);
-        if !keys.iter().any(verifies) {
-            return Err(refused("its signature does not verify"));
-        }
+        let verifies = |key: &VerifyingKey| {
+            crypto::verify(signature, signed.as_bytes(), &key.decoding, algorithm).unwrap_or(false)
+        };
+        let key = keys.into_iter().find(verifies);
+        let key = key.ok_or_else(|| refused("its signature does not verify"))?;
         let claims: Claims =
             decode(payload).ok_or_else(|| refused("a claim is missing or malformed"))?;
-        self.check(&claims).map_err(refused)?;
-        // An expiry beyond what can be written is none that matters.
-        let expires_at =
-            DateTime::from_timestamp(whole_seconds(&claims.exp), 0).filter(|at| at.year() < 10_000);
-        Ok((identity(claims)?, expires_at.unwrap_or(DATE_FAR_AWAY)))
+        let lifetime = claims.holds(purpose).map_err(refused)?;
+        claims
+            .are_for(self.issuer.as_deref(), self.audience.as_deref())
+            .map_err(refused)?;
+        Ok(Token {
+            identity: claims.identity().map_err(refused)?,
+            expires_at: lifetime.expires_at,
+            session_ends_at: lifetime.session_ends_at,
+            key: key.fingerprint,
+        })
     }
 
     /// The keys that the header asks for. Each is for this one algorithm.
@@ -143,7 +173,7 @@ impl Verifier {
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<Vec<DecodingKey>, Problem> {
+    ) -> Result<Vec<VerifyingKey>, Problem> {
         if algorithm == Algorithm::HS256 {
             let secret = self.secret.clone();
             let secret = secret.ok_or_else(|| refused("HS256 is not configured"))?;
@@ -161,36 +191,28 @@ impl Verifier {
         Ok(keys)
     }
 
-    /// Whether these claims hold now, and for us; or why not.
-    fn check(&self, claims: &Claims) -> Result<(), &'static str> {
-        #[expect(clippy::cast_precision_loss, reason = "seconds, far below 2^53")]
-        let now = get_current_timestamp() as f64;
-        let seconds = |date: &Number| date.as_f64();
-        if seconds(&claims.exp).is_none_or(|exp| exp < now - LEEWAY) {
-            return Err("it has expired");
+    /// How the key stands that verified something so long ago.
+    pub(super) async fn standing(&self, fingerprint: &str, ago: Duration) -> KeyStanding {
+        let secret = self.secret.as_ref();
+        if secret.is_some_and(|secret| secret.fingerprint == fingerprint) {
+            return KeyStanding::Configured;
         }
-        let from = claims.nbf.as_ref().map(seconds);
-        if from.is_some_and(|from| from.is_none_or(|from| from > now + LEEWAY)) {
-            return Err("it is not valid yet");
+        match &self.jwks {
+            Some(jwks) if !fingerprint.starts_with(OF_SECRET) => {
+                jwks.standing(fingerprint, ago).await
+            }
+            _ => KeyStanding::Gone,
         }
-        if let Some(issuer) = &self.issuer
-            && claims.iss.as_ref().is_none_or(|iss| iss != issuer)
-        {
-            return Err("it is from another issuer");
-        }
-        if let Some(audience) = &self.audience
-            && !claims.aud.as_ref().is_some_and(|aud| names(aud, audience))
-        {
-            return Err("it is for another audience");
-        }
-        Ok(())
     }
 }
 
-/// A part of a token; none where it is not what it should be.
-fn decode<T: DeserializeOwned>(part: &str) -> Option<T> {
-    let text = BASE64_URL_SAFE_NO_PAD.decode(part).ok()?;
-    serde_json::from_slice(&text).ok()
+fn of_secret(secret: &[u8]) -> Option<VerifyingKey> {
+    let signing = EncodingKey::from_secret(secret);
+    let signed = crypto::sign(FINGERPRINT_OF, &signing, Algorithm::HS256).ok()?;
+    Some(VerifyingKey {
+        decoding: DecodingKey::from_secret(secret),
+        fingerprint: format!("{OF_SECRET}{signed}"),
+    })
 }
 
 /// The algorithm of this name. RFC 9864 gives each curve of `EdDSA` a name of its own.
@@ -201,43 +223,7 @@ fn algorithm(name: &str) -> Option<Algorithm> {
     }
 }
 
-/// Whether an audience, or a list of them, has this one.
-fn names(aud: &Value, audience: &str) -> bool {
-    match aud {
-        Value::Array(several) => several.iter().any(|one| one == audience),
-        one => one == audience,
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a cast saturates, and no calendar has what that cuts off"
-)]
-fn whole_seconds(date: &Number) -> i64 {
-    date.as_f64().map_or(0, |seconds| seconds as i64)
-}
-
-fn identity(claims: Claims) -> Result<Identity, Problem> {
-    let subject = claims.sub;
-    if subject.trim().is_empty()
-        || subject.contains(is_control)
-        || subject.chars().count() > MAX_SUBJECT
-    {
-        return Err(refused("its sub cannot be kept in records"));
-    }
-    let org = claims.org_id.map(OrgId);
-    match (claims.role, org) {
-        (Role::Operator, _) => Ok(Identity {
-            subject,
-            role: Role::Operator,
-            org: None,
-        }),
-        (role, Some(_)) => Ok(Identity { subject, role, org }),
-        (_, None) => Err(refused("it names no org_id")),
-    }
-}
-
-fn refused(why: &str) -> Problem {
+fn refused(why: impl std::fmt::Display) -> Problem {
     Problem::unauthorized(format!("the token is refused: {why}"))
 }
 
@@ -246,25 +232,26 @@ fn refused(why: &str) -> Problem {
 /// # Errors
 /// When no secret is configured.
 pub fn mint(config: &AuthConfig, identity: &Identity, ttl: Duration) -> Result<String, MintError> {
+    sign(config, &Claims::new(config, identity, Purpose::Api, ttl))
+}
+
+/// Signs the token of a sign-in link, for a session of this length. The link itself is valid for ten minutes at most.
+///
+/// # Errors
+/// When no secret is configured.
+pub fn mint_link(
+    config: &AuthConfig,
+    identity: &Identity,
+    session: Duration,
+) -> Result<String, MintError> {
+    let claims = Claims::new(config, identity, Purpose::ConsoleLink, session);
+    sign(config, &claims)
+}
+
+fn sign(config: &AuthConfig, claims: &Claims) -> Result<String, MintError> {
     let secret = config.hs256_secret.as_ref().ok_or(MintError::NoSecret)?;
-    let claims = Claims {
-        sub: identity.subject.clone(),
-        role: identity.role,
-        org_id: identity.org.map(|org| org.0),
-        exp: get_current_timestamp()
-            .saturating_add(ttl.as_secs())
-            .min(i64::MAX.unsigned_abs())
-            .into(),
-        nbf: None,
-        jti: Some(Uuid::new_v4()),
-        iss: config.issuer.clone().map(Into::into),
-        aud: config.audience.clone().map(Into::into),
-    };
-    Ok(encode(
-        &Header::default(),
-        &claims,
-        &EncodingKey::from_secret(secret.reveal().as_bytes()),
-    )?)
+    let key = EncodingKey::from_secret(secret.reveal().as_bytes());
+    Ok(encode(&Header::default(), claims, &key)?)
 }
 
 /// Why no token was signed.

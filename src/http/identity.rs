@@ -1,14 +1,15 @@
 //! Who calls, and what they may do. A thing of another organization is not forbidden but not there.
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use serde::{Deserialize, Serialize};
 
-use super::{ApiState, Problem};
-use crate::{ids::OrgId, queue::Run};
+use super::{ApiState, Problem, auth::Token};
+use crate::{ids::OrgId, queue::Run, text::is_control};
+
+/// The longest subject that is kept in records.
+const MAX_SUBJECT: usize = 200;
 
 /// What a token's bearer may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
     /// Reads its organization's things.
     Viewer,
@@ -36,6 +37,20 @@ impl Role {
     }
 }
 
+/// Who cannot be anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadIdentity {
+    /// `sub` is empty, too long, or could steer a terminal.
+    #[error("sub must be a name of at most {MAX_SUBJECT} characters, without control characters")]
+    Subject,
+    /// An operator acts for every organization.
+    #[error("an operator belongs to no organization: leave org_id (--org) out")]
+    OperatorWithOrg,
+    /// Everybody else acts for one.
+    #[error("a viewer or admin belongs to an organization: name it by org_id (--org)")]
+    NoOrg,
+}
+
 /// The bearer of a valid token.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -48,6 +63,24 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Somebody of this name, with this role.
+    ///
+    /// # Errors
+    /// When the name cannot be kept in records, or role and organization do not go together.
+    pub fn new(subject: String, role: Role, org: Option<OrgId>) -> Result<Self, BadIdentity> {
+        if subject.trim().is_empty()
+            || subject.contains(is_control)
+            || subject.chars().count() > MAX_SUBJECT
+        {
+            return Err(BadIdentity::Subject);
+        }
+        match (role, org) {
+            (Role::Operator, Some(_)) => Err(BadIdentity::OperatorWithOrg),
+            (Role::Viewer | Role::Admin, None) => Err(BadIdentity::NoOrg),
+            (role, org) => Ok(Self { subject, role, org }),
+        }
+    }
+
     /// Reading an organization's things: its own people, and operators.
     pub(super) fn may_read(&self, org: OrgId) -> Result<(), Problem> {
         if self.role == Role::Operator || self.org == Some(org) {
@@ -89,8 +122,7 @@ impl FromRequestParts<ApiState> for Identity {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let identity = state.verifier.identify(&parts.headers).await?;
-        state.limits.request(&identity)?;
-        Ok(identity)
+        let token = Token::from_request_parts(parts, state).await?;
+        Ok(token.identity)
     }
 }

@@ -11,8 +11,12 @@ use std::{
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+    jwk::{
+        AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
+        ThumbprintHash,
+    },
 };
+use reqwest::redirect::{Attempt, Policy};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
@@ -20,6 +24,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::auth::{KeyStanding, VerifyingKey};
 use crate::telemetry::logs::chain;
 
 /// What keys of a set can be for.
@@ -38,6 +43,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const WAITING: usize = 32;
 /// The largest set that is read, in bytes.
 const MAX_SIZE: usize = 1024 * 1024;
+/// The most redirects that are followed.
+const MOST_REDIRECTS: usize = 3;
 
 /// Where the keys are, and those read last.
 #[derive(Debug, Clone)]
@@ -56,18 +63,18 @@ struct Source {
 #[derive(Debug, Default)]
 struct Reading {
     keys: Vec<Key>,
-    /// When these keys were read.
+    /// When the reading of these keys began.
     read_at: Option<Instant>,
     /// When it was last tried, whatever came of it.
     tried_at: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Key {
     id: Option<String>,
     /// The one algorithm that it is for.
     algorithm: Algorithm,
-    decoding: DecodingKey,
+    verifying: VerifyingKey,
 }
 
 /// Why the set could not be read.
@@ -76,13 +83,22 @@ enum JwksError {
     #[error("cannot read auth.jwks")]
     File(#[from] std::io::Error),
     #[error("cannot fetch auth.jwks")]
-    Url(#[from] reqwest::Error),
+    Url(#[source] reqwest::Error),
+    #[error("it redirects, and not to https on the same host")]
+    Redirect,
     #[error("auth.jwks is no set of keys")]
     Json(#[from] serde_json::Error),
     #[error("auth.jwks is larger than {MAX_SIZE} bytes")]
     TooLarge,
     #[error("auth.jwks does not answer within {} s", TIMEOUT.as_secs())]
     TooLate,
+}
+
+impl From<reqwest::Error> for JwksError {
+    /// The URL may hold a password or a token, and the setting's name says enough.
+    fn from(error: reqwest::Error) -> Self {
+        Self::Url(error.without_url())
+    }
 }
 
 impl Jwks {
@@ -96,8 +112,41 @@ impl Jwks {
     }
 
     /// The keys for `algorithm` that are named `kid`; a set of one key needs no name.
-    pub(super) async fn keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
-        let known = self.0.find(kid, algorithm);
+    pub(super) async fn keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<VerifyingKey> {
+        let wanted = |keys: &[Key]| {
+            let named: &[Key] = match kid {
+                None if keys.len() > 1 => &[],
+                _ => keys,
+            };
+            let fitting = named.iter().filter(|key| {
+                key.algorithm == algorithm && (kid.is_none() || key.id.as_deref() == kid)
+            });
+            fitting.map(|key| key.verifying.clone()).collect()
+        };
+        self.find(wanted).await
+    }
+
+    /// How the key stands that verified something so long ago. Only a set that was read since then can say that it is gone.
+    pub(super) async fn standing(&self, fingerprint: &str, ago: Duration) -> KeyStanding {
+        let wanted = |keys: &[Key]| -> Vec<()> {
+            let same = |key: &&Key| key.verifying.fingerprint == fingerprint;
+            keys.iter().filter(same).map(|_| ()).collect()
+        };
+        if !self.find(wanted).await.is_empty() {
+            return KeyStanding::Configured;
+        }
+        let read_at = self.0.last().read_at;
+        if read_at.is_some_and(|at| at.elapsed() < ago) {
+            KeyStanding::Gone
+        } else {
+            KeyStanding::Unknown
+        }
+    }
+
+    /// What is wanted of the keys, which are read again where that is due.
+    async fn find<T>(&self, wanted: impl Fn(&[Key]) -> Vec<T>) -> Vec<T> {
+        let find = || wanted(&self.0.last().keys);
+        let known = find();
         match self.0.turn.clone().try_lock_owned() {
             Ok(turn) if self.0.is_due(known.is_empty()) => {
                 let source = self.0.clone();
@@ -122,25 +171,13 @@ impl Jwks {
             }
             _ => return known,
         }
-        self.0.find(kid, algorithm)
+        find()
     }
 }
 
 impl Source {
     fn last(&self) -> MutexGuard<'_, Reading> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
-        let last = self.last();
-        let named: &[Key] = match kid {
-            None if last.keys.len() > 1 => &[],
-            _ => &last.keys,
-        };
-        let fitting = named.iter().filter(|key| {
-            key.algorithm == algorithm && (kid.is_none() || key.id.as_deref() == kid)
-        });
-        fitting.map(|key| key.decoding.clone()).collect()
     }
 
     /// Whether to read again: for a key that is missing soon, otherwise when the set is old.
@@ -151,6 +188,7 @@ impl Source {
     }
 
     async fn read_again(&self) {
+        let began = Instant::now();
         let read = timeout(TIMEOUT, self.read()).await;
         let read = read.unwrap_or(Err(JwksError::TooLate));
         let mut last = self.last();
@@ -158,7 +196,7 @@ impl Source {
         match read {
             Ok(keys) => {
                 last.keys = keys;
-                last.read_at = last.tried_at;
+                last.read_at = Some(began);
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "keeping the keys read before");
@@ -180,7 +218,11 @@ impl Source {
     }
 
     async fn fetch(&self) -> Result<Vec<u8>, JwksError> {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(Policy::custom(follow))
+            .referer(false)
+            .build()?;
         let mut answer = client
             .get(&self.location)
             .send()
@@ -194,6 +236,20 @@ impl Source {
             }
         }
         Ok(text)
+    }
+}
+
+/// Whoever can answer in the place of the set's host must not lead us to keys of their own, or to services inside.
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let first = attempt.previous().first();
+    let is_same_host = first.is_some_and(|first| first.host() == attempt.url().host());
+    let is_followed = is_same_host
+        && attempt.url().scheme() == "https"
+        && attempt.previous().len() <= MOST_REDIRECTS;
+    if is_followed {
+        attempt.follow()
+    } else {
+        attempt.error(JwksError::Redirect)
     }
 }
 
@@ -231,11 +287,14 @@ fn read_entry(mut entry: Value) -> jsonwebtoken::errors::Result<Option<Key>> {
     let Some(algorithm) = algorithm(&jwk).filter(|_| may_verify(&jwk)) else {
         return Ok(None);
     };
-    let decoding = DecodingKey::from_jwk(&jwk)?;
+    let verifying = VerifyingKey {
+        decoding: DecodingKey::from_jwk(&jwk)?,
+        fingerprint: jwk.thumbprint(ThumbprintHash::SHA256)?,
+    };
     Ok(Some(Key {
         id: jwk.common.key_id,
         algorithm,
-        decoding,
+        verifying,
     }))
 }
 

@@ -18,8 +18,8 @@ use tower_http::{
 };
 use tracing::{Instrument, field};
 
-use super::Problem;
-use crate::telemetry::traces;
+use super::{Problem, proxies::keep_to_https};
+use crate::{config::TrustedProxies, telemetry::traces};
 
 /// The largest body taken, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -27,7 +27,7 @@ const MAX_BODY: usize = 64 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
+const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
@@ -35,10 +35,18 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; frame-ancestors 'none'",
     ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-pub(super) fn around(routes: Router) -> Router {
+pub(super) fn around(routes: Router, proxies: TrustedProxies) -> Router {
     let mut routes = routes
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
@@ -53,6 +61,7 @@ pub(super) fn around(routes: Router) -> Router {
         routes = routes.layer(SetResponseHeaderLayer::if_not_present(name, value));
     }
     routes
+        .layer(middleware::from_fn_with_state(proxies, keep_to_https))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
 }

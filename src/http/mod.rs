@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod claims;
 mod console;
 mod extract;
 mod health;
@@ -28,9 +29,11 @@ use crate::{
 
 pub use self::{
     api::openapi,
-    auth::{MintError, Verifier, mint},
+    auth::{MintError, Verifier, mint, mint_link},
+    claims::LINK_LIFE,
+    console::sessions,
     health::{Health, Readiness, WorkerHealth},
-    identity::{Identity, Role},
+    identity::{BadIdentity, Identity, Role},
     limits::Limits,
     problem::Problem,
     server::{connections_beside, serve},
@@ -59,8 +62,8 @@ pub struct ApiState {
     pub stop: CancellationToken,
 }
 
-/// Every route of this process: `api` is absent where it has no such role.
-pub fn router(health: Health, api: Option<ApiState>) -> Router {
+/// Every route of this process, behind these proxies: `api` is absent where it has no such role.
+pub fn router(health: Health, api: Option<ApiState>, proxies: TrustedProxies) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -73,5 +76,5 @@ pub fn router(health: Health, api: Option<ApiState>) -> Router {
         }
         None => health,
     };
-    layers::around(routes)
+    layers::around(routes, proxies)
 }

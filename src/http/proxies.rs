@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts},
-    http::{HeaderMap, HeaderName, header, request::Parts},
+    extract::{ConnectInfo, FromRequestParts, Request, State},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, header, request::Parts},
+    middleware::Next,
+    response::Response,
 };
 
 use super::ApiState;
@@ -56,7 +58,8 @@ pub(super) struct HttpsOnly(pub bool);
 
 impl HttpsOnly {
     pub(super) fn of(parts: &Parts, state: &ApiState) -> Self {
-        Self(!is_loopback(&parts.headers) || came_by_https(parts, state))
+        let came_by_https = came_by_https(&parts.extensions, &parts.headers, &state.proxies);
+        Self(!is_loopback(&parts.headers) || came_by_https)
     }
 }
 
@@ -73,13 +76,30 @@ impl FromRequestParts<ApiState> for HttpsOnly {
 
 /// Whether a trusted proxy says that the browser reached it over HTTPS. Of several proxies the first one, which the browser
 /// reached, has the first word.
-fn came_by_https(parts: &Parts, state: &ApiState) -> bool {
-    let client = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let is_trusted = client.is_some_and(|client| state.proxies.contain(client.ip()));
-    let said = parts.headers.get(FORWARDED_PROTO);
+fn came_by_https(extensions: &Extensions, headers: &HeaderMap, proxies: &TrustedProxies) -> bool {
+    let client = extensions.get::<ConnectInfo<SocketAddr>>();
+    let is_trusted = client.is_some_and(|client| proxies.contain(client.ip()));
+    let said = headers.get(FORWARDED_PROTO);
     let said = said.and_then(|said| said.to_str().ok()).unwrap_or_default();
     let first = said.split(',').next().unwrap_or_default();
     is_trusted && first.trim().eq_ignore_ascii_case("https")
+}
+
+/// Tells a browser that came by HTTPS to come by nothing else for a year. Of other names below this one we know nothing.
+pub(super) async fn keep_to_https(
+    State(proxies): State<TrustedProxies>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let came_by_https = came_by_https(request.extensions(), request.headers(), &proxies);
+    let mut response = next.run(request).await;
+    if came_by_https {
+        response.headers_mut().insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static("max-age=31536000"),
+        );
+    }
+    response
 }
 
 /// Whether the browser asked for this machine by a loopback name.

@@ -155,6 +155,20 @@ pub struct Cursor {
     id: Uuid,
 }
 
+impl Cursor {
+    /// The end of a page whose last entry is of this time, with this id.
+    #[must_use]
+    pub fn after(created_at: DateTime<Utc>, id: Uuid) -> Self {
+        Self { created_at, id }
+    }
+
+    /// The time and the id of the last entry.
+    #[must_use]
+    pub fn place(self) -> (DateTime<Utc>, Uuid) {
+        (self.created_at, self.id)
+    }
+}
+
 /// A cursor that no page of ours ended with.
 #[derive(Debug, thiserror::Error)]
 #[error("the cursor is none of ours: use next_cursor of the page before, unchanged")]

@@ -89,6 +89,8 @@ pub struct Action {
     pub reason: Option<String>,
     /// The run that the action made or met.
     pub led_to: Option<String>,
+    /// Whose session it ended.
+    pub of_subject: Option<String>,
 }
 
 /// At most `limit` actions, newest first, after the action `cursor`.
@@ -104,7 +106,8 @@ pub async fn actions(
         Action,
         "-- queue.actions
          SELECT id, at, retention.excerpt(actor) AS \"actor!\", retention.excerpt(action) AS \"action!\", run_id, org_id,
-                retention.long_excerpt(reason) AS reason, left(details ->> 'run_id', 36) AS led_to
+                retention.long_excerpt(reason) AS reason, left(details ->> 'run_id', 36) AS led_to,
+                retention.excerpt(details ->> 'subject') AS of_subject
          FROM retention.operator_actions
          WHERE $1::bigint IS NULL OR (at, id) < (SELECT l.at, l.id FROM retention.operator_actions l WHERE l.id = $1)
          ORDER BY at DESC, id DESC LIMIT $2",
@@ -124,7 +127,8 @@ pub async fn actions_on(database: &Database, run: RunId) -> sqlx::Result<Vec<Act
         Action,
         "-- queue.actions_on_run
          SELECT id, at, retention.excerpt(actor) AS \"actor!\", retention.excerpt(action) AS \"action!\", run_id, org_id,
-                retention.long_excerpt(reason) AS reason, left(details ->> 'run_id', 36) AS led_to
+                retention.long_excerpt(reason) AS reason, left(details ->> 'run_id', 36) AS led_to,
+                retention.excerpt(details ->> 'subject') AS of_subject
          FROM retention.operator_actions
          WHERE run_id = $1 ORDER BY at, id LIMIT 100",
         run.0

@@ -32,6 +32,9 @@ const SPEAKERS: [&str; 13] = [
     "log",
 ];
 
+/// Says to which URL it connects, password included.
+const TELLS_URLS: &str = "hyper_util::client::legacy::pool=off";
+
 /// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
 /// says nothing; it does not choose what is traced.
 pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
@@ -51,6 +54,10 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
             let default = format!("{default},{}=warn", module_path!());
             (EnvFilter::new(default), Some(why))
         }
+    };
+    let filter = match TELLS_URLS.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
     };
     let spans = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

@@ -19,15 +19,20 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The service's name where `OTEL_SERVICE_NAME` gives no other.
 const SERVICE: &str = "drift-retention";
+/// The variables that name a collector.
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
 /// How long the last spans may take to be sent when the program ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why spans cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The exporter cannot be made.
-    #[error("cannot send traces; check the OTEL_EXPORTER_OTLP_* variables")]
-    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The exporter cannot be made. Its words, without the endpoint that they repeat.
+    #[error("cannot send traces; check the OTEL_EXPORTER_OTLP_* variables: {0}")]
+    Exporter(String),
     /// The protocol is none of ours.
     #[error("OTEL_EXPORTER_OTLP_PROTOCOL is {0:?}; use grpc or http/protobuf")]
     Protocol(String),
@@ -36,6 +41,17 @@ pub enum TraceError {
 /// Sends spans until it is dropped.
 #[derive(Debug)]
 pub struct Traces(SdkTracerProvider);
+
+impl From<opentelemetry_otlp::ExporterBuildError> for TraceError {
+    /// An endpoint may hold a password or a token: its variable stands in its place.
+    fn from(error: opentelemetry_otlp::ExporterBuildError) -> Self {
+        let mut text = error.to_string();
+        for name in ENDPOINTS {
+            text = variable(name).map_or(text.clone(), |endpoint| text.replace(&endpoint, name));
+        }
+        Self::Exporter(text)
+    }
+}
 
 impl Traces {
     /// Starts sending where the environment asks for it; needs a tokio runtime.
@@ -91,12 +107,7 @@ fn is_asked_for(variable: impl Fn(&str) -> Option<String>) -> bool {
         Some(exporters) => exporters
             .split(',')
             .any(|exporter| exporter.trim().eq_ignore_ascii_case("otlp")),
-        None => [
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            "OTEL_EXPORTER_OTLP_ENDPOINT",
-        ]
-        .iter()
-        .any(|name| variable(name).is_some()),
+        None => ENDPOINTS.iter().any(|name| variable(name).is_some()),
     };
     let is_disabled = variable("OTEL_SDK_DISABLED")
         .is_some_and(|disabled| disabled.trim().eq_ignore_ascii_case("true"));

@@ -303,6 +303,8 @@ async fn every_answer_has_a_request_id_and_security_headers() {
             ("x-content-type-options", "nosniff"),
             ("x-frame-options", "DENY"),
             ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
             ("cache-control", "no-store"),
         ] {
             assert_eq!(made.header(name), Some(value), "{path}: {name}");

@@ -53,9 +53,9 @@ async fn settings_in_force_are_shown_and_secrets_are_not() {
         "{text}"
     );
     for line in [
-        r#"url = "postgres://purger:(hidden)@db.internal/workflowops""#,
-        r#"replica_url = "postgres://reader:(hidden)@replica.internal/workflowops""#,
-        r#"direct_url = "postgres://queue:(hidden)@db.internal/workflowops""#,
+        r#"url = "postgres://(hidden)@db.internal/workflowops""#,
+        r#"replica_url = "postgres://(hidden)@replica.internal/workflowops""#,
+        r#"direct_url = "postgres://(hidden)@db.internal/workflowops""#,
         r#"hs256_secret = "(hidden)""#,
         r#"heartbeat = "1500ms""#,
         "# concurrency is not set",
@@ -80,9 +80,35 @@ async fn every_url_can_come_from_a_file_of_its_own_and_is_shown_without_its_pass
     let text = stdout(&config(&["show"], &env).await);
     assert!(!text.contains("hunter2"), "{text}");
     for name in ["url", "direct_url", "replica_url"] {
-        let line = format!(r#"{name} = "postgres://me:(hidden)@{name}.internal/x""#);
+        let line = format!(r#"{name} = "postgres://(hidden)@{name}.internal/x""#);
         assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
     }
+}
+
+#[tokio::test]
+async fn no_setting_that_can_be_a_url_is_shown_with_its_user_password_or_query() {
+    let default = drift_retention::config::Config::default();
+    let mut seen = 0;
+    for setting in drift_retention::config::settings(&default) {
+        let name = setting.key.rsplit('.').next().unwrap().to_owned();
+        if name.ends_with("_file") || setting.value.is_some() {
+            continue;
+        }
+        let scheme = if name == "jwks" { "https" } else { "postgres" };
+        let url = format!("{scheme}://hunter1:hunter2@place.internal/x?key=hunter3#hunter4");
+        let shown = config(&["show"], &[(&setting.variable(), &url)]).await;
+        if !stdout(&shown).contains("place.internal") {
+            // It is shown not at all, or no setting of that kind.
+            assert!(!stdout(&shown).contains("hunter"), "{}", setting.key);
+            continue;
+        }
+        seen += 1;
+        assert!(!stdout(&shown).contains("hunter"), "{}", stdout(&shown));
+    }
+    assert!(
+        seen >= 4,
+        "URLs of the database, of a replica and of keys: {seen}"
+    );
 }
 
 #[tokio::test]
@@ -168,7 +194,7 @@ async fn secret_of_a_file_signs_like_the_secret_itself() {
     let mint = async |name: &str, value: &str| {
         let output = product::command("")
             .args([
-                "token", "--sub", "dana", "--role", "operator", "--ttl", "1000000h",
+                "token", "--sub", "dana", "--role", "operator", "--ttl", "36500d",
             ])
             .env(name, value)
             .output()

@@ -12,7 +12,7 @@ const PROTO: &str = "x-forwarded-proto";
 /// Whether the cookies of a sign-in are for HTTPS only: that of the form, and that of the session.
 async fn are_secure(visitor: &mut Visitor) -> [bool; 2] {
     let form = visitor.get("/signin").await;
-    let session = visitor.take_link(&Who::Operator.token().await).await;
+    let session = visitor.take_link(&Who::Operator.link().await).await;
     [
         (form, "drift_retention_signin="),
         (session, "drift_retention_session="),
@@ -73,7 +73,7 @@ async fn cookie_that_is_exchanged_behind_a_proxy_stays_for_https_only() {
     let mut visitor = Visitor::of(&console)
         .calling("127.0.0.1")
         .saying(PROTO, "https");
-    visitor.take_link(&Who::Operator.token().await).await;
+    visitor.take_link(&Who::Operator.link().await).await;
     console
         .db
         .execute(
@@ -86,6 +86,34 @@ async fn cookie_that_is_exchanged_behind_a_proxy_stays_for_https_only() {
     let cookies = set_cookies(&answer);
     assert_eq!(cookies.len(), 1, "{cookies:?}");
     assert!(cookies[0].contains("; Secure"), "{cookies:?}");
+}
+
+#[tokio::test]
+async fn browser_that_came_by_https_is_told_to_come_by_nothing_else_and_no_other_is() {
+    const HSTS: &str = "strict-transport-security";
+    for (trusted, said, is_told) in [
+        ("127.0.0.1", Some("https"), true),
+        ("127.0.0.1", Some("http"), false),
+        ("127.0.0.1", None, false),
+        ("10.0.0.0/8", Some("https"), false),
+    ] {
+        let console = Console::serving("api", &[(TRUSTED, trusted)]).await;
+        let mut visitor = Visitor::of(&console).calling("retention.example");
+        if let Some(said) = said {
+            visitor = visitor.saying(PROTO, said);
+        }
+        for path in [
+            "/signin",
+            "/console",
+            "/healthz",
+            "/retention/runs",
+            "/nothing",
+        ] {
+            let told = visitor.get(path).await;
+            let expected = is_told.then_some("max-age=31536000");
+            assert_eq!(told.header(HSTS), expected, "{trusted}, {said:?}: {path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ async fn sessions_cookie_is_kept_from_scripts_other_sites_and_plain_http() {
         ("localhost:8080", true),
         ("console.example", false),
     ] {
-        let token = Who::Operator.token().await;
-        let answer = Visitor::of(&console).calling(host).take_link(&token).await;
+        let link = Who::Operator.link().await;
+        let answer = Visitor::of(&console).calling(host).take_link(&link).await;
         let cookies = set_cookies(&answer);
         let session = cookies
             .iter()
@@ -163,11 +163,10 @@ async fn session_that_was_there_before_signing_in_again_is_over() {
         let mut visitor = Visitor::signed_in(&console, Who::Viewer(org)).await;
         let mut before = visitor.clone();
 
-        let token = Who::Operator.token().await;
         if is_by_link {
-            visitor.take_link(&token).await;
+            visitor.take_link(&Who::Operator.link().await).await;
         } else {
-            by_form(&mut visitor, &token, "").await;
+            by_form(&mut visitor, &Who::Operator.token().await, "").await;
         }
 
         assert!(visitor.is_signed_in().await);
@@ -263,8 +262,8 @@ async fn signing_out_ends_the_session_wherever_its_cookie_is() {
 async fn session_ends_with_the_token_that_it_was_signed_in_with() {
     let console = Console::start().await;
     let mut visitor = Visitor::of(&console);
-    let token = Who::Operator.token_for("2s").await;
-    let arrived = visitor.take_link(&token).await;
+    let link = Who::Operator.link_for("2s").await;
+    let arrived = visitor.take_link(&link).await;
     assert_eq!(arrived.status, 303);
     assert!(visitor.cookies.contains_key(SESSION));
 
@@ -278,8 +277,8 @@ async fn session_ends_with_the_token_that_it_was_signed_in_with() {
 async fn session_ends_after_twelve_hours_however_long_its_token_is_valid() {
     let console = Console::start().await;
     let mut visitor = Visitor::of(&console);
-    let token = Who::Operator.token_for("30d").await;
-    visitor.take_link(&token).await;
+    let link = Who::Operator.link_for("30d").await;
+    visitor.take_link(&link).await;
 
     let latest =
         "SELECT max(expires_at) <= now() + interval '12 hours' FROM retention.console_sessions";
@@ -313,9 +312,9 @@ async fn cookie_is_exchanged_now_and_then_and_the_old_one_ends() {
 #[tokio::test]
 async fn database_holds_nothing_that_signs_anybody_in() {
     let console = Console::start().await;
-    let token = Who::Operator.token().await;
+    let link = Who::Operator.link().await;
     let mut visitor = Visitor::of(&console);
-    visitor.take_link(&token).await;
+    visitor.take_link(&link).await;
     let held: String = console
         .db
         .value(
@@ -324,5 +323,5 @@ async fn database_holds_nothing_that_signs_anybody_in() {
         )
         .await;
     assert!(held.contains("oda"), "{held}");
-    assert!(!held.contains(&visitor.session()) && !held.contains(&token));
+    assert!(!held.contains(&visitor.session()) && !held.contains(&link));
 }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use jsonwebtoken::get_current_timestamp;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::{
     TestDatabase,
+    api::signed_with,
     app::App,
-    client::{Client, Events, serve},
+    client::{Client, Events, SECRET, serve},
     ledger, product, trouble,
 };
 
@@ -95,6 +97,27 @@ async fn open_stream_ends_with_the_service_and_does_not_hold_it_up() {
 
     assert_eq!(soon(&mut events).await, None);
     assert_eq!(api.ends_within(Duration::from_secs(10)).await, Some(0));
+}
+
+#[tokio::test]
+async fn stream_ends_when_its_token_is_taken_no_longer() {
+    let db = TestDatabase::new().await;
+    let org = App::on(&db.pool).org("pro").await;
+    let api = serve(&db, "api", &[]).await;
+    let run = product::enqueue(&db.pool, org).await;
+    // Clocks may differ by thirty seconds: it is taken for two more.
+    let claims = json!({"sub": "oda", "role": "operator", "exp": get_current_timestamp() - 28});
+    let token = signed_with(SECRET.1.as_bytes(), &claims);
+    let client = Client::operator(&api).await.with_token(token);
+
+    let mut events = client.follow(run).await;
+
+    assert_eq!(soon(&mut events).await.unwrap()["status"], "queued");
+    assert_eq!(soon(&mut events).await, None);
+    product::eventually("the token is taken no longer", async || {
+        client.get(&format!("/retention/runs/{run}")).await.0 == 401
+    })
+    .await;
 }
 
 #[tokio::test]

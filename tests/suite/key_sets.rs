@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    path::Path,
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -9,11 +11,18 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Redirect},
+    routing::get,
+};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
     sync::watch,
     time::{Instant, sleep},
 };
@@ -21,6 +30,7 @@ use tokio::{
 use crate::support::{
     TestDatabase,
     api::{Answer, Api, HS256, answer, claims, signed},
+    port::Port,
     product::{Service, eventually},
     text::base64,
 };
@@ -263,6 +273,105 @@ fn scopeguard(count: Arc<AtomicUsize>) -> impl Drop {
         }
     }
     Less(count)
+}
+
+/// Answers every request by sending it on to `url`; where it is.
+async fn redirecting_to(url: String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let routes = Router::new().fallback(async move || Redirect::temporary(&url));
+    tokio::spawn(async { axum::serve(listener, routes).await });
+    port
+}
+
+/// Keys by HTTPS at `localhost`, from a CA in `ca.pem` of this directory; and the port. Killed when it is dropped.
+async fn keys_by_https(dir: &Path) -> (Child, Port) {
+    let certificate = Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost".split(' '))
+        .args("-addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out ca.pem".split(' '))
+        .current_dir(dir)
+        .output()
+        .await
+        .unwrap();
+    assert!(certificate.status.success(), "{certificate:?}");
+    let answer = format!(
+        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{JWKS}",
+        JWKS.len()
+    );
+    fs::write(dir.join("jwks.json"), answer).unwrap();
+    let held = Port::reserve();
+    let server = Command::new("openssl")
+        .args([
+            "s_server", "-HTTP", "-cert", "ca.pem", "-key", "key.pem", "-accept",
+        ])
+        .arg(held.number.to_string())
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("the keys are served", async || {
+        TcpStream::connect(("127.0.0.1", held.number)).await.is_ok()
+    })
+    .await;
+    (server, held)
+}
+
+#[tokio::test]
+async fn redirect_is_followed_to_https_on_the_same_host_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, held) = keys_by_https(dir.path()).await;
+    let plain = SignIn::start().await;
+    let https = format!("https://localhost:{}/jwks.json", held.number);
+    let ca = dir.path().join("ca.pem");
+    let to_https = redirecting_to(https.clone()).await;
+    let to_http = redirecting_to(plain.url.clone()).await;
+    let twice = redirecting_to(format!("http://localhost:{to_https}/jwks.json")).await;
+    for (first, status) in [
+        (https.clone(), 200),
+        (format!("http://localhost:{to_https}/jwks.json"), 200),
+        (format!("http://127.0.0.1:{to_https}/jwks.json"), 401),
+        (format!("http://127.0.0.1:{to_http}/jwks.json"), 401),
+        (format!("http://localhost:{twice}/jwks.json"), 401),
+    ] {
+        let env = [
+            jwks(&first).as_slice(),
+            &[("SSL_CERT_FILE", ca.to_str().unwrap())],
+        ]
+        .concat();
+        let api = Api::with(&env).await;
+        let answer = api.get(LIST, &by_rsa("rsa")).await;
+        assert_eq!(answer.status, status, "{first}: {}", answer.text());
+    }
+    assert_eq!(plain.asked(), 0, "nobody was led there");
+}
+
+#[tokio::test]
+async fn log_tells_nothing_of_a_key_sets_url_but_that_it_fails() {
+    let db = TestDatabase::new().await;
+    let elsewhere = redirecting_to("http://127.0.0.1:1/?token=hunter4".to_owned()).await;
+    let failing = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async { axum::serve(listener, Router::new()).await });
+        port
+    };
+    for port in [elsewhere, failing, 1] {
+        let url = format!("http://hunter1:hunter2@127.0.0.1:{port}/jwks.json?key=hunter3");
+        let env = [jwks(&url).as_slice(), &[("RUST_LOG", "trace")]].concat();
+        let (mut service, log) = Service::logged(&db.url, "api", &env);
+        service.ready().await;
+        asked(&service, &by_rsa("rsa"))
+            .await
+            .assert_problem(401, &url);
+        service.signal(Signal::SIGTERM);
+        service.ends_within(Duration::from_secs(20)).await;
+        let log = fs::read_to_string(log.path()).unwrap();
+        assert!(log.contains("auth.jwks"), "{log}");
+        assert!(!log.contains("hunter"), "{log}");
+    }
 }
 
 #[tokio::test]

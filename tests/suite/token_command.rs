@@ -77,6 +77,11 @@ async fn token_is_not_signed_without_a_secret_or_for_the_wrong_organization() {
             &[],
             "DRIFT_RETENTION_AUTH__HS256_SECRET",
         ),
+        (
+            vec!["--role", "operator", "--ttl", "36501d"],
+            &HS256[..],
+            "at most 36500d",
+        ),
         (vec!["--role", "root"], &HS256[..], "--role"),
         (vec!["--role", "operator", "--ttl=-1s"], &HS256[..], "--ttl"),
     ] {
@@ -97,4 +102,16 @@ async fn link_leads_to_the_sign_in_of_the_service_that_listens_there() {
         .strip_prefix("http://127.0.0.1:8099/signin?token=")
         .unwrap_or_else(|| panic!("{link}"));
     assert_eq!(token.split('.').count(), 3, "{token}");
+}
+
+#[tokio::test]
+async fn nobody_is_named_whom_the_service_would_refuse() {
+    for name in ["", " ", "dana\u{1b}[2J", &"d".repeat(201)] {
+        let mut command = product::command("");
+        let args = ["token", "--role", "operator", "--sub", name];
+        let output = command.args(args).envs(HS256).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name:?}");
+        assert!(stderr(&output).contains("sub must be a name"), "{output:?}");
+        assert_eq!(stdout(&output), "", "{name:?}");
+    }
 }

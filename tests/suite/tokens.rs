@@ -201,6 +201,14 @@ async fn claims_that_say_nothing_usable_are_refused() {
         ("role", json!("Operator")),
         ("role", json!(["operator"])),
         ("role", Value::Null),
+        ("role", json!({"viewer": null})),
+        ("role", json!({"operator": null})),
+        ("role", json!({"viewer": {}})),
+        ("role", json!(["viewer"])),
+        ("role", json!(0)),
+        ("role", json!(true)),
+        ("role", json!("viewer ")),
+        ("role", json!("operator")), // with an organization
         ("org_id", Value::Null),
         ("org_id", json!("not-an-id")),
         ("org_id", json!("")),
@@ -208,13 +216,21 @@ async fn claims_that_say_nothing_usable_are_refused() {
         ("sub", json!("")),
         ("sub", json!(" \t")),
         ("sub", json!("dana\0")),
+        ("sub", json!("dana\u{1b}[2J")),
+        ("sub", json!("dana\u{202e}")),
         ("sub", json!("d".repeat(201))),
         ("sub", json!(17)),
         ("exp", Value::Null),
         ("exp", json!("never")),
         ("exp", json!(-1)),
+        ("exp", json!(253_402_300_800_u64)), // the year 10000
+        ("exp", json!(u64::MAX)),
+        ("exp", json!(1e300)),
         ("exp", json!(get_current_timestamp() - 31)),
         ("nbf", json!(get_current_timestamp() + 45)),
+        ("use", json!("api")),
+        ("use", json!("")),
+        ("use", json!(["console_link"])),
         ("iss", Value::Null),
         ("iss", json!("")),
         ("aud", Value::Null),
@@ -232,13 +248,27 @@ async fn claims_that_say_nothing_usable_are_refused() {
                 .starts_with("Bearer")
         );
     }
+    let operator = signed_with(SECRET.as_bytes(), &claims("operator", Some(org)));
+    let answer = api.get(LIST, &operator).await;
+    answer.assert_problem(401, "an operator of one organization");
+    let detail = answer.json()["detail"].to_string();
+    assert!(
+        detail.contains("an operator belongs to no organization"),
+        "{detail}"
+    );
+    let none = json!({"org_id": null, "nbf": null, "use": null});
+    let mut nothing_said = claims("operator", None);
+    nothing_said
+        .as_object_mut()
+        .unwrap()
+        .extend(none.as_object().unwrap().clone());
     let many = but(claims("operator", None), "aud", json!(["mail", AUDIENCE]));
     let late = but(
         claims("operator", None),
         "exp",
         json!(get_current_timestamp() - 5),
     );
-    for claims in [many, late] {
+    for claims in [many, late, nothing_said] {
         let token = signed_with(SECRET.as_bytes(), &claims);
         assert_eq!(api.get(LIST, &token).await.status, 200, "{claims}");
     }

@@ -330,3 +330,31 @@ async fn collector_that_cannot_be_used_is_said_and_stops_nothing() {
         "{log}"
     );
 }
+
+#[tokio::test]
+async fn log_tells_nothing_of_a_collectors_url() {
+    let db = TestDatabase::new().await;
+    for protocol in ["http/protobuf", "grpc"] {
+        for endpoint in [
+            "http://hunter1:hunter2@127.0.0.1:1/?key=hunter3",
+            "ht tp://hunter1:hunter2@127.0.0.1:1",
+        ] {
+            let env = [
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("RUST_LOG", "trace"),
+            ];
+            let (mut service, log) = Service::logged(&db.url, "api", &env);
+            service.ready().await;
+            service.get("/retention/runs").await.unwrap();
+            // The last spans are sent, in vain.
+            service.signal(Signal::SIGTERM);
+            service.ends_within(Duration::from_secs(20)).await;
+            let log = std::fs::read_to_string(log.path()).unwrap();
+            let told = log.lines().find(|line| line.contains("hunter"));
+            assert_eq!(told, None, "{protocol}, {endpoint}");
+            let is_usable = endpoint.starts_with("http:");
+            assert_eq!(log.contains("nothing is traced"), !is_usable, "{endpoint}");
+        }
+    }
+}

@@ -7,12 +7,12 @@ use axum::{
     response::sse::{Event, KeepAlive, Sse},
 };
 use futures::{Stream, StreamExt, stream};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    http::{ApiState, Identity, Problem, extract::Path},
+    http::{ApiState, Identity, Problem, auth::Token, extract::Path},
     ids::RunId,
     queue::{self, Run},
 };
@@ -32,23 +32,24 @@ struct RunEvent {
     data: String,
 }
 
-/// The run's record, as an event `run` at once and at every change, until it is final.
+/// The run's record, as an event `run` at once and at every change, until it is final, or the token is valid no longer.
 #[utoipa::path(get, path = "/retention/runs/{runId}/events", tag = "retention", params(("runId" = Uuid, Path)),
     responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "events `run` with the run as JSON"),
               (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn follow(
     State(state): State<ApiState>,
-    identity: Identity,
+    token: Token,
     Path(run): Path<Uuid>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let id = RunId(run);
     let run = queue::get(&state.database, id)
         .await?
         .ok_or_else(Problem::not_found)?;
-    identity.may_read(run.org_id)?;
-    let place = state.limits.stream(&identity)?;
+    token.identity.may_read(run.org_id)?;
+    let place = state.limits.stream(&token.identity)?;
+    let expired = sleep_until(token.last_moment());
     let changes = stream::unfold(Some((String::new(), 0, place)), move |told| {
-        let (state, identity) = (state.clone(), identity.clone());
+        let (state, identity) = (state.clone(), token.identity.clone());
         async move {
             let (told, polls, place) = told?;
             let (run, text, polls) = next_change(&state, &identity, id, &told, polls).await?;
@@ -57,6 +58,7 @@ pub(super) async fn follow(
             Some((Ok(event), next))
         }
     });
+    let changes = changes.take_until(expired);
     Ok(Sse::new(changes.boxed()).keep_alive(KeepAlive::default()))
 }
 

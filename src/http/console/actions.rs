@@ -47,7 +47,7 @@ pub(super) async fn list(
         "Operator actions",
         &html! {
             h1 { "Operator actions" }
-            @if found.is_empty() { p.empty { "Nobody has purged, replayed or cancelled anything by hand yet." } } @else {
+            @if found.is_empty() { p.empty { "Nobody has done anything by hand yet." } } @else {
                 (page::table("Operator actions", &html! {
                     thead { tr {
                         th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Run" }
@@ -66,7 +66,7 @@ fn row(visitor: &Visitor, action: &Action, names: &HashMap<OrgId, String>) -> Ma
         tr {
             th scope="row" { (page::ago(visitor.now, action.at)) }
             td { (action.actor) }
-            td { (page::words(&action.action)) }
+            td { (page::words(&action.action)) @if let Some(subject) = &action.of_subject { " of " (subject) } }
             td { @match action.run_id { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
             td { @match action.org_id { Some(org) => { (org_link(OrgId(org), names)) } None => { (page::dash()) } } }
             td { @match led_to(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }

@@ -20,6 +20,7 @@ mod retention;
 mod run;
 mod runs;
 mod session;
+pub mod sessions;
 mod signin;
 mod visit;
 

@@ -1,12 +1,14 @@
-//! Sessions of the console: a random cookie, kept as a hash, that is exchanged now and then and ends with the token
-//! that it was signed in with.
+//! Sessions of the console: a random cookie, kept as a hash, that is exchanged now and then. A session ends with the token
+//! that it was signed in with, and with the key of that token.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    http::{Identity, Role},
+    http::{Identity, Role, auth::Token},
     ids::OrgId,
     postgres::Database,
 };
@@ -28,10 +30,18 @@ pub(super) struct Visitor {
 /// A session that a cookie names.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// What operators know it by.
+    pub id: Uuid,
     /// Whose it is.
     pub visitor: Visitor,
+    /// What the key is known by that it came from.
+    pub key: String,
+    /// How long ago it began.
+    pub age: Duration,
     /// Whether the cookie is old enough to be exchanged.
     pub is_stale: bool,
+    /// Whether nobody used it for a while.
+    pub was_idle: bool,
 }
 
 /// 244 random bits as text.
@@ -43,43 +53,43 @@ fn hash(secret: &str) -> Vec<u8> {
     Sha256::digest(secret).to_vec()
 }
 
-/// Begins a session for `identity`, and returns its cookie. It ends with the token, after twelve hours at the latest.
-pub(super) async fn begin(
-    database: &Database,
-    identity: &Identity,
-    token_expires_at: DateTime<Utc>,
-) -> sqlx::Result<String> {
+/// Begins a session for the token's bearer, and returns its cookie. It ends when the token says so, after twelve hours at the
+/// latest.
+pub(super) async fn begin(database: &Database, token: &Token) -> sqlx::Result<String> {
     let cookie = secret();
     sqlx::query!(
         "-- console.begin_session
          WITH ended AS (DELETE FROM retention.console_sessions WHERE expires_at < now()),
               forgotten AS (DELETE FROM retention.spent_signin_links WHERE expires_at < now())
-         INSERT INTO retention.console_sessions (id_hash, subject, role, org_id, csrf, expires_at)
-         VALUES ($1, $2, $3, $4, $5, least($6, now() + interval '12 hours'))",
+         INSERT INTO retention.console_sessions (id_hash, subject, role, org_id, csrf, key_fingerprint, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, least($7, now() + interval '12 hours'))",
         hash(&cookie),
-        identity.subject,
-        identity.role.name(),
-        identity.org.map(|org| org.0),
+        token.identity.subject,
+        token.identity.role.name(),
+        token.identity.org.map(|org| org.0),
         secret(),
-        token_expires_at
+        token.key,
+        token.session_ends_at
     )
     .execute(database)
     .await?;
     Ok(cookie)
 }
 
-/// Marks a sign-in link's token as spent; false when it was already.
+/// Marks a sign-in link as taken; false when it was already. It is known by what its token says, since a signature of ES256
+/// can be written in two ways.
 pub(super) async fn spend_link(
     database: &Database,
-    token: &str,
-    expires_at: DateTime<Utc>,
+    text: &str,
+    token: &Token,
 ) -> sqlx::Result<bool> {
+    let (says, _) = text.rsplit_once('.').unwrap_or((text, ""));
     let spent = sqlx::query!(
         "-- console.spend_link
          INSERT INTO retention.spent_signin_links (token_hash, expires_at)
          VALUES ($1, $2::timestamptz + interval '5 minutes') ON CONFLICT DO NOTHING",
-        hash(token),
-        expires_at
+        hash(says),
+        token.expires_at
     )
     .execute(database)
     .await?;
@@ -90,8 +100,10 @@ pub(super) async fn spend_link(
 pub(super) async fn find(database: &Database, cookie: &str) -> sqlx::Result<Option<Session>> {
     let found = sqlx::query!(
         r#"-- console.find_session
-        SELECT subject, role, org_id, csrf, now() AS "now!",
-               id_hash = $1 AND rotated_at < now() - interval '15 minutes' AS "is_stale!"
+        SELECT id, subject, role, org_id, csrf, key_fingerprint, now() AS "now!",
+               extract(epoch FROM now() - created_at)::float8 AS "age!",
+               id_hash = $1 AND rotated_at < now() - interval '15 minutes' AS "is_stale!",
+               last_seen_at < now() - interval '1 minute' AS "was_idle!"
         FROM retention.console_sessions
         WHERE expires_at > now()
           AND (id_hash = $1 OR previous_hash = $1 AND rotated_at > now() - interval '1 minute')"#,
@@ -111,10 +123,26 @@ pub(super) async fn find(database: &Database, cookie: &str) -> sqlx::Result<Opti
             now: row.now,
         };
         Some(Session {
+            id: row.id,
             visitor,
+            key: row.key_fingerprint,
+            age: Duration::try_from_secs_f64(row.age).unwrap_or_default(),
             is_stale: row.is_stale,
+            was_idle: row.was_idle,
         })
     }))
+}
+
+/// Notes that somebody uses the session.
+pub(super) async fn note_use(database: &Database, session: Uuid) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- console.note_use
+         UPDATE retention.console_sessions SET last_seen_at = now() WHERE id = $1",
+        session
+    )
+    .execute(database)
+    .await?;
+    Ok(())
 }
 
 /// Exchanges a session's cookie for a new one; none when another request has just done so.

@@ -12,7 +12,6 @@ use axum_extra::extract::{
     CookieJar,
     cookie::{Cookie, SameSite},
 };
-use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::{Deserialize, de::IgnoredAny};
 use subtle::ConstantTimeEq;
@@ -25,6 +24,8 @@ use super::{
 };
 use crate::http::{
     ApiState, Identity, Problem,
+    auth::Token,
+    claims::{LINK_LIFE, Purpose},
     proxies::{ClientAddress, HttpsOnly},
 };
 
@@ -57,10 +58,10 @@ pub(super) async fn show(
     if let Err(problem) = state.limits.sign_in(address) {
         return Failure::from(problem).into_response();
     }
-    match state.verifier.verify(&token).await {
-        Ok((identity, _)) => {
-            with_form_cookie(jar, https_only, |csrf| link_page(csrf, &token, &identity))
-        }
+    match state.verifier.verify(&token, Purpose::ConsoleLink).await {
+        Ok(of_link) => with_form_cookie(jar, https_only, |csrf| {
+            link_page(csrf, &token, &of_link.identity)
+        }),
         Err(problem) => form(jar, https_only, None, Some(&sentence(problem.detail()))),
     }
 }
@@ -95,20 +96,25 @@ pub(super) async fn sign_in(
         );
         return Err(problem.into());
     }
-    let token = sent.token.trim();
+    let text = sent.token.trim();
+    let purpose = if sent.link {
+        Purpose::ConsoleLink
+    } else {
+        Purpose::Api
+    };
     let again = |jar, status, notice: &str| {
         let page = form(jar, https_only, sent.next.as_deref(), Some(notice));
         Ok((status, page).into_response())
     };
-    let (identity, expires_at) = match state.verifier.verify(token).await {
-        Ok(verified) => verified,
+    let token = match state.verifier.verify(text, purpose).await {
+        Ok(token) => token,
         Err(problem) => return again(jar, problem.status(), &sentence(problem.detail())),
     };
-    if sent.link && !session::spend_link(&state.database, token, expires_at).await? {
+    if sent.link && !session::spend_link(&state.database, text, &token).await? {
         let notice = "This sign-in link was used already. Ask for a new one, or paste a token.";
         return again(jar, StatusCode::CONFLICT, notice);
     }
-    let jar = signed_in(&state, jar, https_only, &identity, expires_at).await?;
+    let jar = signed_in(&state, jar, https_only, &token).await?;
     let jar = jar.remove(Cookie::build(FORM_COOKIE).path("/signin"));
     Ok((jar, Redirect::to(next(sent.next.as_deref()))).into_response())
 }
@@ -118,13 +124,12 @@ async fn signed_in(
     state: &ApiState,
     jar: CookieJar,
     https_only: HttpsOnly,
-    identity: &Identity,
-    expires_at: DateTime<Utc>,
+    token: &Token,
 ) -> sqlx::Result<CookieJar> {
     if let Some(before) = jar.get(COOKIE) {
         session::end(&state.database, before.value()).await?;
     }
-    let cookie = session::begin(&state.database, identity, expires_at).await?;
+    let cookie = session::begin(&state.database, token).await?;
     Ok(jar.add(keep(cookie, https_only)))
 }
 
@@ -181,7 +186,7 @@ fn link_page(csrf: &str, token: &str, identity: &Identity) -> Markup {
                 input type="hidden" name="csrf" value=(csrf);
                 input type="hidden" name="token" value=(token);
                 input type="hidden" name="link" value="true";
-                p { "This link signs you in as " strong { (identity.subject) } ", " (identity.role.name()) ". It works once." }
+                p { "This link signs you in as " strong { (identity.subject) } ", " (identity.role.name()) ". It works once, within " (LINK_LIFE.as_secs() / 60) " minutes." }
                 div.buttons { button.primary type="submit" { "Sign in" } }
             }
         },

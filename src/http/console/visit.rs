@@ -19,7 +19,7 @@ use super::{
     failure::Failure,
     session::{self, COOKIE, Visitor},
 };
-use crate::http::{ApiState, Problem, proxies::HttpsOnly};
+use crate::http::{ApiState, Problem, auth::KeyStanding, proxies::HttpsOnly};
 
 /// Nothing but our own files, and no script or style inside a page.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -37,14 +37,17 @@ pub(super) async fn around(
     let mut exchanged = None;
     if let Some(cookie) = &cookie {
         match visitor(&state, cookie).await {
-            Ok(Some((visitor, next))) => {
+            Ok(Found::Visitor(visitor, next)) => {
                 if let Err(problem) = state.limits.request(&visitor.identity) {
                     return Failure::from(problem).into_response();
                 }
                 request.extensions_mut().insert(visitor);
                 exchanged = next;
             }
-            Ok(None) => {}
+            Ok(Found::KeyUnknown) => {
+                request.extensions_mut().insert(KeyUnknown);
+            }
+            Ok(Found::Nobody) => {}
             Err(error) => return Failure::from(error).into_response(),
         }
     }
@@ -62,19 +65,45 @@ pub(super) async fn around(
     }
 }
 
-async fn visitor(
-    state: &ApiState,
-    cookie: &str,
-) -> sqlx::Result<Option<(Visitor, Option<String>)>> {
+/// Whom a cookie is of.
+enum Found {
+    /// Somebody, and the cookie in place of an old one.
+    Visitor(Visitor, Option<String>),
+    /// Nobody who is signed in.
+    Nobody,
+    /// Somebody, if their key is one of a set that cannot be read now.
+    KeyUnknown,
+}
+
+/// Stands with a request in place of its visitor: the session is neither believed nor ended.
+#[derive(Clone, Copy)]
+struct KeyUnknown;
+
+async fn visitor(state: &ApiState, cookie: &str) -> sqlx::Result<Found> {
     let Some(session) = session::find(&state.database, cookie).await? else {
-        return Ok(None);
+        return Ok(Found::Nobody);
     };
+    match state.verifier.standing(&session.key, session.age).await {
+        KeyStanding::Configured => {}
+        KeyStanding::Unknown => return Ok(Found::KeyUnknown),
+        KeyStanding::Gone => {
+            session::end(&state.database, cookie).await?;
+            tracing::info!(session = %session.id, "a session ended: its key is configured no longer");
+            return Ok(Found::Nobody);
+        }
+    }
+    // A database that takes no writes for a moment keeps nobody from reading.
+    if session.was_idle
+        && let Err(error) = session::note_use(&state.database, session.id).await
+    {
+        tracing::debug!(%error, "the use of a session is not noted");
+    }
     let exchanged = if session.is_stale {
         session::rotate(&state.database, cookie).await?
     } else {
         None
     };
-    Ok(Some((session.visitor, exchanged)))
+    Ok(Found::Visitor(session.visitor, exchanged))
 }
 
 /// The cookie of a session.
@@ -94,6 +123,10 @@ impl FromRequestParts<ApiState> for Visitor {
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Failure> {
         if let Some(visitor) = parts.extensions.get::<Self>() {
             return Ok(visitor.clone());
+        }
+        if parts.extensions.get::<KeyUnknown>().is_some() {
+            let why = "the keys of the sign-in service cannot be read now; try again in a moment";
+            return Err(Problem::busy(why).into());
         }
         if parts.headers.contains_key("hx-request") {
             return Err(Failure::SignInAgain);

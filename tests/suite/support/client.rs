@@ -1,5 +1,7 @@
 //! A caller of the HTTP API: a base URL and a token that the product's `token` command signed.
 
+use std::ffi::OsStr;
+
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
@@ -24,7 +26,7 @@ pub async fn serve(db: &TestDatabase, roles: &str, env: &[(&str, &str)]) -> Serv
 }
 
 /// A token with these claims, as arguments of the command that signs it.
-pub async fn token(claims: &[&str]) -> String {
+pub async fn token(claims: &[impl AsRef<OsStr>]) -> String {
     let minted = product::command("")
         .arg("token")
         .args(claims)
@@ -62,6 +64,11 @@ impl Client {
             base: format!("http://127.0.0.1:{}", service.port),
             token: token(claims).await,
         }
+    }
+
+    /// The same, with another token.
+    pub fn with_token(self, token: String) -> Self {
+        Self { token, ..self }
     }
 
     /// A request with the token.

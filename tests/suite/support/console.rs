@@ -1,7 +1,5 @@
 //! The console of a service of this test's own, and who comes to it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use uuid::Uuid;
 
 use super::{
@@ -25,26 +23,36 @@ pub enum Who {
 }
 
 impl Who {
-    /// A token of theirs, like no other of this test: two of one second would be the same, but for how long they are
-    /// valid.
+    /// A token of theirs, for the API and for the sign-in form.
     pub async fn token(self) -> String {
-        static MINTED: AtomicU32 = AtomicU32::new(0);
-        let seconds = 600 + 7 * MINTED.fetch_add(1, Ordering::Relaxed);
-        self.token_for(&format!("{seconds}s")).await
+        token(&self.claims()).await
     }
 
-    /// One that is valid so long.
-    pub async fn token_for(self, ttl: &str) -> String {
+    /// The token of a sign-in link of theirs.
+    pub async fn link(self) -> String {
+        self.link_for("1h").await
+    }
+
+    /// That of a link to a session that lasts so long.
+    pub async fn link_for(self, session: &str) -> String {
+        let mut claims = self.claims();
+        claims.extend(["--ttl", session, "--link"].map(str::to_owned));
+        let link = token(&claims).await;
+        link.split_once("token=").unwrap().1.to_owned()
+    }
+
+    fn claims(self) -> Vec<String> {
         let (sub, role, org) = match self {
             Self::Operator => ("oda", "operator", None),
-            Self::Admin(org) => ("ada", "admin", Some(org.to_string())),
-            Self::Viewer(org) => ("vic", "viewer", Some(org.to_string())),
+            Self::Admin(org) => ("ada", "admin", Some(org)),
+            Self::Viewer(org) => ("vic", "viewer", Some(org)),
         };
-        let mut claims = vec!["--sub", sub, "--role", role, "--ttl", ttl];
-        if let Some(org) = &org {
-            claims.extend(["--org", org]);
-        }
-        token(&claims).await
+        let mut claims = ["--sub", sub, "--role", role].map(str::to_owned).to_vec();
+        claims.extend(
+            org.iter()
+                .flat_map(|org| ["--org".to_owned(), org.to_string()]),
+        );
+        claims
     }
 }
 
@@ -107,7 +115,7 @@ impl Console {
     /// Signs in by link.
     pub async fn sign_in(&self, browser: &Browser, who: Who) {
         browser
-            .go(&self.url(&format!("/signin?token={}", who.token().await)))
+            .go(&self.url(&format!("/signin?token={}", who.link().await)))
             .await;
         browser.click_button("Sign in").await;
         browser.wait_for_text("Sign out").await;

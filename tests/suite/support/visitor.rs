@@ -50,10 +50,18 @@ impl Visitor {
         self
     }
 
+    /// The same, at another service.
+    pub fn moved_to(&self, console: &Console) -> Self {
+        Self {
+            origin: console.origin(),
+            ..self.clone()
+        }
+    }
+
     /// Somebody who has signed in by link.
     pub async fn signed_in(console: &Console, who: Who) -> Self {
         let mut visitor = Self::of(console);
-        let arrived = visitor.take_link(&who.token().await).await;
+        let arrived = visitor.take_link(&who.link().await).await;
         assert_eq!(arrived.status, 303, "{}", arrived.text());
         visitor
     }
