@@ -90,7 +90,7 @@ enum Command {
     /// List who is signed in to the console, or end their sessions
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
-    /// Sign a token for the API, or a link to the console, for development
+    /// Sign a token for the API, or a sign-in link, for development
     Token(token::TokenArgs),
     /// Check or show the settings
     #[command(subcommand)]

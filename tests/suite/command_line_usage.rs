@@ -35,7 +35,8 @@ async fn help_names_every_command() {
       preview      Show what a purge now would remove; changes nothing
       policy       Show a plan's, or an organization's, retention windows
       runs         List, show, replay and cancel runs
-      token        Sign a token for the API, for development
+      sessions     List who is signed in to the console, or end their sessions
+      token        Sign a token for the API, or a sign-in link, for development
       config       Check or show the settings
       completions  Print a completion script for a shell
       help         Print this message or the help of the given subcommand(s)
