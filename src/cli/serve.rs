@@ -125,14 +125,27 @@ pub(super) async fn serve(
     let reading = database::open_reading(config, &database)?;
     let connections = database.most_connections() + reading.most_connections_to_a_replica();
     let connections = http::connections_beside(connections);
-    let gauges = Arc::new(Gauges::new(database.clone(), reading.clone(), metrics));
+    let verifier = Arc::new(verifier(config));
+    if roles.contains(&Role::Api) {
+        let ended = verifier.end_sessions_of_other_secrets(&database).await;
+        ended.context("cannot end the sessions of a former secret")?;
+    }
+    let gauges = Arc::new(Gauges::new(
+        database.clone(),
+        reading.clone(),
+        metrics.clone(),
+    ));
     gauges.show_last().await;
     let api = roles.contains(&Role::Api).then(|| ApiState {
         database: database.for_requests(),
         reading,
         counting: database.for_counting(),
-        limits: Arc::new(Limits::new(&config.http, database.counting_at_once())),
-        verifier: Arc::new(verifier(config)),
+        limits: Arc::new(Limits::new(
+            &config.http,
+            database.counting_at_once(),
+            metrics.clone(),
+        )),
+        verifier,
         gauges: gauges.clone(),
         schedule,
         proxies: config.http.trusted_proxies.clone(),

@@ -28,6 +28,9 @@ pub struct HttpConfig {
     /// How many purges of one organization may be asked for in a minute, over HTTP.
     #[schema(value_type = u32)]
     pub purges_per_minute: NonZeroU32,
+    /// How many attempts to sign in to the console one address may make in a minute; a sign-in link that is looked at is one.
+    #[schema(value_type = u32)]
+    pub sign_ins_per_minute: NonZeroU32,
 }
 
 impl HttpConfig {
@@ -52,6 +55,7 @@ impl Default for HttpConfig {
             trusted_proxies: TrustedProxies::default(),
             requests_per_minute: NonZeroU32::new(6_000).unwrap_or(NonZeroU32::MAX),
             purges_per_minute: NonZeroU32::new(30).unwrap_or(NonZeroU32::MAX),
+            sign_ins_per_minute: NonZeroU32::new(60).unwrap_or(NonZeroU32::MAX),
         }
     }
 }

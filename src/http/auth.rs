@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use super::{
     ApiState, Identity, Problem,
     claims::{Claims, LEEWAY, Purpose, TokenHeader, decode},
+    console,
     jwks::{self, Jwks},
 };
-use crate::config::AuthConfig;
+use crate::{config::AuthConfig, postgres::Database};
 
 /// What a shared secret is known by begins so. The thumbprint of a public key has no colon.
-const OF_SECRET: &str = "hs256:";
+pub(super) const OF_SECRET: &str = "hs256:";
 /// What the secret signs for that. No token is signed over such text.
 const FINGERPRINT_OF: &[u8] = b"the fingerprint of auth.hs256_secret";
 
@@ -108,6 +109,21 @@ impl Verifier {
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.secret.is_some() || self.jwks.is_some()
+    }
+
+    /// Ends the console's sessions that came from another shared secret than the present one: they are over for good, whether
+    /// somebody comes back with them or not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn end_sessions_of_other_secrets(&self, database: &Database) -> sqlx::Result<()> {
+        let secret = self.secret.as_ref();
+        let fingerprint = secret.map(|secret| secret.fingerprint.as_str());
+        let sessions = console::end_of_other_secrets(database, fingerprint).await?;
+        if sessions > 0 {
+            tracing::info!(sessions, "ended sessions: auth.hs256_secret has changed");
+        }
+        Ok(())
     }
 
     /// The bearer of the request's token.

@@ -113,7 +113,7 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
     match (before.ready, found.ready) {
         (_, false) if (before.schema, before.worker) != (found.schema, found.worker) => {
             let error: Vec<String> = why.into_iter().chain(workers_why).collect();
-            let error = error.join("; ");
+            let error = (!error.is_empty()).then(|| error.join("; "));
             tracing::warn!(schema, worker, error, "not ready");
         }
         (false, true) => tracing::info!("ready again"),

@@ -20,10 +20,8 @@ use tokio::{
 };
 
 use super::{Identity, Problem, Role};
-use crate::{config::HttpConfig, ids::OrgId};
+use crate::{config::HttpConfig, ids::OrgId, telemetry::metrics::Metrics};
 
-/// Sign-ins that one address may try in a minute, a link that is looked at included.
-const SIGN_INS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 /// What counts a lot, of one organization at once.
 const COUNTING_PER_ORG: usize = 1;
 /// How long a request waits until it may count.
@@ -38,12 +36,25 @@ const MANY: usize = 10_000;
 /// What is limited, and how much of it was used.
 #[derive(Debug)]
 pub struct Limits {
+    metrics: Arc<Metrics>,
     requests: Rate<OrgId>,
     purges: Rate<OrgId>,
     sign_ins: Rate<IpAddr>,
     counting: Arc<Semaphore>,
     counting_of: Places<OrgId>,
     streams_of: Places<OrgId>,
+    turns: Places<OrgId>,
+}
+
+/// Held while a purge of an organization is being asked for.
+#[derive(Debug)]
+pub(super) struct Turn(OwnedSemaphorePermit);
+
+impl Turn {
+    /// Somebody else has locked what this request needs. Those that wait behind it would find the same.
+    pub(super) fn is_stuck(&self) {
+        self.0.semaphore().close();
+    }
 }
 
 /// Held while something counts a lot.
@@ -54,16 +65,18 @@ pub(super) struct MayCount {
 }
 
 impl Limits {
-    /// The settings' limits; `counting` may count at once, of all organizations.
+    /// The settings' limits; `counting` may count at once, of all organizations. What is refused is counted in `metrics`.
     #[must_use]
-    pub fn new(config: &HttpConfig, counting: usize) -> Self {
+    pub fn new(config: &HttpConfig, counting: usize, metrics: Arc<Metrics>) -> Self {
         Self {
+            metrics,
             requests: Rate::per_minute(config.requests_per_minute),
             purges: Rate::per_minute(config.purges_per_minute),
-            sign_ins: Rate::per_minute(SIGN_INS_PER_MINUTE),
+            sign_ins: Rate::per_minute(config.sign_ins_per_minute),
             counting: Arc::new(Semaphore::new(counting)),
             counting_of: Places::new(COUNTING_PER_ORG),
             streams_of: Places::new(STREAMS_PER_ORG),
+            turns: Places::new(1),
         }
     }
 
@@ -72,26 +85,37 @@ impl Limits {
         let Some(org) = tenant(identity) else {
             return Ok(());
         };
-        self.requests
-            .take(&org)
-            .map_err(|wait| too_many("your organization sends too many requests", wait))
+        self.requests.take(&org).map_err(|wait| {
+            self.refuse(
+                "requests",
+                "your organization sends too many requests",
+                wait,
+            )
+        })
     }
 
     /// One more purge that is asked for: each leaves records that stay.
     pub(super) fn purge(&self, org: OrgId) -> Result<(), Problem> {
         self.purges.take(&org).map_err(|wait| {
-            too_many(
+            self.refuse(
+                "purges",
                 "too many purges of this organization were asked for; nothing was enqueued",
                 wait,
             )
         })
     }
 
+    /// Waits for a turn to ask for a purge of `org`: of the requests that meet a lock only one waits for it in the database. None:
+    /// the request before this one was stuck.
+    pub(super) async fn turn(&self, org: OrgId) -> Option<Turn> {
+        self.turns.of(org).acquire_owned().await.ok().map(Turn)
+    }
+
     /// One more attempt to sign in from `address`.
     pub(super) fn sign_in(&self, address: IpAddr) -> Result<(), Problem> {
         self.sign_ins
             .take(&network(address))
-            .map_err(|wait| too_many("too many sign-ins from your address", wait))
+            .map_err(|wait| self.refuse("sign_ins", "too many sign-ins from your address", wait))
     }
 
     /// Waits a moment until something of `org` may count a lot.
@@ -106,7 +130,8 @@ impl Limits {
             })
         };
         timeout(WAIT, both).await.ok().flatten().ok_or_else(|| {
-            too_many(
+            self.refuse(
+                "counting",
                 "other requests that count as much are under way",
                 COUNT_AGAIN_AFTER,
             )
@@ -125,18 +150,19 @@ impl Limits {
             .of(org)
             .try_acquire_owned()
             .map(Some)
-            .map_err(|_| too_many("your organization follows too many runs", WAIT))
+            .map_err(|_| self.refuse("streams", "your organization follows too many runs", WAIT))
+    }
+
+    fn refuse(&self, limit: &str, what: &str, wait: Duration) -> Problem {
+        self.metrics.refused.with_label_values(&[limit]).inc();
+        let seconds = wait.as_secs() + 1;
+        Problem::too_many_requests(format!("{what}; try again in {seconds} s"), seconds)
     }
 }
 
 /// Whose limits count for somebody. Operators are trusted, and they are the ones who look when something is wrong.
 fn tenant(identity: &Identity) -> Option<OrgId> {
     identity.org.filter(|_| identity.role != Role::Operator)
-}
-
-fn too_many(what: &str, wait: Duration) -> Problem {
-    let seconds = wait.as_secs() + 1;
-    Problem::too_many_requests(format!("{what}; try again in {seconds} s"), seconds)
 }
 
 /// Whoever has one IPv6 address has the 2⁶⁴ beside it too.
@@ -187,7 +213,9 @@ impl<K: Hash + Eq> Places<K> {
 
     fn of(&self, whose: K) -> Arc<Semaphore> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = taken.get(&whose).and_then(Weak::upgrade) {
+        if let Some(places) = taken.get(&whose).and_then(Weak::upgrade)
+            && !places.is_closed()
+        {
             return places;
         }
         taken.retain(|_, places| places.strong_count() > 0);

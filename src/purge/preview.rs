@@ -21,7 +21,9 @@ pub struct Preview {
     /// Rows that would go, by table.
     #[schema(value_type = std::collections::HashMap<String, u64>)]
     pub tables: RowsByTable,
-    /// Tables whose counting stopped: at least so many rows would go.
+    /// Tables whose counting stopped: at least so many rows would go. Absent: every row was counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     pub at_least: Vec<&'static str>,
     /// `policy_unresolved` where the plan cannot be resolved.
     pub error_kind: Option<&'static str>,

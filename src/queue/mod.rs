@@ -9,6 +9,7 @@ mod backoff;
 mod bulk;
 mod claim;
 mod consume;
+mod cursor;
 mod enqueue;
 mod hand;
 mod operate;
@@ -26,6 +27,7 @@ pub use backoff::Backoff;
 pub use bulk::{Behalf, ClosedRun};
 pub use claim::{Claim, Lease, claim, others_wait};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
+pub use cursor::{BadCursor, Cursor};
 pub use enqueue::{
     ANSWER_SOON, EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
 };
@@ -36,8 +38,8 @@ pub use operate::{
 };
 pub use reconcile::{deliver_stranded, live_workers, reconcile, retire_workers, workers_alive};
 pub use records::{
-    BadCursor, Cursor, Page, Run, RunFilter, RunStatus, Total, Unsuccessful, get, list, live_since,
-    totals, unfinished, unsuccessful,
+    Page, Run, RunFilter, RunStatus, Total, Unsuccessful, get, list, live_since, totals,
+    unfinished, unsuccessful,
 };
 pub use reports::{
     Action, AppliedWindow, Failures, PurgedOnDay, Slot, actions, actions_on, count_by_status,

@@ -1,14 +1,17 @@
 //! Reading runs: one, or a page of them, newest first, each with its steps.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Utc};
-use serde::{Deserialize, Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::step::{Document, Step};
+use super::{
+    cursor::Cursor,
+    step::{Document, Step},
+};
 use crate::{
     ids::{OrgId, RunId},
     postgres::Database,
@@ -148,68 +151,6 @@ pub struct RunFilter {
     pub ids: Option<Vec<Uuid>>,
 }
 
-/// Where a page ended: the next one begins after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    created_at: DateTime<Utc>,
-    id: Uuid,
-}
-
-impl Cursor {
-    /// The end of a page whose last entry is of this time, with this id.
-    #[must_use]
-    pub fn after(created_at: DateTime<Utc>, id: Uuid) -> Self {
-        Self { created_at, id }
-    }
-
-    /// The time and the id of the last entry.
-    #[must_use]
-    pub fn place(self) -> (DateTime<Utc>, Uuid) {
-        (self.created_at, self.id)
-    }
-}
-
-/// A cursor that no page of ours ended with.
-#[derive(Debug, thiserror::Error)]
-#[error("the cursor is none of ours: use next_cursor of the page before, unchanged")]
-pub struct BadCursor;
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}_{}",
-            self.created_at.timestamp_micros(),
-            self.id.simple()
-        )
-    }
-}
-
-impl Serialize for Cursor {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = BadCursor;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (micros, id) = text.split_once('_').ok_or(BadCursor)?;
-        let created_at = micros
-            .parse()
-            .ok()
-            .and_then(DateTime::from_timestamp_micros)
-            // What Postgres cannot store was in no page of ours.
-            .filter(|at| (1..=9999).contains(&at.year()))
-            .ok_or(BadCursor)?;
-        Ok(Self {
-            created_at,
-            id: id.parse().map_err(|_| BadCursor)?,
-        })
-    }
-}
-
 /// A page of runs.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = RunPage)]
@@ -228,10 +169,8 @@ impl Page {
             return;
         }
         self.items.truncate(most);
-        self.next_cursor = self.items.last().map(|run| Cursor {
-            created_at: run.created_at,
-            id: run.id.0,
-        });
+        let last = self.items.last();
+        self.next_cursor = last.map(|run| Cursor::after(run.created_at, run.id.0));
     }
 }
 
@@ -274,6 +213,7 @@ async fn select(
     limit: i64,
 ) -> sqlx::Result<Vec<Run>> {
     let tables: Vec<String> = tables().map(str::to_owned).collect();
+    let (created_at, after_id) = cursor.map(Cursor::place).unzip();
     sqlx::query_as!(
         Run,
         r#"-- queue.select_runs
@@ -304,8 +244,8 @@ async fn select(
         id.map(|id| id.0),
         filter.org.map(|org| org.0),
         filter.status.map(RunStatus::name),
-        cursor.map(|cursor| cursor.created_at),
-        cursor.map(|cursor| cursor.id),
+        created_at,
+        after_id,
         limit,
         &tables,
         filter.error_kind.as_deref(),

@@ -31,6 +31,9 @@ pub const THROTTLES: [&str; 5] = [
     "autovacuum",
 ];
 
+/// What somebody asked too much of: the `limit` label of `requests_refused_total`.
+pub const LIMITS: [&str; 5] = ["requests", "purges", "sign_ins", "counting", "streams"];
+
 /// What a pooled connection does: the `state` label of `pool_connections`.
 pub const POOL_STATES: [&str; 2] = ["idle", "in_use"];
 
@@ -50,6 +53,8 @@ pub struct Metrics {
     pub batch_duration: HistogramVec,
     /// Seconds that runs waited between batches so as not to be felt, by `reason`.
     pub throttled: CounterVec,
+    /// Requests that one caller sent beyond its share, by `limit`.
+    pub refused: IntCounterVec,
     /// Attempts that found their run taken over by another worker.
     pub lease_losses: IntCounter,
     /// Runs by `status`, from the database.
@@ -107,6 +112,13 @@ impl Metrics {
                 ),
                 &["reason"],
             )?,
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "requests_refused_total",
+                    "HTTP requests that were answered with 429, by limit",
+                ),
+                &["limit"],
+            )?,
             lease_losses: IntCounter::new(
                 "lease_losses_total",
                 "Attempts that found their run taken over by another worker",
@@ -157,12 +169,13 @@ impl Metrics {
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        let all: [Box<dyn Collector>; 13] = [
+        let all: [Box<dyn Collector>; 14] = [
             Box::new(self.purged_rows.clone()),
             Box::new(self.runs.clone()),
             Box::new(self.run_duration.clone()),
             Box::new(self.batch_duration.clone()),
             Box::new(self.throttled.clone()),
+            Box::new(self.refused.clone()),
             Box::new(self.lease_losses.clone()),
             Box::new(self.queue_runs.clone()),
             Box::new(self.overdue.clone()),
@@ -202,6 +215,9 @@ impl Metrics {
         }
         for reason in THROTTLES {
             self.throttled.with_label_values(&[reason]);
+        }
+        for limit in LIMITS {
+            self.refused.with_label_values(&[limit]);
         }
         for state in POOL_STATES {
             self.pool_connections.with_label_values(&[state]);

@@ -433,7 +433,8 @@ async fn odd_bytes_in_any_address_are_told_by_a_problem_or_a_page() {
 
 #[tokio::test]
 async fn odd_bytes_in_any_field_of_a_form_are_told_by_a_page() {
-    let console = Console::start().await;
+    let many = ("DRIFT_RETENTION_HTTP__SIGN_INS_PER_MINUTE", "100000");
+    let console = Console::serving("api", &[many]).await;
     let org = console.app.org_with_expired(3).await;
     let mut operator = Visitor::signed_in(&console, Who::Operator).await;
     let purge = format!("/console/orgs/{org}/retention/purge");

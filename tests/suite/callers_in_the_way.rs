@@ -27,7 +27,7 @@ async fn request_that_meets_an_open_request_answers_within_two_seconds_and_nobod
     )
     .await;
     let path = format!("/orgs/{held}/retention/purge");
-    let requests = join_all((0..8).map(async |_| {
+    let requests = join_all((0..25).map(async |_| {
         let since = Instant::now();
         let answer = api.post(&path, &operator, "{}").await;
         (answer.status, since.elapsed(), answer.text())

@@ -112,8 +112,9 @@ async fn session_ends_for_good_when_the_secret_changes() {
             db,
             service,
         };
-        assert!(!visitor.moved_to(&console).is_signed_in().await, "{secret}");
+        // Before anybody comes back with it.
         assert_eq!(console.db.value::<i64>(SESSIONS).await, 0);
+        assert!(!visitor.moved_to(&console).is_signed_in().await, "{secret}");
         db = end(console).await;
     }
 }

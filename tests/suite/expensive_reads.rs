@@ -230,7 +230,7 @@ async fn preview_counts_a_hundred_thousand_rows_of_a_table_and_all_of_them_when_
     let exact = operator.read(&format!("{path}?exact=true")).await;
     assert_eq!(exact["tables"]["drift_checks"], 100_100);
     assert_eq!(exact["tables"]["workflow_drift_flags"], 303);
-    assert_eq!(exact["at_least"], json!([]));
+    assert!(exact.get("at_least").is_none(), "{exact}");
     let command = product::json(&db.url, &["preview", "--org", &org.to_string(), "--json"]).await;
     assert_eq!(command["organizations"][0], exact);
 
@@ -256,5 +256,5 @@ async fn preview_counts_a_hundred_thousand_rows_of_a_table_and_all_of_them_when_
     .await;
     let bounded = operator.read(&path).await;
     assert_eq!(bounded["tables"]["drift_checks"], 100_000);
-    assert_eq!(bounded["at_least"], json!([]));
+    assert!(bounded.get("at_least").is_none(), "{bounded}");
 }

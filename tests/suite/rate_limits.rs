@@ -56,6 +56,8 @@ async fn purges_of_one_organization_are_bounded_by_the_minute_and_leave_no_recor
     let recorded =
         format!("SELECT count(*) FROM retention.operator_actions WHERE org_id = '{org}'");
     assert!(db.value::<i64>(&recorded).await <= 2);
+    let counted = r#"drift_retention_requests_refused_total{limit="purges"}"#;
+    assert_eq!(console.service.metric(counted).await, Some(42.0));
 }
 
 #[tokio::test]
@@ -117,7 +119,10 @@ async fn requests_of_one_organization_are_bounded_by_the_minute_and_nobody_else_
 
 #[tokio::test]
 async fn sign_ins_from_one_address_are_bounded_by_the_minute() {
-    let env = [("DRIFT_RETENTION_HTTP__TRUSTED_PROXIES", "127.0.0.1")];
+    let env = [
+        ("DRIFT_RETENTION_HTTP__TRUSTED_PROXIES", "127.0.0.1"),
+        ("DRIFT_RETENTION_HTTP__SIGN_INS_PER_MINUTE", "6"),
+    ];
     let console = Console::serving("api", &env).await;
     let try_from = async |address: &'static str| {
         let mut visitor = Visitor::of(&console).saying("x-forwarded-for", address);
@@ -126,7 +131,7 @@ async fn sign_ins_from_one_address_are_bounded_by_the_minute() {
             .post("/signin", &[("csrf", &csrf), ("token", "guessed")])
             .await
     };
-    for _ in 0..60 {
+    for _ in 0..6 {
         assert_eq!(try_from("192.0.2.7").await.status, 401);
     }
     assert_refused(

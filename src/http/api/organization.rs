@@ -17,7 +17,7 @@ use crate::{
     ids::OrgId,
     postgres,
     purge::{self, Counting, Preview},
-    queue::{self, Cursor, Enqueued, Page, RunFilter},
+    queue::{self, Cursor, EnqueueError, Enqueued, Page, RunFilter},
     retention::{self, Cutoffs, RetentionPolicy},
 };
 
@@ -81,6 +81,22 @@ pub(in crate::http) async fn request_purge(
     key: Option<&str>,
 ) -> Result<Enqueued, Problem> {
     state.limits.purge(org)?;
+    let turn = state.limits.turn(org).await;
+    let turn = turn.ok_or(EnqueueError::Busy(org))?;
+    let enqueued = enqueue(state, identity, org, reason, key).await;
+    if matches!(enqueued, Err(EnqueueError::Busy(_))) {
+        turn.is_stuck();
+    }
+    Ok(enqueued?)
+}
+
+async fn enqueue(
+    state: &ApiState,
+    identity: &Identity,
+    org: OrgId,
+    reason: Option<&str>,
+    key: Option<&str>,
+) -> Result<Enqueued, EnqueueError> {
     let mut tx = state.database.begin_with(&[queue::ANSWER_SOON]).await?;
     let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key).await?;
     tx.commit().await?;

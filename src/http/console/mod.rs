@@ -30,6 +30,7 @@ use axum::{
     routing::{get, post},
 };
 
+pub(super) use self::session::end_of_other_secrets;
 use self::{failure::Failure, page::org_path, session::Visitor};
 use super::{ApiState, Problem, Role};
 use crate::{

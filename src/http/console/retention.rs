@@ -124,15 +124,7 @@ pub(super) async fn preview(
         Counting::Bounded
     };
     let counted = api::count_expired(&state, org.id, counting).await?;
-    let exactly = page::org_path(org.id, "retention/preview?exact=true");
-    Ok(html! {
-        div.counted {
-            (preview_table(&counted))
-            @if !counted.at_least.is_empty() {
-                p { a href=(exactly) hx-get=(exactly) hx-target="closest .counted" hx-swap="outerHTML" { "Count exactly" } }
-            }
-        }
-    })
+    Ok(counted_rows(&counted))
 }
 
 /// How far the preview counts.
@@ -140,6 +132,19 @@ pub(super) async fn preview(
 #[serde(default)]
 pub(super) struct PreviewQuery {
     exact: bool,
+}
+
+/// What was counted, and a link to count to the end where that was not done.
+fn counted_rows(preview: &Preview) -> Markup {
+    let exactly = page::org_path(preview.org_id, "retention/preview?exact=true");
+    html! {
+        div.counted {
+            (preview_table(preview))
+            @if !preview.at_least.is_empty() {
+                p { a href=(exactly) hx-get=(exactly) hx-target="closest .counted" hx-swap="outerHTML" { "Count exactly" } }
+            }
+        }
+    }
 }
 
 fn preview_table(preview: &Preview) -> Markup {
@@ -190,7 +195,7 @@ pub(super) async fn confirm(
                 @if total(&preview) == 0 { "Nothing of " strong { (org.name) } " is past its window now: a purge would remove nothing." }
                 @else { "These rows of " strong { (org.name) } " are past their window and go for good:" }
             }
-            (preview_table(&preview))
+            (counted_rows(&preview))
             @if preview.error_kind.is_some() {
                 div.banner.bad { p { "The plan " code { (org.plan) } " is unknown: the run will fail and purge nothing." } }
             }

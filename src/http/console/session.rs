@@ -8,7 +8,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    http::{Identity, Role, auth::Token},
+    http::{
+        Identity, Role,
+        auth::{OF_SECRET, Token},
+    },
     ids::OrgId,
     postgres::Database,
 };
@@ -158,6 +161,24 @@ pub(super) async fn rotate(database: &Database, cookie: &str) -> sqlx::Result<Op
     .execute(database)
     .await?;
     Ok((rotated.rows_affected() == 1).then_some(next))
+}
+
+/// Ends the sessions that came from a shared secret other than the one of this `fingerprint`; none: there is no secret any more.
+/// Returns how many.
+pub(in crate::http) async fn end_of_other_secrets(
+    database: &Database,
+    fingerprint: Option<&str>,
+) -> sqlx::Result<u64> {
+    let ended = sqlx::query!(
+        "-- console.end_sessions_of_other_secrets
+         DELETE FROM retention.console_sessions
+         WHERE starts_with(key_fingerprint, $1) AND key_fingerprint IS DISTINCT FROM $2",
+        OF_SECRET,
+        fingerprint
+    )
+    .execute(database)
+    .await?;
+    Ok(ended.rows_affected())
 }
 
 /// Ends the session of this cookie.

@@ -62,7 +62,13 @@ pub(super) async fn show(
         Ok(of_link) => with_form_cookie(jar, https_only, |csrf| {
             link_page(csrf, &token, &of_link.identity)
         }),
-        Err(problem) => form(jar, https_only, None, Some(&sentence(problem.detail()))),
+        Err(problem) => {
+            let why = problem.detail();
+            let notice = format!(
+                "This sign-in link cannot be used: {why}. Ask for a new one, or paste a token."
+            );
+            form(jar, https_only, None, Some(&notice))
+        }
     }
 }
 
