@@ -20,7 +20,7 @@ use crate::{
     attach::{AttachError, Depth},
     config::Config,
     figures,
-    postgres::Database,
+    postgres::{self, Database},
     purge::datasets,
     queue::{self, Enqueued, Lease, Total},
     retention::Plan,
@@ -58,7 +58,13 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
         Depth::Structure
     };
     let (config, database) = settings.ready_database_to(Use::Ask, depth).await?;
-    let mut runs = enqueue(&database, &args.whose, args.reason.as_deref()).await?;
+    let (mut runs, blocked) = enqueue(&database, &args.whose, args.reason.as_deref()).await?;
+    for org in &blocked {
+        output::complain(format_args!(
+            "error: no purge of organization {org} was enqueued: another transaction is asking for one and has not ended; \
+             ask again in a moment"
+        ));
+    }
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
     let stop = stopping::on_signal()?;
     let follow = args.wait || args.work;
@@ -84,24 +90,27 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     } else if !follow {
         print_enqueued(&runs)?;
     }
-    Ok(if failed || (follow && stop.is_cancelled()) {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(
+        if failed || !blocked.is_empty() || (follow && stop.is_cancelled()) {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        },
+    )
 }
 
+/// What was enqueued, and the organizations for which another transaction stood in the way.
 async fn enqueue(
     database: &Database,
     whose: &Whose,
     reason: Option<&str>,
-) -> Result<Vec<Enqueued>> {
+) -> Result<(Vec<Enqueued>, Vec<Uuid>)> {
     let by = output::actor();
     if let Some(org) = whose.org {
-        let mut tx = database.begin().await?;
+        let mut tx = database.begin_with(&[queue::ANSWER_SOON]).await?;
         let run = queue::enqueue_purge(&mut tx, org, &by, reason).await?;
         tx.commit().await?;
-        return Ok(vec![run]);
+        return Ok((vec![run], Vec::new()));
     }
     let orgs: Vec<Uuid> = whose
         .ids(database)
@@ -110,15 +119,42 @@ async fn enqueue(
         .map(|org| org.0)
         .collect();
     let bar = output::progress(orgs.len(), "enqueueing");
-    let mut runs = Vec::with_capacity(orgs.len());
+    let (mut runs, mut blocked) = (Vec::with_capacity(orgs.len()), Vec::new());
     for chunk in orgs.chunks(CHUNK) {
-        let mut tx = database.begin().await?;
-        runs.extend(queue::enqueue_purges(&mut tx, chunk, &by, reason).await?);
-        tx.commit().await?;
+        match enqueue_all(database, chunk, &by, reason).await? {
+            Some(enqueued) => runs.extend(enqueued),
+            // The others are not to wait for it.
+            None => {
+                for org in chunk {
+                    match enqueue_all(database, &[*org], &by, reason).await? {
+                        Some(enqueued) => runs.extend(enqueued),
+                        None => blocked.push(*org),
+                    }
+                }
+            }
+        }
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
-    Ok(runs)
+    Ok((runs, blocked))
+}
+
+/// Enqueues a purge of each of `orgs`, or of none where another transaction stands in the way of one.
+async fn enqueue_all(
+    database: &Database,
+    orgs: &[Uuid],
+    by: &str,
+    reason: Option<&str>,
+) -> Result<Option<Vec<Enqueued>>> {
+    let mut tx = database.begin_with(&[queue::ANSWER_SOON]).await?;
+    match queue::enqueue_purges(&mut tx, orgs, by, reason).await {
+        Ok(runs) => {
+            tx.commit().await?;
+            Ok(Some(runs))
+        }
+        Err(error) if postgres::is_contention(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Works in this process until the runs are final.

@@ -143,6 +143,7 @@ pub(super) async fn serve(
         limits: Arc::new(Limits::new(
             &config.http,
             database.counting_at_once(),
+            connections,
             metrics.clone(),
         )),
         verifier,

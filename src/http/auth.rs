@@ -67,7 +67,10 @@ impl FromRequestParts<ApiState> for Token {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let token = state.verifier.bearer(&parts.headers).await?;
-        state.limits.request(&token.identity)?;
+        state
+            .limits
+            .request(&token.identity, &parts.extensions)
+            .await?;
         Ok(token)
     }
 }
@@ -201,6 +204,11 @@ impl Verifier {
             .filter(|_| jwks::ALGORITHMS.contains(&algorithm));
         let jwks = jwks.ok_or_else(|| refused("its algorithm is not configured"))?;
         let keys = jwks.keys(kid, algorithm).await;
+        if keys.is_empty() && !jwks.was_read() {
+            return Err(Problem::busy(
+                "the keys that tokens are verified with cannot be read now; try again in a moment",
+            ));
+        }
         if keys.is_empty() {
             return Err(refused("its key is unknown, or not for its algorithm"));
         }

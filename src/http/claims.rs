@@ -151,8 +151,14 @@ impl Claims {
                 "a link says when it was made (iat), and expires at most ten minutes after that",
             );
         }
-        let ends = self.session_exp.as_ref().and_then(date);
-        ends.ok_or("a link says when its session ends (session_exp)")
+        let ends = self.session_exp.as_ref();
+        if ends.and_then(Number::as_f64).is_none_or(|ends| ends < now) {
+            return Err(
+                "a link says when its session ends (session_exp), and that is still to come",
+            );
+        }
+        ends.and_then(date)
+            .ok_or("its session_exp is no date before the year 10000")
     }
 
     /// Whether they are from this issuer and for this audience; or why not.

@@ -2,7 +2,10 @@
 //!
 //! They answer anybody, so `/readyz` has fixed words. What Postgres says goes to the log, once when the state changes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -46,8 +49,8 @@ pub struct Health {
     pub worker: Option<WorkerHealth>,
     /// Tables whose payloads can be written again unnoticed.
     pub unnoticed: Arc<Mutex<Vec<String>>>,
-    /// What the last probe found.
-    pub last: Arc<Mutex<Readiness>>,
+    /// What the last probe found, and when it began.
+    pub last: Arc<Mutex<Option<(Instant, Readiness)>>>,
 }
 
 /// What a worker's health is told from.
@@ -94,6 +97,30 @@ pub(super) async fn healthz() -> &'static str {
 /// Ready: the database answers and takes writes, its schema is the one we know, our worker's heartbeat is fresh, and what it
 /// records is taken.
 pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
+    // Anybody may ask, and as often as they like: one probe at a time, and it is for all who asked before it began.
+    let asked = Instant::now();
+    let mut last = health.last.lock().await;
+    let found = match *last {
+        Some((began, found)) if began > asked => found,
+        before => {
+            let began = Instant::now();
+            let before = before.map_or_else(Readiness::default, |(_, found)| found);
+            let found = probe(&health, before).await;
+            *last = Some((began, found));
+            found
+        }
+    };
+    drop(last);
+    let status = if found.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(found)).into_response()
+}
+
+/// Looks at every part, and logs what has changed since `before`.
+async fn probe(health: &Health, before: Readiness) -> Readiness {
     let (schema, why) = schema(&health.database).await;
     let (worker, workers_why) = match &health.worker {
         Some(told) => {
@@ -109,7 +136,6 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
         mapping: if is_noticed { OK } else { UNNOTICED },
         worker,
     };
-    let before = std::mem::replace(&mut *health.last.lock().await, found);
     match (before.ready, found.ready) {
         (_, false) if (before.schema, before.worker) != (found.schema, found.worker) => {
             let error: Vec<String> = why.into_iter().chain(workers_why).collect();
@@ -119,12 +145,7 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
         (false, true) => tracing::info!("ready again"),
         _ => {}
     }
-    let status = if found.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, Json(found)).into_response()
+    found
 }
 
 async fn schema(database: &Database) -> Found {

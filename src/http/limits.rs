@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{extract::Request, http::Extensions, middleware::Next, response::Response};
 use governor::{
     DefaultKeyedRateLimiter, Quota, RateLimiter,
     clock::{Clock, DefaultClock},
@@ -24,8 +25,12 @@ use crate::{config::HttpConfig, ids::OrgId, telemetry::metrics::Metrics};
 
 /// What counts a lot, of one organization at once.
 const COUNTING_PER_ORG: usize = 1;
-/// How long a request waits until it may count.
+/// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(1);
+/// How long it waits to count where only its own organization is in the way.
+const WAIT_FOR_OWN: Duration = Duration::from_secs(3);
+/// Requests of one organization that are worked on at once: more would wait for the database's connections before everybody else.
+const AT_WORK_PER_ORG: usize = 10;
 /// When to come back after that.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Streams of events of one organization at once.
@@ -38,12 +43,36 @@ const MANY: usize = 10_000;
 pub struct Limits {
     metrics: Arc<Metrics>,
     requests: Rate<OrgId>,
-    purges: Rate<OrgId>,
+    purges: Rate<Whose>,
     sign_ins: Rate<IpAddr>,
     counting: Arc<Semaphore>,
-    counting_of: Places<OrgId>,
+    counting_of: Places<Whose>,
+    at_work: Places<OrgId>,
+    streams: Arc<Semaphore>,
     streams_of: Places<OrgId>,
     turns: Places<OrgId>,
+}
+
+/// An organization, and whether it is an operator who asks about it: its own people must not keep operators out.
+type Whose = (OrgId, bool);
+
+/// Held by a request until it is answered.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Held {
+    fn hold(&self, place: Option<OwnedSemaphorePermit>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+}
+
+/// Lets a request hold a place until it is answered.
+pub(super) async fn holding(mut request: Request, next: Next) -> Response {
+    let held = Held::default();
+    request.extensions_mut().insert(held.clone());
+    let response = next.run(request).await;
+    drop(held);
+    response
 }
 
 /// Held while a purge of an organization is being asked for.
@@ -65,9 +94,15 @@ pub(super) struct MayCount {
 }
 
 impl Limits {
-    /// The settings' limits; `counting` may count at once, of all organizations. What is refused is counted in `metrics`.
+    /// The settings' limits; `counting` may count at once, of all organizations, on so many connections of clients. What is refused
+    /// is counted in `metrics`.
     #[must_use]
-    pub fn new(config: &HttpConfig, counting: usize, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        config: &HttpConfig,
+        counting: usize,
+        connections: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             metrics,
             requests: Rate::per_minute(config.requests_per_minute),
@@ -75,13 +110,19 @@ impl Limits {
             sign_ins: Rate::per_minute(config.sign_ins_per_minute),
             counting: Arc::new(Semaphore::new(counting)),
             counting_of: Places::new(COUNTING_PER_ORG),
+            at_work: Places::new(AT_WORK_PER_ORG),
+            streams: Arc::new(Semaphore::new((connections / 2).max(1))),
             streams_of: Places::new(STREAMS_PER_ORG),
             turns: Places::new(1),
         }
     }
 
-    /// One more request of somebody.
-    pub(super) fn request(&self, identity: &Identity) -> Result<(), Problem> {
+    /// One more request of somebody, which holds its place until it is answered.
+    pub(super) async fn request(
+        &self,
+        identity: &Identity,
+        extensions: &Extensions,
+    ) -> Result<(), Problem> {
         let Some(org) = tenant(identity) else {
             return Ok(());
         };
@@ -91,12 +132,24 @@ impl Limits {
                 "your organization sends too many requests",
                 wait,
             )
-        })
+        })?;
+        let place = timeout(WAIT, self.at_work.of(org).acquire_owned()).await;
+        let place = place.map_err(|_| {
+            self.refuse(
+                "requests",
+                "your organization sends too many requests at once",
+                WAIT,
+            )
+        })?;
+        if let Some(held) = extensions.get::<Held>() {
+            held.hold(place.ok());
+        }
+        Ok(())
     }
 
     /// One more purge that is asked for: each leaves records that stay.
-    pub(super) fn purge(&self, org: OrgId) -> Result<(), Problem> {
-        self.purges.take(&org).map_err(|wait| {
+    pub(super) fn purge(&self, identity: &Identity, org: OrgId) -> Result<(), Problem> {
+        self.purges.take(&whose(identity, org)).map_err(|wait| {
             self.refuse(
                 "purges",
                 "too many purges of this organization were asked for; nothing was enqueued",
@@ -119,38 +172,37 @@ impl Limits {
     }
 
     /// Waits a moment until something of `org` may count a lot.
-    pub(super) async fn count(&self, org: OrgId) -> Result<MayCount, Problem> {
-        let both = async {
-            // One that waits for its own organization takes no place of the others.
-            let of_org = self.counting_of.of(org).acquire_owned().await.ok()?;
-            let in_all = self.counting.clone().acquire_owned().await.ok()?;
-            Some(MayCount {
-                _in_all: in_all,
-                _of_org: of_org,
-            })
-        };
-        timeout(WAIT, both).await.ok().flatten().ok_or_else(|| {
+    pub(super) async fn count(&self, identity: &Identity, org: OrgId) -> Result<MayCount, Problem> {
+        let refused = || {
             self.refuse(
                 "counting",
                 "other requests that count as much are under way",
                 COUNT_AGAIN_AFTER,
             )
-        })
+        };
+        // One that waits for its own organization takes no place of the others.
+        let of_org = self.counting_of.of(whose(identity, org)).acquire_owned();
+        let of_org = timeout(WAIT_FOR_OWN, of_org).await.map_err(|_| refused())?;
+        let in_all = timeout(WAIT, self.counting.clone().acquire_owned());
+        let in_all = in_all.await.map_err(|_| refused())?;
+        match (of_org, in_all) {
+            (Ok(of_org), Ok(in_all)) => Ok(MayCount {
+                _in_all: in_all,
+                _of_org: of_org,
+            }),
+            _ => Err(refused()),
+        }
     }
 
-    /// A place for one more stream of events of somebody; operators need none.
-    pub(super) fn stream(
-        &self,
-        identity: &Identity,
-    ) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-        let Some(org) = tenant(identity) else {
-            return Ok(None);
-        };
-        self.streams_of
-            .of(org)
-            .try_acquire_owned()
-            .map(Some)
-            .map_err(|_| self.refuse("streams", "your organization follows too many runs", WAIT))
+    /// Places for one more stream of events of somebody, in all and of their organization.
+    pub(super) fn stream(&self, identity: &Identity) -> Result<Vec<OwnedSemaphorePermit>, Problem> {
+        let of_org = tenant(identity).map(|org| self.streams_of.of(org));
+        let in_all = self.streams.clone();
+        let places = [Some(in_all), of_org].into_iter().flatten();
+        places
+            .map(|places| places.try_acquire_owned())
+            .collect::<Result<_, _>>()
+            .map_err(|_| self.refuse("streams", "too many runs are followed at once", WAIT))
     }
 
     fn refuse(&self, limit: &str, what: &str, wait: Duration) -> Problem {
@@ -158,6 +210,10 @@ impl Limits {
         let seconds = wait.as_secs() + 1;
         Problem::too_many_requests(format!("{what}; try again in {seconds} s"), seconds)
     }
+}
+
+fn whose(identity: &Identity, org: OrgId) -> Whose {
+    (org, identity.role == Role::Operator)
 }
 
 /// Whose limits count for somebody. Operators are trusted, and they are the ones who look when something is wrong.

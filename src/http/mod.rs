@@ -72,6 +72,7 @@ pub fn router(health: Health, api: Option<ApiState>, proxies: TrustedProxies) ->
     let routes = match api {
         Some(state) => {
             let api = api::router(state.clone()).merge(console::router(state));
+            let api = api.layer(middleware::from_fn(limits::holding));
             health.merge(api.layer(middleware::from_fn(layers::traced)))
         }
         None => health,

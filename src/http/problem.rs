@@ -186,12 +186,23 @@ impl From<sqlx::Error> for Problem {
                 "the database takes no writes now; nothing was changed, try again in a moment",
             );
         }
+        if is_lock_timeout(&error) {
+            return Self::busy(
+                "another transaction holds what this needs; nothing was changed, try again in a moment",
+            );
+        }
         if matches!(error, sqlx::Error::PoolTimedOut) {
             tracing::warn!("a request failed: no connection to the database came free");
             return Self::busy("the service is busy; try again in a moment");
         }
         Self::internal(&error)
     }
+}
+
+/// `lock_not_available`: a lock was waited for as long as a request may.
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
 impl From<EnqueueError> for Problem {

@@ -19,6 +19,7 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Request},
+    http::header,
     response::Response,
     serve::Listener,
 };
@@ -158,8 +159,19 @@ async fn answer(
     };
     request.extensions_mut().insert(ConnectInfo(client));
     let response = router.call(request).await?;
+    if !is_stream(&response) {
+        // The answer is there: from now on its client has to take it.
+        connection.waits();
+        return Ok(response);
+    }
     let answered = OnDrop::new(move || connection.waits());
     Ok(response.map(|body| Body::new(Tied::new(body, answered))))
+}
+
+/// Whether we go on working on an answer that has begun.
+fn is_stream(response: &Response) -> bool {
+    let media_type = response.headers().get(header::CONTENT_TYPE);
+    media_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Has the system close the connection when its client takes nothing of an answer, or has vanished without a word.

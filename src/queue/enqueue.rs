@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::PgExecutor;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -161,6 +162,18 @@ async fn claim_key(
     if claimed.rows_affected() == 1 {
         return Ok(None);
     }
+    Ok(answered(tx, org, key).await?)
+}
+
+/// What the request under this key led to; none: no request under it was answered.
+///
+/// # Errors
+/// When the database fails.
+pub async fn answered(
+    on: impl PgExecutor<'_>,
+    org: OrgId,
+    key: &str,
+) -> sqlx::Result<Option<Enqueued>> {
     let first = sqlx::query!(
         r#"-- queue.find_key
         SELECT r.id, r.status, k.coalesced AS "coalesced!"
@@ -169,9 +182,9 @@ async fn claim_key(
         org.0,
         key
     )
-    .fetch_one(tx)
+    .fetch_optional(on)
     .await?;
-    Ok(Some(Enqueued {
+    Ok(first.map(|first| Enqueued {
         run_id: RunId(first.id),
         org_id: org,
         status: first.status,

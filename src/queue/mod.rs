@@ -29,7 +29,8 @@ pub use claim::{Claim, Lease, claim, others_wait};
 pub use consume::{ConsumerSettings, Delivery, Verdict, WorkerIdentity, consume, sessions};
 pub use cursor::{BadCursor, Cursor};
 pub use enqueue::{
-    ANSWER_SOON, EnqueueError, Enqueued, enqueue_purge, enqueue_purges, enqueue_slot, request_purge,
+    ANSWER_SOON, EnqueueError, Enqueued, answered, enqueue_purge, enqueue_purges, enqueue_slot,
+    request_purge,
 };
 pub use hand::{acknowledge, next_delivery};
 pub use operate::{

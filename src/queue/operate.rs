@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     EnqueueError, RunFilter, RunStatus,
-    enqueue::{Enqueued, carry_trace, no_organization},
+    enqueue::{ANSWER_SOON, Enqueued, carry_trace, no_organization},
 };
 use crate::{
     ids::{OrgId, RunId},
@@ -64,7 +64,7 @@ pub async fn replay(
     run: RunId,
     by: &Operator,
 ) -> Result<Replayed, OperateError> {
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin_with(&[ANSWER_SOON]).await?;
     let replayed = replay_in(&mut tx, run, by).await?;
     tx.commit().await?;
     Ok(replayed)
@@ -176,7 +176,7 @@ pub async fn replay_matching(
 /// # Errors
 /// When the run does not exist or is final; then nothing changed.
 pub async fn cancel(database: &Database, run: RunId, by: &Operator) -> Result<OrgId, OperateError> {
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin_with(&[ANSWER_SOON]).await?;
     let org = sqlx::query_scalar!(
         "-- queue.cancel
          UPDATE retention.purge_runs

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use crate::support::{
     TestDatabase,
-    api::{Api, token},
+    api::{Api, answer, token},
     app::App,
     held::Held,
     ledger,
@@ -52,6 +52,55 @@ async fn request_that_meets_an_open_request_answers_within_two_seconds_and_nobod
     }
     open.rollback().await;
     assert_eq!(api.post(&path, &operator, "{}").await.status, 202);
+}
+
+#[tokio::test]
+async fn replays_cancels_and_keys_that_meet_an_open_request_answer_soon_and_nobody_else_notices() {
+    let api = Api::start().await;
+    let app = App::on(&api.db.pool);
+    let (held, other) = (app.org("pro").await, app.org("pro").await);
+    let operator = token("operator", None);
+    let run = product::enqueue(&api.db.pool, held).await;
+    let cancelled = format!("/retention/runs/{run}/cancel");
+    assert_eq!(api.post(&cancelled, &operator, "{}").await.status, 200);
+    let open = Held::by(
+        &api.db,
+        &format!("SELECT retention.enqueue_purge('{held}', 'the main app')"),
+    )
+    .await;
+    let replay = format!("/retention/runs/{run}/replay");
+    let purge = format!("/orgs/{held}/retention/purge");
+    let requests = join_all((0..24).map(async |n| {
+        let since = Instant::now();
+        let answer = if n % 2 == 0 {
+            api.post(&replay, &operator, "{}").await
+        } else {
+            let request = api.request("POST", &purge).bearer_auth(&operator);
+            answer(request.header("idempotency-key", "same")).await
+        };
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(
+            since.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            since.elapsed()
+        );
+    }));
+    let others = async {
+        for _ in 0..20 {
+            let path = format!("/orgs/{other}/retention/policy");
+            assert_eq!(api.get(&path, &operator).await.status, 200);
+        }
+    };
+    tokio::join!(requests, others);
+    // The command goes on with everybody else, and says whom it left out.
+    let all = product::run(&api.db.url, &["purge", "--all", "--json"]).await;
+    assert_eq!(all.status.code(), Some(1));
+    assert!(stderr(&all).contains(&format!("no purge of organization {held} was enqueued")));
+    let runs: serde_json::Value = serde_json::from_slice(&all.stdout).unwrap();
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "{runs}");
+    assert_eq!(runs["runs"][0]["org_id"], other.to_string());
+    open.rollback().await;
+    assert_eq!(api.post(&replay, &operator, "{}").await.status, 202);
 }
 
 #[tokio::test]

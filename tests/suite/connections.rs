@@ -8,7 +8,7 @@ use nix::sys::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, sleep, timeout},
 };
 
@@ -194,6 +194,35 @@ async fn service_answers_and_purges_while_more_connections_are_unfinished_than_i
     }
     until_status(&db.pool, run, "succeeded").await;
     assert!(descriptors(&service) < 40, "{}", descriptors(&service));
+}
+
+#[tokio::test]
+async fn clients_that_do_not_take_their_answers_make_way() {
+    let db = TestDatabase::new().await;
+    let service = Service::with_descriptors(&db.url, "api", &[SECRET], 60);
+    service.ready().await;
+    let requests = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(40);
+    let mut open = Vec::new();
+    for _ in 0..80 {
+        let socket = TcpSocket::new_v4().unwrap();
+        // The system has room for little of the answers.
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let address = ([127, 0, 0, 1], service.port).into();
+        // Those that had to make way already are closed.
+        if let Ok(Ok(mut stream)) = timeout(Duration::from_secs(5), socket.connect(address)).await {
+            let _ = stream.write_all(requests.as_bytes()).await;
+            open.push(stream);
+        }
+    }
+    for _ in 0..10 {
+        let answer = timeout(Duration::from_secs(5), service.get("/healthz")).await;
+        assert_eq!(answer.expect("it is answered").unwrap().status(), 200);
+        // They take a little, so that the system sees them alive.
+        for stream in &mut open {
+            let mut little = [0; 16];
+            let _ = timeout(Duration::from_millis(1), stream.read(&mut little)).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn fifty_slow_previews_keep_nobody_else_waiting_and_a_purge_goes_on() {
 
     let slow = async {
         let previews =
-            join_all((0..50).map(|_| timeout(Duration::from_secs(4), preview(&viewer, large))));
+            join_all((0..50).map(|_| timeout(Duration::from_secs(10), preview(&viewer, large))));
         let answers = previews.await;
         let refused: Vec<_> = answers
             .iter()
@@ -162,6 +162,48 @@ async fn statement_of_a_closed_request_ends_within_a_second() {
 }
 
 #[tokio::test]
+async fn one_organizations_slow_lists_keep_no_other_organization_waiting() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let (large, small) = (app.org("pro").await, app.org("pro").await);
+    let env = app.env(large).await;
+    // None of them is what the list asks for: each request looks at all of them.
+    db.execute(&format!(
+        "INSERT INTO incidents (org_id, env_id, title, status)
+         SELECT '{large}', '{env}', 'Drift', 'detected' FROM generate_series(1, 100000)"
+    ))
+    .await;
+    let service = serve(&db, "api", &[]).await;
+    let (viewer, other) = (
+        Client::admin(&service, large).await,
+        Client::admin(&service, small).await,
+    );
+    let path = format!("/orgs/{large}/incidents?status=closed");
+    let hammering: Vec<_> = (0..100)
+        .map(|_| {
+            let (viewer, path) = (viewer.clone(), path.clone());
+            tokio::spawn(async move {
+                loop {
+                    let _ = viewer.request(Method::GET, &path).send().await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        let since = Instant::now();
+        other.read(&format!("/orgs/{small}/environments")).await;
+        assert!(
+            since.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            since.elapsed()
+        );
+    }
+    for hammering in hammering {
+        hammering.abort();
+    }
+}
+
+#[tokio::test]
 async fn requests_that_wait_for_the_database_take_no_connection_of_runs_and_others_are_told_to_come_back()
  {
     let db = TestDatabase::new().await;
@@ -207,6 +249,21 @@ async fn requests_that_wait_for_the_database_take_no_connection_of_runs_and_othe
         }
     }
     assert!((1..20).contains(&busy), "{busy}");
+}
+
+#[tokio::test]
+async fn readiness_is_looked_at_once_for_all_who_ask_at_the_same_time() {
+    let db = TestDatabase::new().await;
+    let service = serve(&db, "api", &[]).await;
+    let answers = join_all((0..300).map(async |_| {
+        let since = Instant::now();
+        let status = service.get("/readyz").await.unwrap().status();
+        (status, since.elapsed())
+    }));
+    for (status, elapsed) in answers.await {
+        assert_eq!(status, StatusCode::OK);
+        assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    }
 }
 
 #[tokio::test]

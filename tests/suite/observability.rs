@@ -94,7 +94,8 @@ fn no_metric_has_a_label_that_could_name_an_organization() {
         for label in labels {
             assert!(
                 [
-                    "table", "plan", "outcome", "trigger", "status", "state", "version", "reason"
+                    "table", "plan", "outcome", "trigger", "status", "state", "version", "reason",
+                    "limit"
                 ]
                 .contains(&&*label),
                 "{name} has the label {label}: say here that it is bounded, and no organization"

@@ -22,11 +22,15 @@ pub(super) async fn show(
     let org = OrgId(org);
     identity.may_read(org)?;
     exists(&state, org).await?;
-    Ok(Json(figures(&state, org).await?))
+    Ok(Json(figures(&state, &identity, org).await?))
 }
 
 /// The figures, when it is the organization's turn to count: every incident of it is looked at.
-pub(in crate::http) async fn figures(state: &ApiState, org: OrgId) -> Result<Dashboard, Problem> {
-    let _may_count = state.limits.count(org).await?;
+pub(in crate::http) async fn figures(
+    state: &ApiState,
+    identity: &Identity,
+    org: OrgId,
+) -> Result<Dashboard, Problem> {
+    let _may_count = state.limits.count(identity, org).await?;
     Ok(dashboard::dashboard(&state.counting, org).await?)
 }

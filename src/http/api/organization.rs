@@ -80,7 +80,14 @@ pub(in crate::http) async fn request_purge(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, Problem> {
-    state.limits.purge(org)?;
+    if let Err(refused) = state.limits.purge(identity, org) {
+        // One that was answered is answered again.
+        let first = match key {
+            Some(key) => queue::answered(&state.database, org, key).await?,
+            None => None,
+        };
+        return first.ok_or(refused);
+    }
     let turn = state.limits.turn(org).await;
     let turn = turn.ok_or(EnqueueError::Busy(org))?;
     let enqueued = enqueue(state, identity, org, reason, key).await;
@@ -174,16 +181,17 @@ pub(super) async fn preview(
     } else {
         Counting::Bounded
     };
-    Ok(Json(count_expired(&state, org, counting).await?))
+    Ok(Json(count_expired(&state, &identity, org, counting).await?))
 }
 
 /// A preview, when it is the organization's turn to count.
 pub(in crate::http) async fn count_expired(
     state: &ApiState,
+    identity: &Identity,
     org: OrgId,
     counting: Counting,
 ) -> Result<Preview, Problem> {
-    let _may_count = state.limits.count(org).await?;
+    let _may_count = state.limits.count(identity, org).await?;
     Ok(purge::preview(&state.reading, org, counting).await?)
 }
 

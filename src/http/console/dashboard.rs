@@ -28,7 +28,7 @@ pub(super) async fn show(
     PagePath(org): PagePath<Uuid>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let dashboard = api::figures(&state, org.id).await?;
+    let dashboard = api::figures(&state, &visitor.identity, org.id).await?;
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Dashboard),

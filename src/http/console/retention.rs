@@ -123,7 +123,7 @@ pub(super) async fn preview(
     } else {
         Counting::Bounded
     };
-    let counted = api::count_expired(&state, org.id, counting).await?;
+    let counted = api::count_expired(&state, &visitor.identity, org.id, counting).await?;
     Ok(counted_rows(&counted))
 }
 
@@ -184,7 +184,7 @@ pub(super) async fn confirm(
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
     visitor.identity.may_purge(org.id)?;
-    let preview = api::count_expired(&state, org.id, Counting::Bounded).await?;
+    let preview = api::count_expired(&state, &visitor.identity, org.id, Counting::Bounded).await?;
     Ok(page(
         &visitor,
         Place::Org(&org, Tab::Retention),

@@ -38,7 +38,10 @@ pub(super) async fn around(
     if let Some(cookie) = &cookie {
         match visitor(&state, cookie).await {
             Ok(Found::Visitor(visitor, next)) => {
-                if let Err(problem) = state.limits.request(&visitor.identity) {
+                let counted = state
+                    .limits
+                    .request(&visitor.identity, request.extensions());
+                if let Err(problem) = counted.await {
                     return Failure::from(problem).into_response();
                 }
                 request.extensions_mut().insert(visitor);
