@@ -142,7 +142,7 @@ pub(super) async fn serve(
         counting: database.for_counting(),
         limits: Arc::new(Limits::new(
             &config.http,
-            database.counting_at_once(),
+            database.at_once(),
             connections,
             metrics.clone(),
         )),

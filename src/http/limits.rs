@@ -21,12 +21,14 @@ use tokio::{
 };
 
 use super::{Identity, Problem, Role};
-use crate::{config::HttpConfig, ids::OrgId, telemetry::metrics::Metrics};
+use crate::{config::HttpConfig, ids::OrgId, postgres::AtOnce, telemetry::metrics::Metrics};
 
 /// What counts a lot, of one organization at once.
 const COUNTING_PER_ORG: usize = 1;
 /// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(1);
+/// How long it waits to ask for a purge: longer than a burst of them takes.
+const WAIT_FOR_TURN: Duration = Duration::from_secs(20);
 /// How long it waits to count where only its own organization is in the way.
 const WAIT_FOR_OWN: Duration = Duration::from_secs(3);
 /// Requests of one organization that are worked on at once: more would wait for the database's connections before everybody else.
@@ -51,6 +53,7 @@ pub struct Limits {
     streams: Arc<Semaphore>,
     streams_of: Places<OrgId>,
     turns: Places<OrgId>,
+    enqueueing: Arc<Semaphore>,
 }
 
 /// An organization, and whether it is an operator who asks about it: its own people must not keep operators out.
@@ -77,12 +80,15 @@ pub(super) async fn holding(mut request: Request, next: Next) -> Response {
 
 /// Held while a purge of an organization is being asked for.
 #[derive(Debug)]
-pub(super) struct Turn(OwnedSemaphorePermit);
+pub(super) struct Turn {
+    of_org: OwnedSemaphorePermit,
+    _in_all: OwnedSemaphorePermit,
+}
 
 impl Turn {
     /// Somebody else has locked what this request needs. Those that wait behind it would find the same.
     pub(super) fn is_stuck(&self) {
-        self.0.semaphore().close();
+        self.of_org.semaphore().close();
     }
 }
 
@@ -94,12 +100,11 @@ pub(super) struct MayCount {
 }
 
 impl Limits {
-    /// The settings' limits; `counting` may count at once, of all organizations, on so many connections of clients. What is refused
-    /// is counted in `metrics`.
+    /// The settings' limits, on so many connections of clients. What is refused is counted in `metrics`.
     #[must_use]
     pub fn new(
         config: &HttpConfig,
-        counting: usize,
+        at_once: AtOnce,
         connections: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -108,12 +113,13 @@ impl Limits {
             requests: Rate::per_minute(config.requests_per_minute),
             purges: Rate::per_minute(config.purges_per_minute),
             sign_ins: Rate::per_minute(config.sign_ins_per_minute),
-            counting: Arc::new(Semaphore::new(counting)),
+            counting: Arc::new(Semaphore::new(at_once.counting)),
             counting_of: Places::new(COUNTING_PER_ORG),
             at_work: Places::new(AT_WORK_PER_ORG),
             streams: Arc::new(Semaphore::new((connections / 2).max(1))),
             streams_of: Places::new(STREAMS_PER_ORG),
             turns: Places::new(1),
+            enqueueing: Arc::new(Semaphore::new(at_once.enqueueing)),
         }
     }
 
@@ -161,7 +167,14 @@ impl Limits {
     /// Waits for a turn to ask for a purge of `org`: of the requests that meet a lock only one waits for it in the database. None:
     /// the request before this one was stuck.
     pub(super) async fn turn(&self, org: OrgId) -> Option<Turn> {
-        self.turns.of(org).acquire_owned().await.ok().map(Turn)
+        let of_org = self.turns.of(org).acquire_owned().await.ok()?;
+        // Locks of many organizations leave connections for whoever reads.
+        let in_all = self.enqueueing.clone().acquire_owned();
+        let in_all = timeout(WAIT_FOR_TURN, in_all).await.ok()?.ok()?;
+        Some(Turn {
+            of_org,
+            _in_all: in_all,
+        })
     }
 
     /// One more attempt to sign in from `address`.

@@ -35,6 +35,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::yield_now,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -158,6 +159,8 @@ async fn answer(
         request.map(|body| Body::new(Tied::new(body, read)))
     };
     request.extensions_mut().insert(ConnectInfo(client));
+    // Requests that came all at once on one connection are answered in turns with those of others.
+    yield_now().await;
     let response = router.call(request).await?;
     if !is_stream(&response) {
         // The answer is there: from now on its client has to take it.

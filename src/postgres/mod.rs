@@ -26,7 +26,7 @@ pub use self::{
     error::{is_contention, is_read_only_error, is_row_security, is_timeout, is_transient},
     explain::{PlanNode, explain},
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
-    pools::Database,
+    pools::{AtOnce, Database},
     reading::{Reading, Turn},
     transaction::{Flush, Patience, Transaction},
     url::{BadUrl, check_url},

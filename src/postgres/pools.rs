@@ -57,6 +57,15 @@ struct RequestPools {
     counting: PgPool,
 }
 
+/// How much requests over HTTP may do at once, so that connections are left for others.
+#[derive(Debug, Clone, Copy)]
+pub struct AtOnce {
+    /// Of what counts a lot: one connection is the gauges'.
+    pub counting: usize,
+    /// Of what may meet the main app's locks: the other connections are for reading.
+    pub enqueueing: usize,
+}
+
 impl Database {
     /// The database at `url`, over at most `connections` of its sessions; connects at the first use.
     ///
@@ -180,13 +189,20 @@ impl Database {
         self.through(self.requests.as_ref().map(|requests| &requests.counting))
     }
 
-    /// How much may be counted at once for requests, so that one connection is left for the gauges.
+    /// How much requests may do at once.
     #[must_use]
-    pub fn counting_at_once(&self) -> usize {
-        let connections = self.requests.as_ref().map_or(1, |requests| {
-            requests.counting.options().get_max_connections() - 1
-        });
-        usize::try_from(connections).unwrap_or(1)
+    pub fn at_once(&self) -> AtOnce {
+        let Some(requests) = &self.requests else {
+            return AtOnce {
+                counting: 1,
+                enqueueing: 1,
+            };
+        };
+        let most = |pool: &PgPool| pool.options().get_max_connections() as usize;
+        AtOnce {
+            counting: most(&requests.counting) - 1,
+            enqueueing: (most(&requests.quick) / 2).max(1),
+        }
     }
 
     fn through(&self, pool: Option<&PgPool>) -> Self {

@@ -104,6 +104,40 @@ async fn replays_cancels_and_keys_that_meet_an_open_request_answer_soon_and_nobo
 }
 
 #[tokio::test]
+async fn open_requests_of_many_organizations_leave_connections_for_whoever_reads() {
+    let api = Api::start().await;
+    let app = App::on(&api.db.pool);
+    let other = app.org("pro").await;
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        held.push(app.org("pro").await);
+    }
+    let asks: Vec<_> = held
+        .iter()
+        .map(|org| format!("SELECT retention.enqueue_purge('{org}', 'the main app')"))
+        .collect();
+    let _open = Held::by(&api.db, &asks.join("; ")).await;
+    let operator = token("operator", None);
+    let requests = join_all(held.iter().map(async |org| {
+        let path = format!("/orgs/{org}/retention/purge");
+        assert_eq!(api.post(&path, &operator, "{}").await.status, 503);
+    }));
+    let others = async {
+        for _ in 0..20 {
+            let since = Instant::now();
+            let path = format!("/orgs/{other}/retention/policy");
+            assert_eq!(api.get(&path, &operator).await.status, 200);
+            assert!(
+                since.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                since.elapsed()
+            );
+        }
+    };
+    tokio::join!(requests, others);
+}
+
+#[tokio::test]
 async fn asking_again_and_again_spends_no_attempt_of_a_run_that_fails() {
     let db = TestDatabase::new().await;
     let org = App::on(&db.pool).org_with_expired(20).await;

@@ -7,9 +7,12 @@ mod incidents;
 mod organization;
 mod runs;
 
-use std::sync::Arc;
-
-use axum::{Json, Router, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderValue, header},
+    routing::get,
+};
 use serde::Serialize;
 use utoipa::{
     Modify, OpenApi,
@@ -79,9 +82,10 @@ fn routes() -> OpenApiRouter<ApiState> {
 pub(super) fn router(state: ApiState) -> Router {
     let (router, document) = routes().split_for_parts();
     let document = with_unavailable(document);
-    // Shared: a route is copied for every request.
-    let document = Arc::new(document);
-    let document = async move || Json(document.as_ref()).into_response();
+    // Written once: anybody may ask for it.
+    let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
+    let json = HeaderValue::from_static("application/json");
+    let document = async move || ([(header::CONTENT_TYPE, json)], document);
     router
         .route("/openapi.json", get(document))
         .with_state(state)
