@@ -213,7 +213,7 @@ impl Limits {
         let in_all = self.streams.clone();
         let places = [Some(in_all), of_org].into_iter().flatten();
         places
-            .map(|places| places.try_acquire_owned())
+            .map(Semaphore::try_acquire_owned)
             .collect::<Result<_, _>>()
             .map_err(|_| self.refuse("streams", "too many runs are followed at once", WAIT))
     }
