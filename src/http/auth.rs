@@ -204,11 +204,6 @@ impl Verifier {
             .filter(|_| jwks::ALGORITHMS.contains(&algorithm));
         let jwks = jwks.ok_or_else(|| refused("its algorithm is not configured"))?;
         let keys = jwks.keys(kid, algorithm).await;
-        if keys.is_empty() && !jwks.was_read() {
-            return Err(Problem::busy(
-                "the keys that tokens are verified with cannot be read now; try again in a moment",
-            ));
-        }
         if keys.is_empty() {
             return Err(refused("its key is unknown, or not for its algorithm"));
         }

@@ -126,11 +126,6 @@ impl Jwks {
         self.find(wanted).await
     }
 
-    /// Whether there is a set at all: without one no key is unknown.
-    pub(super) fn was_read(&self) -> bool {
-        self.0.last().read_at.is_some()
-    }
-
     /// How the key stands that verified something so long ago. Only a set that was read since then can say that it is gone.
     pub(super) async fn standing(&self, fingerprint: &str, ago: Duration) -> KeyStanding {
         let wanted = |keys: &[Key]| -> Vec<()> {
