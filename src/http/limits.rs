@@ -23,18 +23,18 @@ use tokio::{
 use super::{Identity, Problem, Role};
 use crate::{config::HttpConfig, ids::OrgId, postgres::AtOnce, telemetry::metrics::Metrics};
 
-/// What counts a lot, of one organization at once.
+/// Requests of one organization that are worked on at once. More of them would take the database's connections from others.
+const AT_WORK_PER_ORG: usize = 10;
+/// Previews and dashboards of one organization at once.
 const COUNTING_PER_ORG: usize = 1;
 /// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long it waits to ask for a purge: longer than a burst of them takes.
-const WAIT_FOR_TURN: Duration = Duration::from_secs(20);
-/// How long it waits to count where only its own organization is in the way.
+/// How long a preview or dashboard waits for another one of its organization.
 const WAIT_FOR_OWN: Duration = Duration::from_secs(3);
-/// Requests of one organization that are worked on at once: more would wait for the database's connections before everybody else.
-const AT_WORK_PER_ORG: usize = 10;
-/// When to come back after that.
+/// When a preview or dashboard that was refused may come back.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// How long a request for a purge waits for those of other organizations. A burst of requests takes less.
+const WAIT_FOR_TURN: Duration = Duration::from_secs(20);
 /// Streams of events of one organization at once.
 const STREAMS_PER_ORG: usize = 50;
 /// Organizations or addresses that are kept in mind, before those that count for nothing any more are forgotten.

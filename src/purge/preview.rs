@@ -52,6 +52,12 @@ pub enum Counting {
 pub const MAX_COUNTED: u64 = 100_000;
 
 impl Counting {
+    /// To the end if `exact`.
+    #[must_use]
+    pub fn exactly(exact: bool) -> Self {
+        if exact { Self::Exact } else { Self::Bounded }
+    }
+
     /// One row beyond what is counted shows that there are more.
     fn limit(self) -> Option<i64> {
         let limit = i64::try_from(MAX_COUNTED).unwrap_or(i64::MAX - 1) + 1;

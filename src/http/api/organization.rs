@@ -176,11 +176,7 @@ pub(super) async fn preview(
 ) -> Result<Json<Preview>, Problem> {
     let org = OrgId(org);
     identity.may_read(org)?;
-    let counting = if query.exact {
-        Counting::Exact
-    } else {
-        Counting::Bounded
-    };
+    let counting = Counting::exactly(query.exact);
     Ok(Json(count_expired(&state, &identity, org, counting).await?))
 }
 

@@ -118,11 +118,7 @@ pub(super) async fn preview(
     PageQuery(query): PageQuery<PreviewQuery>,
 ) -> Answer {
     let org = organization(&state, &visitor, org).await?;
-    let counting = if query.exact {
-        Counting::Exact
-    } else {
-        Counting::Bounded
-    };
+    let counting = Counting::exactly(query.exact);
     let counted = api::count_expired(&state, &visitor.identity, org.id, counting).await?;
     Ok(counted_rows(&counted))
 }
