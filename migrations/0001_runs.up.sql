@@ -67,8 +67,8 @@ CREATE TABLE retention.purge_run_steps (
     finished_at timestamptz,
     -- How far the latest attempt came: timestamp and key of the last row it looked at, as Postgres writes them. The next
     -- attempt continues there.
-    passed_at   text,
-    passed_key  text,
+    cursor_at   text,
+    cursor_key  text,
     -- Why the latest batch had to wait (null: it did not), and how long all batches waited.
     throttle_reason text,
     throttled_ms bigint NOT NULL DEFAULT 0,

@@ -21,6 +21,23 @@ RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     FROM addressed a;
 $$;
 
+-- Whether a worker of the queue has been silent for longer than the lease: then others may take over what it holds.
+CREATE FUNCTION retention.worker_is_silent(worker text, lease interval)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT NOT EXISTS (SELECT FROM apalis.workers w
+                       WHERE w.id = worker_is_silent.worker AND w.last_seen > now() - worker_is_silent.lease)
+$$;
+
+-- Acknowledges the deliveries of cancelled runs. Returns the runs whose cancellation nobody has reported yet.
+CREATE FUNCTION retention.acknowledge_cancelled(run_ids uuid[])
+RETURNS TABLE (run_id uuid, trigger text) LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE apalis.jobs j SET status = 'Done', done_at = now()
+    FROM retention.purge_runs r
+    WHERE r.id = ANY (acknowledge_cancelled.run_ids) AND r.status = 'cancelled'
+      AND j.id = r.delivery_id AND j.status NOT IN ('Done', 'Killed')
+    RETURNING r.id, r.trigger
+$$;
+
 -- Makes a run that is at work urgent. Its batches lock it one after the other, each for a moment; nobody waits longer.
 CREATE FUNCTION retention.urge_running(run_id uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
@@ -29,6 +46,31 @@ BEGIN
     WHERE r.id = urge_running.run_id AND r.status IN ('queued', 'running', 'retrying') AND NOT r.urgent;
 EXCEPTION WHEN lock_not_available THEN
     NULL; -- A batch that takes this long has one row left to wait for.
+END;
+$$;
+
+-- Refuses a request that names nobody, and texts that are too long or could steer a terminal.
+CREATE FUNCTION retention.check_request(requested_by text, reason text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(check_request.requested_by, '') !~ '[^[:space:]]' THEN
+        RAISE EXCEPTION 'a purge needs an organization and who asked for it'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass org_id and a non-empty requested_by.';
+    END IF;
+    -- As much as the API takes, and nothing that could steer a terminal: control characters, and those that turn the direction
+    -- of writing.
+    IF length(check_request.requested_by) > 200 OR length(check_request.reason) > 1000 THEN
+        RAISE EXCEPTION 'requested_by is at most 200 characters, reason at most 1000'
+            USING ERRCODE = 'string_data_right_truncation', HINT = 'Shorten it: nothing was enqueued.';
+    END IF;
+    IF EXISTS (SELECT FROM regexp_split_to_table(concat(check_request.requested_by, check_request.reason), '') AS c (letter)
+               CROSS JOIN LATERAL ascii(c.letter) AS code
+               WHERE c.letter <> ''
+                 AND (code < 32 AND code NOT IN (9, 10, 13) OR code BETWEEN 127 AND 159 OR code IN (1564, 8206, 8207)
+                      OR code BETWEEN 8234 AND 8238 OR code BETWEEN 8294 AND 8297)) THEN
+        RAISE EXCEPTION 'requested_by and reason cannot contain control characters'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Remove them: nothing was enqueued.';
+    END IF;
 END;
 $$;
 
@@ -42,24 +84,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     delivery text;
 BEGIN
-    IF enqueue_run.org_id IS NULL OR coalesce(enqueue_run.requested_by, '') !~ '[^[:space:]]' THEN
+    IF enqueue_run.org_id IS NULL THEN
         RAISE EXCEPTION 'a purge needs an organization and who asked for it'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass org_id and a non-empty requested_by.';
     END IF;
-    -- As much as the API takes, and nothing that could steer a terminal: control characters, and those that turn the direction
-    -- of writing.
-    IF length(enqueue_run.requested_by) > 200 OR length(enqueue_run.reason) > 1000 THEN
-        RAISE EXCEPTION 'requested_by is at most 200 characters, reason at most 1000'
-            USING ERRCODE = 'string_data_right_truncation', HINT = 'Shorten it: nothing was enqueued.';
-    END IF;
-    IF EXISTS (SELECT FROM regexp_split_to_table(concat(enqueue_run.requested_by, enqueue_run.reason), '') AS c (letter)
-               CROSS JOIN LATERAL ascii(c.letter) AS code
-               WHERE c.letter <> ''
-                 AND (code < 32 AND code NOT IN (9, 10, 13) OR code BETWEEN 127 AND 159 OR code IN (1564, 8206, 8207)
-                      OR code BETWEEN 8234 AND 8238 OR code BETWEEN 8294 AND 8297)) THEN
-        RAISE EXCEPTION 'requested_by and reason cannot contain control characters'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Remove them: nothing was enqueued.';
-    END IF;
+    PERFORM retention.check_request(enqueue_run.requested_by, enqueue_run.reason);
     IF NOT EXISTS (SELECT FROM main_app.organizations o WHERE o.id = enqueue_run.org_id) THEN
         RAISE EXCEPTION 'organization % does not exist', enqueue_run.org_id
             USING ERRCODE = 'foreign_key_violation', HINT = 'Check the id: nothing was enqueued.';
@@ -118,6 +147,35 @@ BEGIN
 END;
 $$;
 
+-- Many organizations, set-based, for `purge --all`. It passes over organizations that are gone.
+CREATE FUNCTION retention.enqueue_purges(org_ids uuid[], requested_by text, reason text DEFAULT NULL)
+RETURNS TABLE (org_id uuid, run_id uuid, status text, coalesced boolean)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    created uuid[];
+    new_orgs uuid[];
+BEGIN
+    PERFORM retention.check_request(enqueue_purges.requested_by, enqueue_purges.reason);
+    WITH made AS (
+        INSERT INTO retention.purge_runs AS r (org_id, trigger, requested_by, reason, urgent)
+        SELECT o.id, 'purge_now', enqueue_purges.requested_by, enqueue_purges.reason, true
+        FROM main_app.organizations o WHERE o.id = ANY (enqueue_purges.org_ids)
+        ON CONFLICT DO NOTHING
+        RETURNING r.id, r.org_id
+    )
+    SELECT coalesce(array_agg(id), '{}'), coalesce(array_agg(org_id), '{}') INTO created, new_orgs FROM made;
+    PERFORM retention.deliver(created);
+    RETURN QUERY SELECT made.org_id, made.id, 'queued', false FROM unnest(new_orgs, created) AS made (org_id, id);
+    -- The others have a live run. Each of them is woken.
+    RETURN QUERY SELECT o.id, e.run_id, e.status, e.coalesced
+                 FROM main_app.organizations o
+                 CROSS JOIN LATERAL retention.enqueue_run(o.id, 'purge_now', enqueue_purges.requested_by,
+                                                          enqueue_purges.reason, NULL) e
+                 WHERE o.id = ANY (enqueue_purges.org_ids) AND o.id <> ALL (new_orgs);
+END;
+$$;
+
 -- Many organizations of one slot, set-based, for the scheduler.
 CREATE FUNCTION retention.enqueue_slot(slot timestamptz, org_ids uuid[])
 RETURNS TABLE (enqueued bigint, coalesced bigint)
@@ -154,8 +212,12 @@ $$;
 -- Nobody may call these unless told so (deploy/postgres/roles.sql).
 REVOKE ALL ON FUNCTION
     retention.deliver(uuid[], text),
+    retention.worker_is_silent(text, interval),
+    retention.acknowledge_cancelled(uuid[]),
     retention.urge_running(uuid),
     retention.enqueue_run(uuid, text, text, text, uuid, text),
+    retention.check_request(text, text),
     retention.enqueue_purge(uuid, text, text),
+    retention.enqueue_purges(uuid[], text, text),
     retention.enqueue_slot(timestamptz, uuid[])
 FROM PUBLIC;

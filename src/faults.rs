@@ -5,10 +5,8 @@
 /// A boundary: what is before it is done, what is behind it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// A worker owns the run, and nothing is purged yet.
+    /// A worker owns the runs, their policies are frozen, and nothing is purged yet.
     AfterClaim,
-    /// The run has its policy and cutoffs.
-    AfterPolicy,
     /// A batch's rows are deleted and counted, and not committed.
     BeforeCommit,
     /// A batch is committed.
@@ -25,14 +23,10 @@ pub enum Point {
     BeforeRetry,
     /// A failed attempt's retry is enqueued, and its delivery is not acknowledged.
     AfterRetry,
-    /// A stopping worker's run is given back, and that is not committed.
-    BeforeGiveBack,
-    /// A stopping worker's run is given back, and its delivery is not acknowledged.
-    AfterGiveBack,
-    /// Several runs are closed together, and that is not committed.
-    BeforeBulkClose,
-    /// Several runs are closed together.
-    AfterBulkClose,
+    /// A run goes back to the queue, and that is not committed.
+    BeforeSnooze,
+    /// A run is back in the queue, and its delivery is not acknowledged.
+    AfterSnooze,
     /// A part of a slot is enqueued, and not committed.
     BeforeSlotCommit,
     /// A part of a slot is enqueued.

@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
+use strum::IntoEnumIterator;
 use tokio::{
     sync::Mutex,
     time::{Instant, MissedTickBehavior, interval_at, sleep},
@@ -15,27 +16,24 @@ use tokio::{
 use crate::{
     postgres::{self, Database, Reading},
     purge::{self, Overdue},
-    queue::{self, PurgedOnDay, Slot},
-    telemetry::{
-        logs::chain,
-        metrics::{Metrics, STATUSES},
-    },
+    runs::{self, PurgedOnDay, RunStatus, Slot},
+    telemetry::{logs::chain, metrics::Metrics},
 };
 
 /// How often a process looks for a new reading.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// How long after its start a process looks first: it has enough to do until then.
-const SETTLED: Duration = Duration::from_secs(2);
+const STARTUP_DELAY: Duration = Duration::from_secs(2);
 /// How old a reading is before another is made. A little less, so that a process that is alone makes one every time.
-const FRESH: Duration = Duration::from_secs(25);
+const MAX_SNAPSHOT_AGE: Duration = Duration::from_secs(25);
 /// The pause between two parts of a reading, so that it is felt nowhere.
-const PAUSE: Duration = Duration::from_millis(50);
+const PART_PAUSE: Duration = Duration::from_millis(50);
 /// How many days of purged rows a reading has.
-const DAYS: i32 = 14;
+const PURGED_DAYS: i32 = 14;
 
 /// How the database stood at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Standing {
+pub struct Snapshot {
     /// When it was read, by Postgres's clock.
     pub taken_at: DateTime<Utc>,
     /// How far behind the promises it is.
@@ -47,14 +45,14 @@ pub struct Standing {
     /// The parts that could not be read, in words: they are as they were before.
     #[serde(default)]
     pub not_read: Vec<String>,
-    runs: HashMap<String, i64>,
+    runs: HashMap<RunStatus, i64>,
 }
 
-impl Standing {
+impl Snapshot {
     /// How many runs there are in this status.
     #[must_use]
-    pub fn runs(&self, status: &str) -> i64 {
-        self.runs.get(status).copied().unwrap_or(0)
+    pub fn runs(&self, status: RunStatus) -> i64 {
+        self.runs.get(&status).copied().unwrap_or(0)
     }
 }
 
@@ -66,7 +64,7 @@ pub struct Gauges {
     /// Where they are made: on a replica, if there is one.
     reading: Reading,
     metrics: Arc<Metrics>,
-    latest: Mutex<Option<(Instant, Arc<Standing>)>>,
+    latest: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Gauges {
@@ -84,8 +82,8 @@ impl Gauges {
     /// Sets every gauge by the reading that the processes before this one have left: the first scrape shows it, and no 0, which
     /// an alert would take for an all-clear.
     pub async fn show_last(&self) {
-        match shared(&self.database).await {
-            Ok(last) => last.iter().for_each(|standing| self.show(standing)),
+        match load(&self.database).await {
+            Ok(last) => last.iter().for_each(|snapshot| self.show(snapshot)),
             Err(error) => tracing::warn!(
                 error = chain(&error),
                 "cannot take over the last reading of the gauges; they begin as unknown"
@@ -95,7 +93,7 @@ impl Gauges {
 
     /// Reads at the interval until dropped.
     pub async fn keep_fresh(&self) {
-        let mut ticks = interval_at(Instant::now() + SETTLED, REFRESH_EVERY);
+        let mut ticks = interval_at(Instant::now() + STARTUP_DELAY, REFRESH_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -112,55 +110,55 @@ impl Gauges {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn standing(&self) -> sqlx::Result<Arc<Standing>> {
+    pub async fn snapshot(&self) -> sqlx::Result<Arc<Snapshot>> {
         let mut latest = self.latest.lock().await;
-        if let Some((fetched_at, standing)) = &*latest
+        if let Some((fetched_at, snapshot)) = &*latest
             && fetched_at.elapsed() < REFRESH_EVERY * 2
         {
-            return Ok(standing.clone());
+            return Ok(snapshot.clone());
         }
-        let standing = match self.fetch().await? {
-            Some(standing) => standing,
+        let snapshot = match self.fetch().await? {
+            Some(snapshot) => snapshot,
             // The very first one is being made elsewhere.
             None => read(&self.reading, None).await?,
         };
-        let standing = Arc::new(standing);
-        *latest = Some((Instant::now(), standing.clone()));
-        Ok(standing)
+        let snapshot = Arc::new(snapshot);
+        *latest = Some((Instant::now(), snapshot.clone()));
+        Ok(snapshot)
     }
 
     /// Fetches once, and sets every gauge; the lock is held only to hand the reading over.
     async fn refresh(&self) -> sqlx::Result<()> {
-        if let Some(standing) = self.fetch().await? {
-            let standing = Arc::new(standing);
-            self.show(&standing);
-            *self.latest.lock().await = Some((Instant::now(), standing));
+        if let Some(snapshot) = self.fetch().await? {
+            let snapshot = Arc::new(snapshot);
+            self.show(&snapshot);
+            *self.latest.lock().await = Some((Instant::now(), snapshot));
         }
         Ok(())
     }
 
     /// The reading that all processes share. Whose turn it is makes a new one; a process that dies over it has had its
     /// turn, and the next is another's.
-    async fn fetch(&self) -> sqlx::Result<Option<Standing>> {
+    async fn fetch(&self) -> sqlx::Result<Option<Snapshot>> {
         if !claim(&self.database).await? {
-            return shared(&self.database).await;
+            return load(&self.database).await;
         }
         // A reading that an older version left, in another form, is as good as none.
-        let before = shared(&self.database).await.unwrap_or_default();
-        let standing = read(&self.reading, before).await?;
-        share(&self.database, &standing).await?;
-        Ok(Some(standing))
+        let before = load(&self.database).await.unwrap_or_default();
+        let snapshot = read(&self.reading, before).await?;
+        store(&self.database, &snapshot).await?;
+        Ok(Some(snapshot))
     }
 
-    fn show(&self, standing: &Standing) {
+    fn show(&self, snapshot: &Snapshot) {
         let metrics = &self.metrics;
-        for status in STATUSES {
-            let gauge = metrics.queue_runs.with_label_values(&[status]);
-            gauge.set(standing.runs(status));
+        for status in RunStatus::iter() {
+            let gauge = metrics.queue_runs.with_label_values(&[status.name()]);
+            gauge.set(snapshot.runs(status));
         }
-        self.show_overdue(standing);
+        self.show_overdue(snapshot);
         // Shown by every process: the scheduler's own view of it is gone with the scheduler.
-        if let Some(slot) = &standing.last_slot
+        if let Some(slot) = &snapshot.last_slot
             && slot.completed_at.is_some()
         {
             metrics.last_slot.set(slot.slot.timestamp());
@@ -171,8 +169,8 @@ impl Gauges {
         clippy::cast_precision_loss,
         reason = "no database has that many organizations"
     )]
-    fn show_overdue(&self, standing: &Standing) {
-        let (metrics, overdue) = (&self.metrics, &standing.overdue);
+    fn show_overdue(&self, snapshot: &Snapshot) {
+        let (metrics, overdue) = (&self.metrics, &snapshot.overdue);
         if overdue.seconds.is_empty() {
             return; // it was never read: the gauges say so from the start
         }
@@ -189,14 +187,14 @@ impl Gauges {
 }
 
 /// Reads all parts. One that fails, or takes longer than a statement may, is what it was `before`.
-async fn read(reading: &Reading, before: Option<Standing>) -> sqlx::Result<Standing> {
-    let mut standing = before.unwrap_or_default();
+async fn read(reading: &Reading, before: Option<Snapshot>) -> sqlx::Result<Snapshot> {
+    let mut snapshot = before.unwrap_or_default();
     let mut turn = reading.begin();
     loop {
-        match read_on(turn.database(), &mut standing).await {
+        match read_on(turn.database(), &mut snapshot).await {
             Err(error) | Ok(Some(error)) if turn.goes_on_after(&error) => {}
             Err(error) => return Err(error),
-            Ok(_) => return Ok(standing),
+            Ok(_) => return Ok(snapshot),
         }
     }
 }
@@ -204,30 +202,30 @@ async fn read(reading: &Reading, before: Option<Standing>) -> sqlx::Result<Stand
 /// Reads part after part, with pauses; returns the first error of one.
 async fn read_on(
     database: &Database,
-    standing: &mut Standing,
+    snapshot: &mut Snapshot,
 ) -> sqlx::Result<Option<sqlx::Error>> {
     // Where not even this is answered, nothing is.
-    standing.taken_at = postgres::now(database).await?;
-    let runs = queue::count_by_status(database).await;
-    sleep(PAUSE).await;
-    let overdue = purge::overdue(database, PAUSE).await;
-    sleep(PAUSE).await;
-    let purged_per_day = queue::purged_per_day(database, DAYS).await;
-    let last_slot = queue::last_slot(database).await;
+    snapshot.taken_at = postgres::now(database).await?;
+    let runs = runs::count_by_status(database).await;
+    sleep(PART_PAUSE).await;
+    let overdue = purge::overdue(database, PART_PAUSE).await;
+    sleep(PART_PAUSE).await;
+    let purged_per_day = runs::purged_per_day(database, PURGED_DAYS).await;
+    let last_slot = runs::last_slot(database).await;
     let failed: Vec<_> = [
-        renew("runs by status", &mut standing.runs, runs),
-        renew("overdue rows", &mut standing.overdue, overdue),
+        renew("runs by status", &mut snapshot.runs, runs),
+        renew("overdue rows", &mut snapshot.overdue, overdue),
         renew(
             "rows purged per day",
-            &mut standing.purged_per_day,
+            &mut snapshot.purged_per_day,
             purged_per_day,
         ),
-        renew("the last slot", &mut standing.last_slot, last_slot),
+        renew("the last slot", &mut snapshot.last_slot, last_slot),
     ]
     .into_iter()
     .flatten()
     .collect();
-    standing.not_read = failed.iter().map(|(part, _)| (*part).to_owned()).collect();
+    snapshot.not_read = failed.iter().map(|(part, _)| (*part).to_owned()).collect();
     Ok(failed.into_iter().next().map(|(_, error)| error))
 }
 
@@ -258,30 +256,30 @@ async fn claim(database: &Database) -> sqlx::Result<bool> {
     let claimed = sqlx::query!(
         "-- gauges.claim
          UPDATE retention.standing SET claimed_at = now() WHERE claimed_at <= now() - make_interval(secs => $1)",
-        FRESH.as_secs_f64()
+        MAX_SNAPSHOT_AGE.as_secs_f64()
     )
     .execute(database)
     .await?;
     Ok(claimed.rows_affected() > 0)
 }
 
-async fn share(database: &Database, standing: &Standing) -> sqlx::Result<()> {
+async fn store(database: &Database, snapshot: &Snapshot) -> sqlx::Result<()> {
     sqlx::query!(
-        "-- gauges.share
+        "-- gauges.store
          UPDATE retention.standing SET reading = $1",
-        Json(standing) as _
+        Json(snapshot) as _
     )
     .execute(database)
     .await?;
     Ok(())
 }
 
-async fn shared(database: &Database) -> sqlx::Result<Option<Standing>> {
+async fn load(database: &Database) -> sqlx::Result<Option<Snapshot>> {
     let reading = sqlx::query_scalar!(
-        r#"-- gauges.shared
-        SELECT reading AS "reading: Json<Standing>" FROM retention.standing"#
+        r#"-- gauges.load
+        SELECT reading AS "reading: Json<Snapshot>" FROM retention.standing"#
     )
     .fetch_one(database)
     .await?;
-    Ok(reading.map(|Json(standing)| standing))
+    Ok(reading.map(|Json(snapshot)| snapshot))
 }

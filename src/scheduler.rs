@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     faults::{self, Point},
     postgres::{self, Database, Transaction},
-    queue,
+    runs,
     schedule::Schedule,
     telemetry::{logs::chain, metrics::Metrics},
 };
@@ -283,7 +283,7 @@ async fn enqueue_some(
     let mut taken = orgs.len();
     loop {
         tx.mark().await?;
-        match queue::enqueue_slot(tx, slot, &orgs[..taken]).await {
+        match runs::enqueue_slot(tx, slot, &orgs[..taken]).await {
             Ok(made) => return Ok((taken, Some(made))),
             Err(error) if postgres::is_contention(&error) => {
                 tx.back_to_mark().await?;

@@ -80,7 +80,9 @@ GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_
 GRANT UPDATE ON retention.rewritten_search TO drift_retention_worker;
 GRANT DELETE ON retention.idempotency_keys TO drift_retention_worker;
 GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], text), retention.urge_running(uuid),
+    retention.worker_is_silent(text, interval), retention.acknowledge_cancelled(uuid[]),
     retention.enqueue_run(uuid, text, text, text, uuid, text), retention.enqueue_purge(uuid, text, text),
+    retention.check_request(text, text), retention.enqueue_purges(uuid[], text, text),
     retention.enqueue_slot(timestamptz, uuid[]), retention.erase_payloads(uuid[]), retention.first_check_key(),
     retention.mapping_fingerprint(), retention.payload_tables_state(oid[]), retention.payloads_in_doubt(oid[]),
     retention.pressure(oid[], text[]), retention.excerpt(text), retention.long_excerpt(text)

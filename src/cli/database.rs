@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 
 use crate::{
     config::Config,
+    jobs,
     postgres::{self, Database, Reading},
-    queue,
 };
 
 /// Connections for what counts a lot and changes nothing: one for the gauges, the others for HTTP requests. As many more to a
@@ -82,13 +82,13 @@ pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
     let concurrency = config.worker.concurrency();
     let database = match &config.database.direct_url {
         Some(direct) => {
-            let sessions = queue::sessions(concurrency).min(connections);
+            let sessions = jobs::sessions(concurrency).min(connections);
             Database::behind_pooler(url, own, direct, sessions)?
         }
         // One for each that deletes, and one for a commit that waits for the disk. Who allows few connections has them shared.
         None if purges && own >= enough_connections(concurrency) => {
-            let yielding = u32::try_from(concurrency + 1).unwrap_or(u32::MAX);
-            Database::for_purging(url, own, yielding)?
+            let purging = u32::try_from(concurrency + 1).unwrap_or(u32::MAX);
+            Database::for_purging(url, own, purging)?
         }
         None => Database::new(url, own)?,
     };

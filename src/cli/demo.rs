@@ -37,8 +37,8 @@ use crate::{
         migrations::{self, SchemaError},
     },
     purge::{Preview, datasets},
-    queue,
     retention::Plan,
+    runs,
     schedule::Schedule,
     scheduler::Scheduler,
 };
@@ -242,7 +242,7 @@ async fn tick(database: &Database, config: &Config, stop: &CancellationToken) ->
     let began: DateTime<Utc> = postgres::now(database).await?;
     loop {
         scheduler.tick(stop).await?;
-        let runs = queue::live_since(database, began).await?;
+        let runs = runs::live_since(database, began).await?;
         if !runs.is_empty() || stop.is_cancelled() {
             return Ok(runs);
         }
@@ -280,10 +280,10 @@ async fn preview_by_plan(database: &Database) -> Result<output::Table> {
 }
 
 async fn print_failures(database: &Database, ids: &[Uuid]) -> Result<()> {
-    for run in queue::unsuccessful(database, ids).await? {
+    for run in runs::unsuccessful(database, ids).await? {
         say!(
             "\nOne run failed closed ({}):",
-            run.error_kind.as_deref().unwrap_or(&run.status)
+            run.error_kind.as_deref().unwrap_or(run.status.name())
         )?;
         say!("  organization {}", run.org_id)?;
         say!("  {}", run.error.as_deref().unwrap_or("cancelled"))?;

@@ -19,11 +19,11 @@ use super::{
 use crate::{
     attach::{AttachError, Depth},
     config::Config,
-    figures,
+    figures, jobs,
     postgres::{self, Database},
     purge::datasets,
-    queue::{self, Enqueued, Lease, Total},
     retention::Plan,
+    runs::{self, Enqueued, Lease, RunStatus, Total},
     worker::Worker,
 };
 
@@ -72,7 +72,7 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
         work(&config, &database, &ids, &stop).await?;
     } else if args.wait {
         let lease = Lease::of(config.worker.heartbeat);
-        if queue::live_workers(&database, lease).await? == 0 {
+        if jobs::live_workers(&database, lease).await? == 0 {
             output::complain(
                 "warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
                  `purge --work` does it here",
@@ -107,8 +107,8 @@ async fn enqueue(
 ) -> Result<(Vec<Enqueued>, Vec<Uuid>)> {
     let by = output::actor();
     if let Some(org) = whose.org {
-        let mut tx = database.begin_with(&[queue::ANSWER_SOON]).await?;
-        let run = queue::enqueue_purge(&mut tx, org, &by, reason).await?;
+        let mut tx = database.begin_with(&[runs::ANSWER_SOON]).await?;
+        let run = runs::enqueue_purge(&mut tx, org, &by, reason).await?;
         tx.commit().await?;
         return Ok((vec![run], Vec::new()));
     }
@@ -146,8 +146,8 @@ async fn enqueue_all(
     by: &str,
     reason: Option<&str>,
 ) -> Result<Option<Vec<Enqueued>>> {
-    let mut tx = database.begin_with(&[queue::ANSWER_SOON]).await?;
-    match queue::enqueue_purges(&mut tx, orgs, by, reason).await {
+    let mut tx = database.begin_with(&[runs::ANSWER_SOON]).await?;
+    match runs::enqueue_purges(&mut tx, orgs, by, reason).await {
         Ok(runs) => {
             tx.commit().await?;
             Ok(Some(runs))
@@ -185,7 +185,7 @@ async fn finished(database: &Database, ids: &[Uuid], stop: &CancellationToken) -
     let bar = output::progress(ids.len(), "purging");
     let mut left = ids.to_vec();
     while !stop.is_cancelled() {
-        left = queue::unfinished(database, &left).await?;
+        left = runs::unfinished(database, &left).await?;
         bar.set_position((ids.len() - left.len()) as u64);
         if left.is_empty() {
             break;
@@ -202,18 +202,18 @@ async fn finished(database: &Database, ids: &[Uuid], stop: &CancellationToken) -
 /// Tells what went and what failed; returns whether anything failed. The runs take their final status.
 async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Result<bool> {
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
-    let unsuccessful = queue::unsuccessful(database, &ids).await?;
-    let unfinished = queue::unfinished(database, &ids).await?;
-    let by_id: BTreeMap<Uuid, &str> = unsuccessful
+    let unsuccessful = runs::unsuccessful(database, &ids).await?;
+    let unfinished = runs::unfinished(database, &ids).await?;
+    let by_id: BTreeMap<Uuid, RunStatus> = unsuccessful
         .iter()
-        .map(|run| (run.id, run.status.as_str()))
+        .map(|run| (run.id, run.status))
         .collect();
     for run in runs.iter_mut() {
         let status = by_id.get(&run.run_id.0).copied();
         if let Some(status) = status {
-            status.clone_into(&mut run.status);
+            run.status = status;
         } else if !unfinished.contains(&run.run_id.0) {
-            "succeeded".clone_into(&mut run.status);
+            run.status = RunStatus::Succeeded;
         }
     }
     if !json {
@@ -244,7 +244,7 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
 
 /// What the runs purged, per plan and table; `+ n kept` are rows that a rule protects.
 pub(super) async fn totals(database: &Database, ids: &[Uuid]) -> Result<output::Table> {
-    let totals = queue::totals(database, ids).await?;
+    let totals = runs::totals(database, ids).await?;
     let mut header = vec!["plan"];
     header.extend(datasets::tables());
     let mut table = output::table(&header, 1);

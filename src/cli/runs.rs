@@ -15,9 +15,7 @@ use crate::{
     figures,
     ids::{OrgId, RunId},
     postgres::{self, Database},
-    queue::{
-        self, Cursor, OperateError, Operator, Replayable, Replayed, Run, RunFilter, RunStatus,
-    },
+    runs::{self, Cursor, OperateError, Operator, Replayable, Replayed, Run, RunFilter, RunStatus},
 };
 
 #[derive(Debug, Subcommand)]
@@ -93,7 +91,7 @@ pub(super) async fn run(command: RunsCommand, settings: &Settings) -> Result<Exi
         RunsCommand::Show { id, json } => show(&database, id, json).await,
         RunsCommand::Replay(args) => replay(&database, args).await,
         RunsCommand::Cancel { id, reason } => {
-            let org = queue::cancel(
+            let org = runs::cancel(
                 &database,
                 id,
                 &Operator {
@@ -114,7 +112,7 @@ async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
         status: args.status,
         ..RunFilter::default()
     };
-    let page = queue::list(database, &filter, args.cursor, args.limit).await?;
+    let page = runs::list(database, &filter, args.cursor, args.limit).await?;
     if args.json {
         output::json(&page)?;
         return Ok(ExitCode::SUCCESS);
@@ -128,7 +126,7 @@ async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
     for run in &page.items {
         table.add_row([
             run.id.to_string(),
-            run.status.clone(),
+            run.status.to_string(),
             // The whole id, and the plan, are in `runs show` and --json: 80 columns hold one id.
             run.org_id.to_string().chars().take(8).collect(),
             figures::age(now, run.created_at),
@@ -143,7 +141,7 @@ async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
 }
 
 async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
-    let Some(run) = queue::get(database, id).await? else {
+    let Some(run) = runs::get(database, id).await? else {
         bail!(OperateError::NoRun(id))
     };
     if json {
@@ -154,7 +152,7 @@ async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
         for (step, along) in run
             .steps
             .iter()
-            .filter_map(|step| Some((step, step.went_along()?)))
+            .filter_map(|step| Some((step, step.cascaded_in_words()?)))
         {
             say!(
                 "With rows of {} went {along}, by a foreign key.",
@@ -170,10 +168,10 @@ fn facts(run: &Run) -> output::Table {
     let mut table = output::table(&["run", &run.id.to_string()], 2);
     let attempts = format!("{} of {}", run.attempts, run.max_attempts);
     let facts = [
-        ("status", Some(run.status.clone())),
+        ("status", Some(run.status.to_string())),
         ("organization", Some(run.org_id.to_string())),
         ("plan", run.plan.clone()),
-        ("trigger", Some(run.trigger.clone())),
+        ("trigger", Some(run.trigger.to_string())),
         ("requested by", Some(run.requested_by.clone())),
         ("reason", run.reason.clone()),
         ("slot", time(run.scheduled_for)),
@@ -226,17 +224,15 @@ async fn replay(database: &Database, args: ReplayArgs) -> Result<ExitCode> {
         ..RunFilter::default()
     };
     if args.dry_run {
-        let runs = queue::replayable(database, &filter, None).await?.0;
+        let runs = runs::replayable(database, &filter, None).await?.0;
         return show_dry_run(&runs, args.json);
     }
     let mut replayed = Vec::new();
     if args.failed {
-        replayed = queue::replay_matching(database, &filter, &by, None)
-            .await?
-            .0;
+        replayed = runs::replay_matching(database, &filter, &by, None).await?.0;
     }
     for id in args.ids {
-        replayed.push(queue::replay(database, id, &by).await?);
+        replayed.push(runs::replay(database, id, &by).await?);
     }
     if args.json {
         output::json(&json!({"replayed": replayed}))?;

@@ -18,8 +18,7 @@ use crate::{
     gauges::Gauges,
     http::{self, ApiState, Health, Limits, Verifier, WorkerHealth},
     postgres::Database,
-    purge::datasets::DATASETS,
-    retention::Plan,
+    purge::metric_labels,
     schedule::Schedule,
     scheduler::Scheduler,
     telemetry::{logs::chain, metrics::Metrics},
@@ -65,11 +64,9 @@ pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// The metrics of a process, with every series that the datasets and plans can have.
+/// The metrics of a process, with every series that they can have.
 pub(super) fn new_metrics() -> Result<Arc<Metrics>> {
-    let plans = Plan::ALL.iter().map(|plan| plan.name());
-    let datasets = DATASETS.iter().map(|dataset| dataset.tables());
-    Ok(Arc::new(Metrics::new(datasets, plans)?))
+    Ok(Arc::new(Metrics::new(&metric_labels())?))
 }
 
 fn verifier(config: &Config) -> Verifier {

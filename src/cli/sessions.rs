@@ -15,7 +15,7 @@ use crate::{
     figures,
     http::sessions::{self, Session, SessionId, Which},
     postgres::{self, Database},
-    queue::{Cursor, Operator},
+    runs::{Cursor, Operator},
 };
 
 #[derive(Debug, Subcommand)]

@@ -18,11 +18,12 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::Problem;
 use crate::{
+    jobs::{self, WorkerIdentity},
     postgres::{
         self, Database,
         migrations::{self, SchemaError},
     },
-    queue::{self, Lease, WorkerIdentity},
+    runs::Lease,
     telemetry::{logs::chain, metrics::Metrics},
     worker::Refusals,
 };
@@ -184,7 +185,7 @@ async fn worker(database: &Database, told: &WorkerHealth) -> Found {
         lease,
         refusals,
     } = told;
-    match timeout(TIMEOUT, queue::workers_alive(database, identity, *lease)).await {
+    match timeout(TIMEOUT, jobs::workers_alive(database, identity, *lease)).await {
         Ok(Ok(_)) if refusals.are_any() => (REFUSED, None),
         Ok(Ok(true)) => (OK, None),
         Ok(Ok(false)) => ("the worker's heartbeat is older than its lease", None),

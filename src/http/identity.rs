@@ -3,7 +3,7 @@
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::{ApiState, Problem, auth::Token};
-use crate::{ids::OrgId, queue::Run, text::is_control};
+use crate::{ids::OrgId, runs::Run, text::is_control};
 
 /// The longest subject that is kept in records.
 const MAX_SUBJECT: usize = 200;

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{postgres, queue::EnqueueError, retention::ResolveError, telemetry::logs::chain};
+use crate::{postgres, retention::ResolveError, runs::EnqueueError, telemetry::logs::chain};
 
 /// What a problem's `type` begins with: the name after it is stable.
 const TYPE_PREFIX: &str = "urn:drift-retention:problem:";

@@ -6,21 +6,20 @@
 //! statement has a name. This type and [`Transaction`] are the only places that know; above
 //! them, the same statements run either way.
 
+use super::{
+    Database, Durability, LockBudget, SESSION, Transaction, abandoned::Abandoned,
+    transaction::Results,
+};
 use futures::{StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream};
 use sqlx::{
     AssertSqlSafe, Describe, Execute, Executor, PgPool, Postgres, SqlStr,
     postgres::{PgRow, PgStatement, PgTypeInfo},
 };
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::{
-    Database, Flush, Patience, SESSION, Transaction, abandoned::Abandoned, transaction::Results,
-};
-
-/// What a transaction that gives way begins with. Its statements go by key and in the order of an index, whatever is asked for:
-/// they need not be planned a thousand times, nor by statistics, which follow a queue that fills at once, or a database just
-/// restored, only minutes later.
-const YIELDING: [&str; 5] = [
+/// The settings of a transaction that purges. Its statements go by key and in the order of an index whatever their parameters,
+/// so that one plan serves them all. Statistics would not help: they follow a queue that fills at once, or a database that was
+/// just restored, minutes later.
+const PURGING: [&str; 5] = [
     "SET LOCAL lock_timeout = '100ms'",
     "SET LOCAL idle_in_transaction_session_timeout = '1s'",
     "SET LOCAL plan_cache_mode = force_generic_plan",
@@ -67,42 +66,37 @@ impl Database {
         .await
     }
 
-    /// Begins a transaction that gives way: it waits only briefly for a row that the main app holds, and holds what
-    /// the main app may want only briefly.
+    /// Begins a transaction that purges. It waits only briefly for a row that the main app holds, and holds rows that the main
+    /// app may want only briefly.
     ///
-    /// 100 ms is far below Postgres's `deadlock_timeout`, so that ours is the side that yields before the server
-    /// has to choose a victim.
+    /// 100 ms is far below Postgres's `deadlock_timeout`: our side gives up before the server has to choose a victim.
     ///
     /// # Errors
     /// When no connection is to be had.
-    pub async fn begin_yielding(
+    pub async fn begin_purging(
         &self,
-        patience: Patience,
-        flush: Flush,
+        budget: LockBudget,
+        durability: Durability,
     ) -> sqlx::Result<Transaction<'static>> {
-        let timeout = match patience {
-            Patience::Short => "SET LOCAL statement_timeout = '100ms'",
-            Patience::Long => "SET LOCAL statement_timeout = '5s'",
+        let timeout = match budget {
+            LockBudget::Short => "SET LOCAL statement_timeout = '100ms'",
+            LockBudget::Long => "SET LOCAL statement_timeout = '5s'",
         };
-        let mut settings = [YIELDING.as_slice(), &[timeout]].concat();
-        if flush == Flush::Later {
+        let mut settings = [PURGING.as_slice(), &[timeout]].concat();
+        if durability == Durability::Async {
             settings.push("SET LOCAL synchronous_commit = off");
         }
-        let mut tx = match &self.yielding {
-            Some(yielding) => {
-                // Closed it never is.
-                let place = yielding.places.clone().acquire_owned().await.ok();
-                match self.begin_on(&yielding.pool, &settings, place).await {
-                    // The server has no more connections to give: then one that is there already.
-                    Err(sqlx::Error::PoolTimedOut) => self.begin_with(&settings).await?,
-                    begun => begun?,
-                }
-            }
+        let mut tx = match &self.purging {
+            Some(pool) => match self.begin_on(pool, &settings).await {
+                // The server has no more connections to give. Then one that is open already has to do.
+                Err(sqlx::Error::PoolTimedOut) => self.begin_with(&settings).await?,
+                begun => begun?,
+            },
             None => self.begin_with(&settings).await?,
         };
         tx.purges();
-        if patience == Patience::Short {
-            tx.yields();
+        if budget == LockBudget::Short {
+            tx.limit_locks();
         }
         Ok(tx)
     }
@@ -115,14 +109,13 @@ impl Database {
         &self,
         settings: &[&'static str],
     ) -> sqlx::Result<Transaction<'static>> {
-        self.begin_on(&self.pool, settings, None).await
+        self.begin_on(&self.pool, settings).await
     }
 
     async fn begin_on(
         &self,
         pool: &PgPool,
         settings: &[&'static str],
-        place: Option<OwnedSemaphorePermit>,
     ) -> sqlx::Result<Transaction<'static>> {
         let session = if self.is_pooled() {
             SESSION.map(|(name, value)| format!("SET LOCAL {name} = '{value}';"))
@@ -139,7 +132,6 @@ impl Database {
         let inner = pool.begin_with(begin).await?;
         Ok(Transaction::new(
             inner,
-            place,
             self.is_pooled(),
             self.mapping.clone(),
             self.trust.clone(),

@@ -9,7 +9,7 @@ fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(DatabaseError::code)
 }
 
-/// Whether a statement, or a yielding transaction as a whole, took longer than it may.
+/// Whether a statement, or a transaction that purges as a whole, took longer than it may.
 #[must_use]
 pub fn is_timeout(error: &sqlx::Error) -> bool {
     match error {

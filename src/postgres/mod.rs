@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, PgConnection, PgExecutor, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, types::PgInterval},
 };
 
 use self::connections::Trust;
@@ -28,7 +28,7 @@ pub use self::{
     mapping::{Cascade, MappedTable, Mapping, is_mapping_changed},
     pools::{AtOnce, Database},
     reading::{Reading, Turn},
-    transaction::{Flush, Patience, Transaction},
+    transaction::{Durability, LockBudget, Transaction},
     url::{BadUrl, check_url},
     words::{withheld, words_of},
 };
@@ -160,6 +160,16 @@ fn is_certificate_refused(error: &sqlx::Error) -> bool {
         _ => None,
     };
     matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// A duration as Postgres takes it.
+#[must_use]
+pub fn interval(duration: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+    }
 }
 
 /// What Postgres's clock says: the only clock that cutoffs, slots and due times go by.

@@ -3,10 +3,7 @@
 use std::{iter, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{
     Mapping,
@@ -27,8 +24,9 @@ pub struct Database {
     pub(super) pool: PgPool,
     /// Sessions of our own; absent: `pool` has them.
     pub(super) direct: Option<PgPool>,
-    /// Sessions of their own for the transactions that give way; absent: `pool` has them.
-    pub(super) yielding: Option<Yielding>,
+    /// Sessions of their own for the transactions that purge; absent: `pool` has them. They are few: a pool hands out the session
+    /// that has been idle for longest, and each session maps every page of the tables that it comes to into its own memory.
+    pub(super) purging: Option<PgPool>,
     /// Connections that HTTP requests have to themselves; absent: they share `pool`.
     requests: Option<RequestPools>,
     /// Cancels statements that nobody waits for; absent: `pool` does.
@@ -37,15 +35,6 @@ pub struct Database {
     pub(super) mapping: Option<Arc<Mapping>>,
     /// Which of the connections may still be used.
     pub(super) trust: Arc<Trust>,
-}
-
-/// Few sessions, and a place in line for each. A pool hands out the session that has been idle for longest, and each maps every page
-/// of the tables that it comes to into its own memory: the fewer a purge goes through, the less it costs.
-#[derive(Debug, Clone)]
-pub(super) struct Yielding {
-    pub(super) pool: PgPool,
-    /// Waited for as long as it takes: where every session is taken, it is by a purge of ours, and no failure.
-    pub(super) places: Arc<Semaphore>,
 }
 
 /// However many requests wait for the database, the worker, the scheduler and readiness have connections of their own.
@@ -91,7 +80,7 @@ impl Database {
         Ok(Self {
             pool: direct_pool(url, connections, &trust)?,
             direct: None,
-            yielding: None,
+            purging: None,
             requests: None,
             cancels: None,
             mapping: None,
@@ -99,17 +88,14 @@ impl Database {
         })
     }
 
-    /// The same for a process that purges: `yielding` of the `connections` are for transactions that give way, and no others.
+    /// The same for a process that purges: `purging` of the `connections` are for transactions that purge, and no others.
     ///
     /// # Errors
     /// When `url` is no Postgres URL.
-    pub fn for_purging(url: &str, connections: u32, yielding: u32) -> sqlx::Result<Self> {
-        let database = Self::new(url, connections.saturating_sub(yielding))?;
+    pub fn for_purging(url: &str, connections: u32, purging: u32) -> sqlx::Result<Self> {
+        let database = Self::new(url, connections.saturating_sub(purging))?;
         Ok(Self {
-            yielding: Some(Yielding {
-                pool: direct_pool(url, yielding, &database.trust)?,
-                places: Arc::new(Semaphore::new(usize::try_from(yielding).unwrap_or(1))),
-            }),
+            purging: Some(direct_pool(url, purging, &database.trust)?),
             ..database
         })
     }
@@ -129,7 +115,7 @@ impl Database {
         Ok(Self {
             pool: pooler_pool(url, connections, &trust)?,
             direct: Some(direct_pool(direct_url, sessions, &trust)?),
-            yielding: None,
+            purging: None,
             requests: None,
             cancels: None,
             mapping: None,
@@ -146,7 +132,7 @@ impl Database {
         Ok(Self {
             pool: pooler_pool(url, connections, &trust)?,
             direct: Some(direct_pool(url, connections, &trust)?),
-            yielding: None,
+            purging: None,
             requests: None,
             cancels: Some(pooler_pool(url, CANCELLING, &trust)?),
             mapping: None,
@@ -208,7 +194,7 @@ impl Database {
     fn through(&self, pool: Option<&PgPool>) -> Self {
         Self {
             pool: pool.unwrap_or(&self.pool).clone(),
-            yielding: None,
+            purging: None,
             requests: None,
             cancels: Some(self.pool.clone()),
             ..self.clone()
@@ -294,7 +280,8 @@ impl Database {
 
     /// All but those of requests.
     fn own_pools(&self) -> impl Iterator<Item = &PgPool> {
-        let yielding = self.yielding.iter().map(|yielding| &yielding.pool);
-        iter::once(&self.pool).chain(&self.direct).chain(yielding)
+        iter::once(&self.pool)
+            .chain(&self.direct)
+            .chain(&self.purging)
     }
 }

@@ -1,4 +1,4 @@
-//! A transaction, and how it keeps brief: what is held in one is held against the main app.
+//! A transaction, and its lock budget: rows that it holds are held against the main app.
 
 use std::{
     sync::Arc,
@@ -11,7 +11,6 @@ use sqlx::{
     error::BoxDynError,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     abandoned::Abandoned,
@@ -22,33 +21,31 @@ use super::{
 /// What one statement gives: rows, and the counts that end it.
 pub(super) type Results<'e> = BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>;
 
-/// How long a statement of a yielding transaction may take.
+/// How long a transaction that purges may hold locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// 100 ms: what takes longer is to be done in smaller pieces.
+pub enum LockBudget {
+    /// 100 ms for each statement, and for all of them before the last. Work that takes longer is to be done in smaller pieces.
     Short,
-    /// 5 s: there is no smaller piece.
+    /// 5 s for each statement: there is no smaller piece.
     Long,
 }
 
-/// What the commit of a yielding transaction waits for.
+/// What the commit of a transaction that purges waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flush {
-    /// Until it is on the disk: what it did is done, whatever happens.
-    AtOnce,
-    /// For nothing: Postgres writes it to the disk within a second by default, or with the next commit that waits. A crash of
-    /// Postgres before that takes it back, all of it and no more.
-    Later,
+pub enum Durability {
+    /// The disk. What is committed stays, whatever happens.
+    Flushed,
+    /// Nothing. Postgres writes the commit to the disk within a second by default, or with the next commit that waits. A crash of
+    /// Postgres before that undoes the transaction, all of it and nothing else.
+    Async,
 }
 
 /// A transaction; dropped without [`Transaction::commit`] it is rolled back.
 #[derive(Debug)]
 pub struct Transaction<'c> {
     inner: sqlx::Transaction<'c, Postgres>,
-    /// Others wait for it until this transaction is over.
-    _place: Option<OwnedSemaphorePermit>,
     is_pooled: bool,
-    /// When a yielding transaction has to come to its end.
+    /// When a transaction that purges has to begin its last statement.
     deadline: Option<Instant>,
     /// Whether [`Transaction::mark`] was called.
     is_marked: bool,
@@ -62,9 +59,9 @@ pub struct Transaction<'c> {
     abandoned: Option<Abandoned>,
 }
 
-/// How long a yielding transaction may go on before it begins its last statement. With that statement's own timeout, and
-/// a commit, nobody waits for a lock of its longer than about twice this.
-const BRIEF: Duration = Duration::from_millis(100);
+/// How long a transaction that purges may go on before it begins its last statement. With that statement's own timeout, and a
+/// commit, nobody waits for one of its locks longer than about twice this.
+const MAX_LOCK_TIME: Duration = Duration::from_millis(100);
 
 /// A transaction of many statements took too long, though none of them did.
 #[derive(Debug, thiserror::Error)]
@@ -75,14 +72,12 @@ impl<'c> Transaction<'c> {
     /// One that has begun, through a pooler or not.
     pub(super) fn new(
         inner: sqlx::Transaction<'c, Postgres>,
-        place: Option<OwnedSemaphorePermit>,
         is_pooled: bool,
         mapping: Option<Arc<Mapping>>,
         trust: Arc<Trust>,
     ) -> Self {
         Self {
             inner,
-            _place: place,
             is_pooled,
             deadline: None,
             is_marked: false,
@@ -134,11 +129,6 @@ impl<'c> Transaction<'c> {
         }
     }
 
-    /// Makes it a yielding one: it has to come to its end soon.
-    pub(super) fn yields(&mut self) {
-        self.deadline = Some(Instant::now() + BRIEF);
-    }
-
     /// Commits; a transaction that may delete only under the mapping that was checked.
     ///
     /// # Errors
@@ -188,20 +178,23 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// To be said before the first statement that takes rows which the main app may want: what went before counts for
-    /// nothing.
-    pub fn begin_holding(&mut self) {
-        if let Some(deadline) = &mut self.deadline {
-            *deadline = Instant::now() + BRIEF;
+    /// Gives it a lock budget.
+    pub(super) fn limit_locks(&mut self) {
+        self.deadline = Some(Instant::now() + MAX_LOCK_TIME);
+    }
+
+    /// Starts the clock of its lock budget, if it has one: before the first statement that locks rows which the main app may want.
+    pub fn start_clock(&mut self) {
+        if self.deadline.is_some() {
+            self.limit_locks();
         }
     }
 
-    /// To be asked before each further statement of a piece of work that holds rows already.
+    /// Checks its lock budget, before each further statement of a piece of work that holds rows already.
     ///
     /// # Errors
-    /// As a statement that timed out, when a yielding transaction has no time left: it is to be rolled back, and done
-    /// again in smaller pieces.
-    pub fn keep_brief(&self) -> sqlx::Result<()> {
+    /// As a statement that timed out, when no time is left. Then it is to be rolled back, and done again in smaller pieces.
+    pub fn check_deadline(&self) -> sqlx::Result<()> {
         if self
             .deadline
             .is_none_or(|deadline| Instant::now() < deadline)

@@ -1,95 +1,115 @@
-//! How many rows the next batch may take: sized by time, so that a batch holds its locks for about as long
-//! whatever the rows weigh.
+//! How many rows the next batch may take. The size follows the time that batches take, so that a batch holds its locks for
+//! about as long whatever its rows weigh.
 
 use std::time::Duration;
 
-use crate::postgres::Patience;
+use super::throttle::Mode;
+use crate::postgres::LockBudget;
 
-const START: i64 = 1_000;
-const MAX: i64 = 10_000;
-/// A batch shorter than this may grow, …
-pub(super) const SHORT: Duration = Duration::from_millis(50);
-/// … and one longer than this shrinks.
-const LONG: Duration = Duration::from_millis(100);
-/// Where it might be felt, batches are so many times shorter: 0.8 to 1.6 ms, and a commit that waits for no flush.
-/// Who wakes up while one has the processor waits for the rest of it, and a commit flushes what the one before it has
-/// written: with twice that long the main app waits several times as often for more than a millisecond (`docs/scaling.md`).
-const GENTLY: u32 = 64;
-/// The part of its first size below which a gentle batch gets only where it takes longer than any should. Most of a short
-/// batch may be a long way to the database, or a slow disk: it would be no shorter with a single row.
-const LEAST: i64 = 64;
+/// The rows of the first batch at full speed.
+const FIRST_BATCH_ROWS: i64 = 1_000;
+/// The most rows of a batch.
+const MAX_BATCH_ROWS: i64 = 10_000;
+/// The rows of the first batch in low-impact mode, and the size below which only a batch that takes longer than any should
+/// shrinks. Most of a short batch may be a long way to the database, or a slow disk: with a single row it would be no shorter.
+const LOW_IMPACT_BATCH_ROWS: i64 = 15;
+/// A batch that takes less time may grow.
+const MIN_BATCH_TIME: Duration = Duration::from_millis(50);
+/// A batch that takes more time shrinks.
+const MAX_BATCH_TIME: Duration = Duration::from_millis(100);
+/// In low-impact mode batches are shorter by this factor: 0.8 to 1.6 ms. Whoever wakes up while one has the processor waits for
+/// the rest of it. With twice that time the main app waits several times as often for more than a millisecond
+/// (`docs/measurements.md`).
+const LOW_IMPACT_FACTOR: u32 = 64;
 
-/// The size of the next batch, in rows.
+/// The size of the next batch. Each mode has its own: leaving low-impact mode, or meeting a lock, loses neither.
 #[derive(Debug, Clone)]
-pub struct BatchSize {
-    rows: i64,
-    max: i64,
-    /// Where a gentle one begins, and shrinks no further.
-    gentle: i64,
+pub(super) struct BatchSize {
+    configured: Option<u32>,
+    full_speed: i64,
+    low_impact: i64,
 }
 
 impl BatchSize {
-    /// Sized by the worker, or at most `configured` rows.
-    #[must_use]
-    pub fn new(configured: Option<u32>) -> Self {
-        let max = configured.map_or(MAX, i64::from).max(1);
+    /// Sized by the time that batches take, and by `configured` rows at most.
+    pub(super) fn new(configured: Option<u32>) -> Self {
+        let first = Self {
+            configured,
+            full_speed: 1,
+            low_impact: 1,
+        };
         Self {
-            rows: configured.map_or(START, i64::from).clamp(1, max),
-            max,
-            gentle: (START / LEAST).min(max),
+            full_speed: configured.map_or(FIRST_BATCH_ROWS, i64::from).max(1),
+            low_impact: LOW_IMPACT_BATCH_ROWS.min(first.max()),
+            ..first
         }
     }
 
-    /// Sized by the worker, from `start` on: for what costs more than a row that goes.
-    #[must_use]
-    pub fn starting_at(start: i64) -> Self {
-        Self {
-            rows: start,
-            max: MAX,
-            gentle: (start / LEAST).max(1),
-        }
+    fn max(&self) -> i64 {
+        self.configured.map_or(MAX_BATCH_ROWS, i64::from).max(1)
     }
 
     /// Rows that the next batch may take.
-    #[must_use]
-    pub fn rows(&self) -> i64 {
-        self.rows
+    pub(super) fn rows(&self, mode: Mode) -> i64 {
+        match mode {
+            Mode::FullSpeed => self.full_speed,
+            Mode::LowImpact => self.low_impact,
+        }
     }
 
-    /// How long each of its statements may take. The main app waits that long, if it wants a row of the batch: more than
-    /// a moment only where there is nothing smaller.
-    #[must_use]
-    pub fn patience(&self) -> Patience {
-        if self.rows > 1 {
-            Patience::Short
+    fn set(&mut self, mode: Mode, rows: i64) {
+        let rows = rows.clamp(1, self.max());
+        match mode {
+            Mode::FullSpeed => self.full_speed = rows,
+            Mode::LowImpact => self.low_impact = rows,
+        }
+    }
+
+    /// How long a transaction goes on to further pairs.
+    pub(super) fn time_for_pairs(mode: Mode) -> Duration {
+        match mode {
+            Mode::FullSpeed => MIN_BATCH_TIME,
+            Mode::LowImpact => MIN_BATCH_TIME / LOW_IMPACT_FACTOR,
+        }
+    }
+
+    /// How long each statement of a batch may take. The main app waits that long if it wants a row of the batch: more than a
+    /// moment only where nothing smaller is possible.
+    pub(super) fn lock_budget(&self, mode: Mode) -> LockBudget {
+        if self.rows(mode) > 1 {
+            LockBudget::Short
         } else {
-            Patience::Long
+            LockBudget::Long
         }
     }
 
-    /// Follows the time that a full batch took; gently, where it might be felt elsewhere.
-    pub fn follow(&mut self, elapsed: Duration, gently: bool) {
-        let felt = if gently { elapsed * GENTLY } else { elapsed };
-        if felt < SHORT || (elapsed < SHORT && self.rows < self.gentle) {
-            self.rows = (self.rows * 2).min(self.max);
-        } else if elapsed > LONG {
-            self.rows = (self.rows / 2).max(1);
-        } else if felt > LONG {
-            self.rows = (self.rows / 2).max(self.gentle.min(self.rows));
+    /// Follows the time that a full batch took.
+    pub(super) fn follow(&mut self, elapsed: Duration, mode: Mode) {
+        let rows = self.rows(mode);
+        let (floor, felt) = match mode {
+            Mode::FullSpeed => (1, elapsed),
+            Mode::LowImpact => (LOW_IMPACT_BATCH_ROWS.min(rows), elapsed * LOW_IMPACT_FACTOR),
+        };
+        if felt < MIN_BATCH_TIME || (elapsed < MIN_BATCH_TIME && rows < LOW_IMPACT_BATCH_ROWS) {
+            self.set(mode, rows * 2);
+        } else if elapsed > MAX_BATCH_TIME {
+            self.set(mode, rows / 2);
+        } else if felt > MAX_BATCH_TIME {
+            self.set(mode, (rows / 2).max(floor));
         }
-    }
-
-    /// Begins gently, whatever an ordinary batch would begin with.
-    pub fn begin_gently(&mut self) {
-        self.rows = self.rows.min(self.gentle);
     }
 
     /// Makes way for whoever holds the rows. `false`: it cannot get smaller.
-    pub fn shrink(&mut self) -> bool {
-        let smaller = (self.rows / 4).max(1);
-        let shrunk = smaller < self.rows;
-        self.rows = smaller;
-        shrunk
+    pub(super) fn shrink(&mut self, mode: Mode) -> bool {
+        let rows = self.rows(mode);
+        self.set(mode, rows / 4);
+        self.rows(mode) < rows
+    }
+
+    /// Forgets what it has followed in this mode.
+    pub(super) fn reset(&mut self, mode: Mode) {
+        let first = Self::new(self.configured);
+        self.set(mode, first.rows(mode));
     }
 }
 
@@ -97,53 +117,59 @@ impl BatchSize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{Mode::*, *};
 
     #[test]
     fn quick_batches_grow_and_slow_ones_shrink() {
         let mut size = BatchSize::new(None);
-        size.follow(Duration::from_millis(10), false);
-        assert_eq!(size.rows(), 2 * START);
-        size.follow(Duration::from_millis(75), false);
-        assert_eq!(size.rows(), 2 * START);
-        size.follow(Duration::from_millis(300), false);
-        assert_eq!(size.rows(), START);
-        size.follow(Duration::from_micros(1_600), true);
-        assert_eq!(size.rows(), START / 2);
-        size.follow(Duration::from_micros(800), true);
-        assert_eq!(size.rows(), START / 2);
-        size.follow(Duration::from_micros(700), true);
-        assert_eq!(size.rows(), START);
+        size.follow(Duration::from_millis(10), FullSpeed);
+        assert_eq!(size.rows(FullSpeed), 2 * FIRST_BATCH_ROWS);
+        size.follow(Duration::from_millis(75), FullSpeed);
+        assert_eq!(size.rows(FullSpeed), 2 * FIRST_BATCH_ROWS);
+        size.follow(Duration::from_millis(300), FullSpeed);
+        assert_eq!(size.rows(FullSpeed), FIRST_BATCH_ROWS);
+        size.follow(Duration::from_micros(700), LowImpact);
+        assert_eq!(size.rows(LowImpact), 2 * LOW_IMPACT_BATCH_ROWS);
+        size.follow(Duration::from_micros(800), LowImpact);
+        assert_eq!(size.rows(LowImpact), 2 * LOW_IMPACT_BATCH_ROWS);
+        size.follow(Duration::from_micros(1_600), LowImpact);
+        assert_eq!(size.rows(LowImpact), LOW_IMPACT_BATCH_ROWS);
     }
 
     #[test]
-    fn gentle_batches_that_mostly_wait_for_the_disk_keep_some_rows() {
+    fn low_impact_batches_that_mostly_wait_for_the_disk_keep_some_rows() {
         let after = |micros| {
             let mut size = BatchSize::new(None);
-            size.begin_gently();
-            while size.shrink() {}
-            (0..20).for_each(|_| size.follow(Duration::from_micros(micros), true));
-            size.rows()
+            while size.shrink(LowImpact) {}
+            (0..20).for_each(|_| size.follow(Duration::from_micros(micros), LowImpact));
+            size.rows(LowImpact)
         };
-        assert_eq!(after(500), MAX);
-        assert_eq!(after(8_000), START / LEAST);
-        assert_eq!(after(49_000), START / LEAST);
+        assert_eq!(after(500), MAX_BATCH_ROWS);
+        assert!((LOW_IMPACT_BATCH_ROWS..2 * LOW_IMPACT_BATCH_ROWS).contains(&after(8_000)));
+        assert!((LOW_IMPACT_BATCH_ROWS..2 * LOW_IMPACT_BATCH_ROWS).contains(&after(49_000)));
         assert_eq!(after(75_000), 1);
+    }
+
+    #[test]
+    fn a_mode_keeps_its_size_while_the_other_one_changes() {
         let mut size = BatchSize::new(None);
-        (0..20).for_each(|_| size.follow(Duration::from_millis(99), true));
-        assert_eq!(size.rows(), START / LEAST);
+        while size.shrink(FullSpeed) {}
+        assert_eq!(size.rows(LowImpact), LOW_IMPACT_BATCH_ROWS);
+        size.reset(FullSpeed);
+        assert_eq!(size.rows(FullSpeed), FIRST_BATCH_ROWS);
+        while size.shrink(LowImpact) {}
+        size.reset(LowImpact);
+        assert_eq!(size.rows(LowImpact), LOW_IMPACT_BATCH_ROWS);
     }
 
     #[test]
     fn a_configured_size_is_never_exceeded() {
         let mut size = BatchSize::new(Some(7));
-        size.follow(Duration::ZERO, false);
-        assert_eq!(size.rows(), 7);
-        size.begin_gently();
-        assert_eq!(size.rows(), 7);
-        let mut size = BatchSize::new(Some(5_000));
-        size.begin_gently();
-        assert_eq!(size.rows(), START / LEAST);
+        size.follow(Duration::ZERO, FullSpeed);
+        size.reset(LowImpact);
+        assert_eq!((size.rows(FullSpeed), size.rows(LowImpact)), (7, 7));
+        let size = BatchSize::new(Some(5_000));
+        assert_eq!(size.rows(LowImpact), LOW_IMPACT_BATCH_ROWS);
     }
 
     proptest! {
@@ -154,8 +180,10 @@ mod tests {
         ) {
             let mut size = BatchSize::new(configured);
             for step in steps {
-                if step % 7 == 0 { size.shrink(); } else { size.follow(Duration::from_millis(step), step % 2 == 0); }
-                prop_assert!((1..=configured.map_or(MAX, |c| i64::from(c).max(1))).contains(&size.rows()));
+                let mode = if step % 2 == 0 { FullSpeed } else { LowImpact };
+                if step % 7 == 0 { size.shrink(mode); } else { size.follow(Duration::from_millis(step), mode); }
+                let bounds = 1..=configured.map_or(MAX_BATCH_ROWS, |c| i64::from(c).max(1));
+                prop_assert!(bounds.contains(&size.rows(FullSpeed)) && bounds.contains(&size.rows(LowImpact)));
             }
         }
     }

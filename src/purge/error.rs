@@ -116,19 +116,6 @@ impl PurgeError {
         }
     }
 
-    /// What the people of an organization are told of an attempt that failed of this kind. The words of the error itself
-    /// are the operator's.
-    #[must_use]
-    pub fn words_for_tenants(kind: &str) -> &'static str {
-        match kind {
-            "policy_unresolved" => {
-                "The plan of the organization is unknown, so nothing was purged."
-            }
-            "contention" => "Some rows were in use for longer than the purge would wait.",
-            _ => "The purge failed for a reason that the operator of the service has to mend.",
-        }
-    }
-
     /// Whether it is the fault of a statement on one table: other tables can be purged all the same.
     pub(super) fn is_of_one_table(&self) -> bool {
         match self {

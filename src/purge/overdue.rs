@@ -82,11 +82,11 @@ pub async fn overdue(database: &Database, pause: Duration) -> sqlx::Result<Overd
         let mut tx = database.begin().await?;
         let rows = dataset.overdue(&mut tx, &plans, &cutoffs).await?;
         tx.commit().await?;
-        let oldest = rows.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+        let oldest = rows.iter().map(|row| row.seconds).fold(0.0, f64::max);
         found.seconds.insert(dataset.tables()[0].to_owned(), oldest);
-        for (org, seconds) in rows {
-            let worst = organizations.entry(OrgId(org)).or_default();
-            *worst = worst.max(seconds);
+        for row in rows {
+            let worst = organizations.entry(OrgId(row.org)).or_default();
+            *worst = worst.max(row.seconds);
         }
     }
     found.organizations = i64::try_from(organizations.len()).unwrap_or(i64::MAX);

@@ -119,7 +119,7 @@ async fn count(
     let mut at_least = Vec::new();
     for dataset in DATASETS {
         let tables = dataset.tables().iter().copied();
-        let Some(cutoff) = cutoffs.get(dataset.name()) else {
+        let Some(cutoff) = cutoffs.get(dataset.name()).copied() else {
             rows.extend(tables.map(|table| (table, 0)));
             continue;
         };

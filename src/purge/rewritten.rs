@@ -6,6 +6,9 @@ use crate::{ids::OrgId, postgres::Database, retention::Cutoff};
 /// How many incidents one step of the search looks at: some milliseconds.
 const INCIDENTS: i64 = 1_000;
 
+/// How many notes one round of pruning deletes.
+const MAX_NOTES_PER_ROUND: i64 = 5_000;
+
 /// What a step of the search came to.
 #[derive(Debug, Clone, Copy)]
 pub struct SearchStep {
@@ -95,4 +98,40 @@ pub(super) async fn note_of(database: &Database, org: OrgId, cutoff: Cutoff) -> 
     .await?;
     tx.commit().await?;
     Ok(noted.rows_affected())
+}
+
+/// Drops and readdresses notes whose incident the main app has deleted, or given to another organization.
+///
+/// # Errors
+/// When the database fails. The next round tries again.
+pub async fn prune_notes(database: &Database) -> sqlx::Result<()> {
+    prune_rewritten(database).await?;
+    readdress_rewritten(database).await
+}
+
+/// Notes of incidents that the main app has deleted since. No foreign key does it: nothing of ours stands on its tables.
+async fn prune_rewritten(database: &Database) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- purge.prune_rewritten
+         DELETE FROM retention.rewritten_payloads
+         WHERE incident_id IN (SELECT w.incident_id FROM retention.rewritten_payloads w
+                               WHERE NOT EXISTS (SELECT FROM main_app.incidents i WHERE i.id = w.incident_id)
+                               LIMIT $1 FOR UPDATE OF w SKIP LOCKED)",
+        MAX_NOTES_PER_ROUND
+    )
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+/// Notes of incidents that the main app has given to another organization since: its runs are to take them.
+async fn readdress_rewritten(database: &Database) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- purge.readdress_rewritten
+         UPDATE retention.rewritten_payloads w SET org_id = i.org_id
+         FROM main_app.incidents i WHERE i.id = w.incident_id AND i.org_id <> w.org_id"
+    )
+    .execute(database)
+    .await?;
+    Ok(())
 }

@@ -49,11 +49,11 @@ impl Plan {
             Some(days) => Some(Window::days(days)),
             None => None,
         };
-        RetentionPolicy {
-            drift_checks: Some(Window::days(drift_checks)),
-            incident_payloads: closed_incidents,
-            approvals: closed_incidents,
-        }
+        RetentionPolicy::new([
+            Some(Window::days(drift_checks)),
+            closed_incidents,
+            closed_incidents,
+        ])
     }
 
     /// The canonical name, as it stands in records and metric labels.
@@ -100,13 +100,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::retention::DatasetName;
 
     fn days(plan: Plan) -> (Option<u32>, Option<u32>, Option<u32>) {
         let policy = plan.policy();
+        let days = |dataset| policy.get(dataset).map(|window: &Window| window.in_days());
         (
-            policy.drift_checks.map(Window::in_days),
-            policy.incident_payloads.map(Window::in_days),
-            policy.approvals.map(Window::in_days),
+            days(DatasetName::DriftChecks),
+            days(DatasetName::IncidentPayloads),
+            days(DatasetName::Approvals),
         )
     }
 

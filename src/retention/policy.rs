@@ -1,8 +1,16 @@
 //! Windows and cutoffs: how long each dataset is kept, and the instant before which it goes.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ObjectBuilder, OneOfBuilder, Type},
+    },
+};
 
 /// How long something is kept, in whole days of 24 hours: calendars, leap years and DST change nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -45,7 +53,7 @@ impl Cutoff {
     }
 }
 
-/// The kinds of retained data that a plan has a window for.
+/// The kinds of retained data. A plan has a window, or no rule, for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetName {
@@ -57,20 +65,30 @@ pub enum DatasetName {
     Approvals,
 }
 
-/// A value for each kind of retained data; `None` where there is no rule: nothing of that kind is purged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PerDataset<T> {
-    /// Drift checks and their workflow flags.
-    #[schema(inline)]
-    pub drift_checks: Option<T>,
-    /// Payloads of closed incidents.
-    #[schema(inline)]
-    pub incident_payloads: Option<T>,
-    /// Approvals of closed incidents.
-    #[schema(inline)]
-    pub approvals: Option<T>,
+impl DatasetName {
+    /// Every dataset, in the order in which a run purges them.
+    pub const ALL: [Self; 3] = [Self::DriftChecks, Self::IncidentPayloads, Self::Approvals];
+
+    /// The tables that lose rows, the dataset's own first: records, metrics and answers go by these names.
+    #[must_use]
+    pub const fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::DriftChecks => &["drift_checks", "workflow_drift_flags"],
+            Self::IncidentPayloads => &["incident_payloads"],
+            Self::Approvals => &["approvals"],
+        }
+    }
+
+    /// The dataset's own table, which is also the dataset's name.
+    #[must_use]
+    pub const fn table(self) -> &'static str {
+        self.tables()[0]
+    }
 }
+
+/// A value for each dataset; `None` where there is no rule: nothing of that dataset is purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerDataset<T>([Option<T>; DatasetName::ALL.len()]);
 
 /// An organization's windows. Serializes as days by dataset, the shape of `purge_runs.policy`.
 pub type RetentionPolicy = PerDataset<Window>;
@@ -78,39 +96,80 @@ pub type RetentionPolicy = PerDataset<Window>;
 /// A policy's cutoffs as of one instant.
 pub type Cutoffs = PerDataset<Cutoff>;
 
-impl<T: Copy> PerDataset<T> {
-    /// The value for one dataset.
-    #[must_use]
-    pub const fn get(&self, dataset: DatasetName) -> Option<T> {
-        match dataset {
-            DatasetName::DriftChecks => self.drift_checks,
-            DatasetName::IncidentPayloads => self.incident_payloads,
-            DatasetName::Approvals => self.approvals,
-        }
+impl<T> Default for PerDataset<T> {
+    fn default() -> Self {
+        Self(DatasetName::ALL.map(|_| None))
     }
 }
+
+impl<T> PerDataset<T> {
+    /// One value for each dataset, in the order of [`DatasetName::ALL`].
+    #[must_use]
+    pub const fn new(values: [Option<T>; DatasetName::ALL.len()]) -> Self {
+        Self(values)
+    }
+
+    /// The value for one dataset.
+    #[must_use]
+    pub const fn get(&self, dataset: DatasetName) -> Option<&T> {
+        self.0[dataset as usize].as_ref()
+    }
+
+    /// Sets the value for one dataset.
+    pub fn set(&mut self, dataset: DatasetName, value: T) {
+        self.0[dataset as usize] = Some(value);
+    }
+
+    fn map<U>(&self, each: impl Fn(&T) -> U) -> PerDataset<U> {
+        PerDataset(std::array::from_fn(|n| self.0[n].as_ref().map(&each)))
+    }
+}
+
+impl<T: Serialize> Serialize for PerDataset<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(DatasetName::ALL.iter().zip(&self.0))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PerDataset<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut values = BTreeMap::<DatasetName, Option<T>>::deserialize(deserializer)?;
+        Ok(Self(
+            DatasetName::ALL.map(|dataset| values.remove(&dataset).flatten()),
+        ))
+    }
+}
+
+impl<T: ToSchema> PartialSchema for PerDataset<T> {
+    fn schema() -> RefOr<Schema> {
+        let value = || {
+            let nothing = ObjectBuilder::new().schema_type(Type::Null);
+            OneOfBuilder::new().item(nothing).item(T::schema())
+        };
+        let object = DatasetName::ALL
+            .iter()
+            .fold(ObjectBuilder::new(), |object, dataset| {
+                object.property(dataset.table(), value())
+            });
+        object.into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for PerDataset<T> {}
 
 impl RetentionPolicy {
     /// The longer window of each pair, *no rule* being the longest: what holds when a plan changes mid-run.
     #[must_use]
     pub fn longer(self, other: Self) -> Self {
-        let longer = |a: Option<Window>, b: Option<Window>| a.zip(b).map(|(a, b)| a.max(b));
-        Self {
-            drift_checks: longer(self.drift_checks, other.drift_checks),
-            incident_payloads: longer(self.incident_payloads, other.incident_payloads),
-            approvals: longer(self.approvals, other.approvals),
-        }
+        Self(std::array::from_fn(|n| {
+            self.0[n].zip(other.0[n]).map(|(a, b)| a.max(b))
+        }))
     }
 
     /// The cutoffs as of `now`.
     #[must_use]
     pub fn cutoffs(&self, now: DateTime<Utc>) -> Cutoffs {
-        let cutoff = |window: Option<Window>| window.map(|window| window.cutoff(now));
-        Cutoffs {
-            drift_checks: cutoff(self.drift_checks),
-            incident_payloads: cutoff(self.incident_payloads),
-            approvals: cutoff(self.approvals),
-        }
+        self.map(|window| window.cutoff(now))
     }
 }
 
@@ -163,9 +222,7 @@ mod tests {
         assert_eq!(pro.longer(enterprise), enterprise);
         assert_eq!(enterprise.longer(pro), enterprise);
         let mixed = free.longer(pro);
-        assert_eq!(mixed.drift_checks, Some(Window::days(30)));
-        assert_eq!(mixed.incident_payloads, None);
-        assert_eq!(mixed.approvals, None);
+        assert_eq!(mixed, PerDataset::new([Some(Window::days(30)), None, None]));
     }
 
     #[test]
@@ -198,7 +255,7 @@ mod tests {
         fn a_change_of_plan_never_shortens_any_window(a in 0_usize..4, b in 0_usize..4) {
             let (a, b) = (Plan::ALL[a].policy(), Plan::ALL[b].policy());
             let merged = a.longer(b);
-            for dataset in [DatasetName::DriftChecks, DatasetName::IncidentPayloads, DatasetName::Approvals] {
+            for dataset in DatasetName::ALL {
                 for policy in [a, b] {
                     match (merged.get(dataset), policy.get(dataset)) {
                         (None, _) => {}

@@ -5,37 +5,34 @@ use std::fs;
 
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, MetricVec, MetricVecBuilder},
 };
-
-/// Where runs can end up, as the `outcome` label of `purge_runs_total`.
-pub const OUTCOMES: [&str; 4] = ["succeeded", "failed", "cancelled", "retried"];
-/// Who asked for a run: the `trigger` label.
-pub const TRIGGERS: [&str; 3] = ["schedule", "purge_now", "replay"];
-/// The states of a run: the `status` label of `queue_runs`.
-pub const STATUSES: [&str; 6] = [
-    "queued",
-    "running",
-    "retrying",
-    "succeeded",
-    "failed",
-    "cancelled",
-];
-
-/// What slows the purge down: the `reason` label of `throttled_seconds_total`.
-pub const THROTTLES: [&str; 5] = [
-    "replica_lag",
-    "lock_waits",
-    "foreground",
-    "wal_rate",
-    "autovacuum",
-];
 
 /// What somebody asked too much of: the `limit` label of `requests_refused_total`.
 pub const LIMITS: [&str; 5] = ["requests", "purges", "sign_ins", "counting", "streams"];
 
 /// What a pooled connection does: the `state` label of `pool_connections`.
 pub const POOL_STATES: [&str; 2] = ["idle", "in_use"];
+
+/// The values of labels that other rooms define.
+#[derive(Debug, Clone, Default)]
+pub struct Labels {
+    /// The tables that lose rows.
+    pub tables: Vec<&'static str>,
+    /// The datasets, each by its own table.
+    pub datasets: Vec<&'static str>,
+    /// The plans.
+    pub plans: Vec<&'static str>,
+    /// How attempts end.
+    pub outcomes: Vec<&'static str>,
+    /// Who asks for runs.
+    pub triggers: Vec<&'static str>,
+    /// The statuses of a run.
+    pub statuses: Vec<&'static str>,
+    /// Why a purge goes slower than it could.
+    pub throttle_reasons: Vec<&'static str>,
+}
 
 /// The metrics of one process: all under `drift_retention_`, but for what every process has.
 #[derive(Debug, Clone)]
@@ -71,157 +68,197 @@ pub struct Metrics {
     resident_memory: IntGauge,
 }
 
+/// Registers a metric, and every series that it can have.
+fn declare<T: MetricVecBuilder>(
+    registry: &Registry,
+    vec: prometheus::Result<MetricVec<T>>,
+    labels: &[&[&str]],
+) -> prometheus::Result<MetricVec<T>>
+where
+    MetricVec<T>: Collector + Clone + 'static,
+{
+    let vec = vec?;
+    let mut series: Vec<Vec<&str>> = vec![vec![]];
+    for values in labels {
+        series = series
+            .iter()
+            .flat_map(|before| {
+                values
+                    .iter()
+                    .map(|value| [before.as_slice(), &[*value]].concat())
+            })
+            .collect();
+    }
+    for values in series {
+        vec.get_metric_with_label_values(&values)?;
+    }
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+/// Registers a metric without labels.
+fn single<T: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<T>,
+) -> prometheus::Result<T> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
 impl Metrics {
-    /// All metrics at zero, for the tables of these `datasets` (a dataset's batches go by its first) and `plans`.
+    /// All metrics at zero. A gauge that an alert reads begins as unknown: a 0 would read as an all-clear.
     ///
     /// # Errors
     /// When two metrics share a name: a mistake in this file.
-    pub fn new<'a>(
-        datasets: impl Iterator<Item = &'a [&'a str]>,
-        plans: impl Iterator<Item = &'a str>,
-    ) -> prometheus::Result<Self> {
+    pub fn new(labels: &Labels) -> prometheus::Result<Self> {
+        let ours = Registry::new_custom(Some("drift_retention".into()), None)?;
+        let of_any_process = Registry::new();
+        let Labels {
+            tables, datasets, ..
+        } = labels;
         let metrics = Self {
-            registry: Registry::new_custom(Some("drift_retention".into()), None)?,
-            of_any_process: Registry::new(),
-            purged_rows: IntCounterVec::new(
-                Opts::new("purged_rows_total", "Rows purged, counted after commit"),
-                &["table", "plan"],
-            )?,
-            runs: IntCounterVec::new(
-                Opts::new("purge_runs_total", "Purge attempts that ended, by outcome"),
-                &["outcome", "trigger"],
-            )?,
-            run_duration: Histogram::with_opts(
-                HistogramOpts::new(
-                    "purge_run_duration_seconds",
-                    "Duration of one attempt of a run",
-                )
-                .buckets(vec![0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0]),
-            )?,
-            batch_duration: HistogramVec::new(
-                HistogramOpts::new("purge_batch_duration_seconds", "Duration of one batch")
-                    .buckets(vec![
-                        0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
-                    ]),
-                &["table"],
-            )?,
-            throttled: CounterVec::new(
-                Opts::new(
-                    "throttled_seconds_total",
-                    "Seconds that runs waited between batches, by reason",
+            purged_rows: declare(
+                &ours,
+                IntCounterVec::new(
+                    Opts::new("purged_rows_total", "Rows purged, counted after commit"),
+                    &["table", "plan"],
                 ),
-                &["reason"],
+                &[tables, &labels.plans],
             )?,
-            refused: IntCounterVec::new(
-                Opts::new(
-                    "requests_refused_total",
-                    "HTTP requests that were answered with 429, by limit",
+            runs: declare(
+                &ours,
+                IntCounterVec::new(
+                    Opts::new("purge_runs_total", "Purge attempts that ended, by outcome"),
+                    &["outcome", "trigger"],
                 ),
-                &["limit"],
+                &[&labels.outcomes, &labels.triggers],
             )?,
-            lease_losses: IntCounter::new(
-                "lease_losses_total",
-                "Attempts that found their run taken over by another worker",
-            )?,
-            queue_runs: IntGaugeVec::new(
-                Opts::new(
-                    "queue_runs",
-                    "Runs by status; of the succeeded at most a million are counted",
+            run_duration: single(
+                &ours,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "purge_run_duration_seconds",
+                        "Duration of one attempt of a run",
+                    )
+                    .buckets(vec![0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0]),
                 ),
-                &["status"],
             )?,
-            overdue: GaugeVec::new(
-                Opts::new(
-                    "overdue_seconds",
-                    "How far past its cutoff the oldest expired row is",
+            batch_duration: declare(
+                &ours,
+                HistogramVec::new(
+                    HistogramOpts::new("purge_batch_duration_seconds", "Duration of one batch")
+                        .buckets(vec![
+                            0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
+                        ]),
+                    &["table"],
                 ),
-                &["table"],
+                &[datasets],
             )?,
-            organizations_overdue: Gauge::new(
-                "organizations_overdue",
-                "Organizations with an expired row that is not purged yet",
+            throttled: declare(
+                &ours,
+                CounterVec::new(
+                    Opts::new(
+                        "throttled_seconds_total",
+                        "Seconds that runs waited between batches, by reason",
+                    ),
+                    &["reason"],
+                ),
+                &[&labels.throttle_reasons],
             )?,
-            organizations_unresolved: Gauge::new(
-                "organizations_policy_unresolved",
-                "Organizations whose plan is unknown: nothing of theirs is purged",
+            refused: declare(
+                &ours,
+                IntCounterVec::new(
+                    Opts::new(
+                        "requests_refused_total",
+                        "HTTP requests that were answered with 429, by limit",
+                    ),
+                    &["limit"],
+                ),
+                &[&LIMITS],
             )?,
-            last_slot: IntGauge::new(
-                "scheduler_last_slot_timestamp_seconds",
-                "The latest slot that was enqueued",
+            lease_losses: single(
+                &ours,
+                IntCounter::new(
+                    "lease_losses_total",
+                    "Attempts that found their run taken over by another worker",
+                ),
             )?,
-            pool_connections: IntGaugeVec::new(
-                Opts::new("pool_connections", "Open database connections by state"),
-                &["state"],
+            queue_runs: declare(
+                &ours,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "queue_runs",
+                        "Runs by status; of the succeeded at most a million are counted",
+                    ),
+                    &["status"],
+                ),
+                &[&labels.statuses],
             )?,
-            resident_memory: IntGauge::new(
-                "process_resident_memory_bytes",
-                "Resident memory size in bytes",
+            overdue: declare(
+                &ours,
+                GaugeVec::new(
+                    Opts::new(
+                        "overdue_seconds",
+                        "How far past its cutoff the oldest expired row is",
+                    ),
+                    &["table"],
+                ),
+                &[datasets],
             )?,
+            organizations_overdue: single(
+                &ours,
+                Gauge::new(
+                    "organizations_overdue",
+                    "Organizations with an expired row that is not purged yet",
+                ),
+            )?,
+            organizations_unresolved: single(
+                &ours,
+                Gauge::new(
+                    "organizations_policy_unresolved",
+                    "Organizations whose plan is unknown: nothing of theirs is purged",
+                ),
+            )?,
+            last_slot: single(
+                &ours,
+                IntGauge::new(
+                    "scheduler_last_slot_timestamp_seconds",
+                    "The latest slot that was enqueued",
+                ),
+            )?,
+            pool_connections: declare(
+                &ours,
+                IntGaugeVec::new(
+                    Opts::new("pool_connections", "Open database connections by state"),
+                    &["state"],
+                ),
+                &[&POOL_STATES],
+            )?,
+            resident_memory: single(
+                &of_any_process,
+                IntGauge::new(
+                    "process_resident_memory_bytes",
+                    "Resident memory size in bytes",
+                ),
+            )?,
+            registry: ours,
+            of_any_process,
         };
-        metrics.register()?;
-        metrics.zero(datasets, &plans.collect::<Vec<_>>());
+        let version = [env!("CARGO_PKG_VERSION")];
+        declare(
+            &metrics.registry,
+            IntGaugeVec::new(Opts::new("build_info", "The running version"), &["version"]),
+            &[&version],
+        )?
+        .with_label_values(&version)
+        .set(1);
+        for dataset in datasets {
+            metrics.overdue.with_label_values(&[dataset]).set(f64::NAN);
+        }
+        metrics.organizations_overdue.set(f64::NAN);
+        metrics.organizations_unresolved.set(f64::NAN);
         Ok(metrics)
-    }
-
-    fn register(&self) -> prometheus::Result<()> {
-        let build_info =
-            IntGaugeVec::new(Opts::new("build_info", "The running version"), &["version"])?;
-        build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
-        let all: [Box<dyn Collector>; 14] = [
-            Box::new(self.purged_rows.clone()),
-            Box::new(self.runs.clone()),
-            Box::new(self.run_duration.clone()),
-            Box::new(self.batch_duration.clone()),
-            Box::new(self.throttled.clone()),
-            Box::new(self.refused.clone()),
-            Box::new(self.lease_losses.clone()),
-            Box::new(self.queue_runs.clone()),
-            Box::new(self.overdue.clone()),
-            Box::new(self.organizations_overdue.clone()),
-            Box::new(self.organizations_unresolved.clone()),
-            Box::new(self.last_slot.clone()),
-            Box::new(self.pool_connections.clone()),
-            Box::new(build_info),
-        ];
-        self.of_any_process
-            .register(Box::new(self.resident_memory.clone()))?;
-        all.into_iter()
-            .try_for_each(|collector| self.registry.register(collector))
-    }
-
-    fn zero<'a>(&self, datasets: impl Iterator<Item = &'a [&'a str]>, plans: &[&str]) {
-        for tables in datasets {
-            self.batch_duration.with_label_values(&tables[..1]);
-            // Not known yet: a 0 would read as an all-clear.
-            self.overdue.with_label_values(&tables[..1]).set(f64::NAN);
-            for (table, plan) in tables
-                .iter()
-                .flat_map(|t| plans.iter().map(move |p| (t, p)))
-            {
-                self.purged_rows.with_label_values(&[*table, *plan]);
-            }
-        }
-        self.organizations_overdue.set(f64::NAN);
-        self.organizations_unresolved.set(f64::NAN);
-        for trigger in TRIGGERS {
-            for outcome in OUTCOMES {
-                self.runs.with_label_values(&[outcome, trigger]);
-            }
-        }
-        for status in STATUSES {
-            self.queue_runs.with_label_values(&[status]);
-        }
-        for reason in THROTTLES {
-            self.throttled.with_label_values(&[reason]);
-        }
-        for limit in LIMITS {
-            self.refused.with_label_values(&[limit]);
-        }
-        for state in POOL_STATES {
-            self.pool_connections.with_label_values(&[state]);
-        }
     }
 
     /// Sets how many of the database's connections are open, and how many of those nobody uses. It costs no query, so
@@ -229,7 +266,10 @@ impl Metrics {
     pub fn show_pool(&self, open: u32, idle: usize) {
         let idle = u32::try_from(idle).unwrap_or(u32::MAX);
         // The two are read one after the other: a connection may be given back in between.
-        for (state, connections) in POOL_STATES.iter().zip([idle, open.saturating_sub(idle)]) {
+        for (state, connections) in POOL_STATES
+            .into_iter()
+            .zip([idle, open.saturating_sub(idle)])
+        {
             self.pool_connections
                 .with_label_values(&[state])
                 .set(connections.into());

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use drift_retention::{
     config::{AuthConfig, Config, settings},
     http::{Identity, Role, Verifier, mint},
-    queue::{Cursor, Lease},
+    runs::{Cursor, Lease},
 };
 use proptest::{
     collection::vec,
@@ -96,7 +96,7 @@ fn use_of(path: &Path) {
         config.http.own_address(),
         drift_retention::schedule::Schedule::new(&config.schedule),
     );
-    let backoff = drift_retention::queue::Backoff {
+    let backoff = drift_retention::runs::Backoff {
         base: config.worker.backoff_base,
         max: config.worker.backoff_max,
     };

@@ -14,8 +14,9 @@ const FLOORS: &[&[&str]] = &[
     &["config", "faults", "figures", "ids", "postgres", "text"],
     &["retention", "schedule"],
     &["attach", "drift", "demo", "telemetry"],
+    &["runs"],
     &["purge"],
-    &["queue"],
+    &["jobs"],
     &["scheduler", "worker", "gauges"],
     &["http", "chaos"],
     &["cli"],
@@ -161,7 +162,7 @@ fn only_the_command_line_prints() {
 fn only_the_queue_and_the_migrations_know_apalis() {
     for (path, text) in sources() {
         // The crash lab breaks the queue's tables on purpose.
-        if matches!(module(&path).as_str(), "queue" | "chaos")
+        if matches!(module(&path).as_str(), "jobs" | "chaos")
             || path.starts_with("postgres/migrations.rs")
             || path.starts_with("postgres/migrations")
         {
@@ -176,6 +177,32 @@ fn only_the_queue_and_the_migrations_know_apalis() {
             "use apalis",
         ] {
             assert!(!code(&text).contains(known), "{}: {known}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_room_of_runs_writes_their_records() {
+    for (path, text) in sources() {
+        if module(&path) == "runs" {
+            continue;
+        }
+        let words: Vec<_> = text.split_whitespace().collect();
+        for written in words.windows(3) {
+            let writes = matches!(
+                written[..2],
+                ["INSERT", "INTO"] | ["DELETE", "FROM"] | ["UPDATE", _]
+            );
+            let table = if written[0] == "UPDATE" {
+                written[1]
+            } else {
+                written[2]
+            };
+            assert!(
+                !(writes && table.starts_with("retention.purge_run")),
+                "{} writes {table}: only src/runs does",
+                path.display()
+            );
         }
     }
 }

@@ -108,7 +108,6 @@ macro_rules! worker_dies {
 
 worker_dies! {
     worker_dies_after_the_claim: format!("{:?}", Point::AfterClaim), 2 attempts;
-    worker_dies_with_its_policy: format!("{:?}", Point::AfterPolicy), 2 attempts;
     worker_dies_before_its_first_commit: format!("{:?}", Point::BeforeCommit), 2 attempts;
     worker_dies_after_its_first_commit: format!("{:?}", Point::AfterCommit), 2 attempts;
     worker_dies_before_a_later_commit: format!("{:?}:3", Point::BeforeCommit), 2 attempts;
@@ -280,12 +279,12 @@ async fn stopping_worker_gives_back(point: Point, attempts: i32) {
 
 #[tokio::test]
 async fn stopping_worker_dies_before_the_run_is_given_back() {
-    stopping_worker_gives_back(Point::BeforeGiveBack, 2).await;
+    stopping_worker_gives_back(Point::BeforeSnooze, 2).await;
 }
 
 #[tokio::test]
 async fn stopping_worker_dies_after_the_run_is_given_back() {
-    stopping_worker_gives_back(Point::AfterGiveBack, 1).await;
+    stopping_worker_gives_back(Point::AfterSnooze, 1).await;
 }
 
 #[tokio::test]

@@ -92,8 +92,10 @@ async fn each_role_may_call_exactly_these_functions() {
     assert_eq!(
         callable("drift_retention_worker").await,
         [
+            "check_request",
             "deliver",
             "enqueue_purge",
+            "enqueue_purges",
             "enqueue_run",
             "enqueue_slot",
             "erase_payloads",
@@ -107,6 +109,7 @@ async fn each_role_may_call_exactly_these_functions() {
             "payloads_in_doubt",
             "pressure",
             "urge_running",
+            "worker_is_silent",
         ]
     );
     assert_eq!(callable("drift_retention_app").await, ["enqueue_purge"]);

@@ -2,7 +2,7 @@
 
 use drift_retention::{
     attach::{self, Depth},
-    postgres::{Database, Flush, Patience, Transaction, connections_left, local::StopMode},
+    postgres::{Database, Durability, LockBudget, Transaction, connections_left, local::StopMode},
 };
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgPoolOptions};
@@ -200,7 +200,7 @@ async fn transactions_that_give_way_take_turns_in_sessions_of_their_own() {
         .await
         .unwrap();
     let database = database.with_mapping(mapping);
-    let begin = || database.begin_yielding(Patience::Long, Flush::AtOnce);
+    let begin = || database.begin_purging(LockBudget::Long, Durability::Flushed);
     let mut first = begin().await.unwrap();
     let taken = session(&mut first).await;
     let mut next = Box::pin(begin());

@@ -62,20 +62,20 @@ impl Scene {
 #[tokio::test]
 async fn claim_whose_reply_is_lost_is_one_attempt() {
     let scene = Scene::new().await;
-    scene.loses("-- queue.claim\n", "COMMIT", 1).await;
+    scene.loses("-- runs.claim\n", "COMMIT", 1).await;
 }
 
 #[tokio::test]
 async fn success_whose_reply_is_lost_is_counted_once() {
     let scene = Scene::new().await;
-    scene.loses("-- queue.succeed\n", "COMMIT", 1).await;
+    scene.loses("-- runs.finish\n", "COMMIT", 1).await;
 }
 
 #[tokio::test]
 async fn failure_whose_reply_is_lost_is_counted_once() {
     let scene = Scene::new().await;
     trouble::deletes_fail(&scene.db.pool, scene.org, 1).await;
-    scene.loses("-- queue.fail_or_retry\n", "COMMIT", 2).await;
+    scene.loses("-- runs.finish\n", "COMMIT", 2).await;
     assert_eq!(scene.worker.outcomes("retried").await, 1.0);
 }
 
@@ -95,7 +95,7 @@ async fn fetch_whose_reply_is_lost_strands_no_run() {
     ];
     let mut worker = Service::start(&proxy.url, "worker", &one_by_one);
     worker.ready().await;
-    proxy.cut("-- queue.hand_over\n", "run_id");
+    proxy.cut("-- jobs.ack_and_fetch\n", "run_id");
     db.execute("SELECT count(*) FROM organizations o, retention.enqueue_purge(o.id, 'test')")
         .await;
     runs::all_are_final(&db).await;
@@ -147,7 +147,7 @@ async fn runs_that_are_closed_together_and_whose_reply_is_lost_are_counted_once(
     let quick = ("DRIFT_RETENTION_PURGE__THROTTLE", "false");
     let worker = Service::start(&proxy.url, "worker", &[quick]);
     worker.ready().await;
-    proxy.cut("-- queue.close_together\n", "COMMIT");
+    proxy.cut("-- runs.finish\n", "COMMIT");
     runs::enqueue_slot(&db).await;
     runs::all_are_final(&db).await;
     assert!(proxy.has_cut(), "nothing was lost");

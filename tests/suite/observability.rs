@@ -3,9 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drift_retention::{
-    purge::datasets::DATASETS, retention::Plan, telemetry::metrics::Metrics as Declared,
-};
+use drift_retention::{purge::metric_labels, telemetry::metrics::Metrics as Declared};
 use serde_json::Value;
 
 use crate::support::{
@@ -19,9 +17,7 @@ use crate::support::{
 
 /// Every metric of a process: its type, and the names of its labels in order.
 fn declared() -> BTreeMap<String, (String, BTreeSet<String>)> {
-    let datasets = DATASETS.iter().map(|dataset| dataset.tables());
-    let plans = Plan::ALL.iter().map(|plan| plan.name());
-    let page = Declared::new(datasets, plans).unwrap().render().unwrap();
+    let page = Declared::new(&metric_labels()).unwrap().render().unwrap();
     let types = page.lines().filter_map(|line| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         Some((name.to_owned(), kind.to_owned()))

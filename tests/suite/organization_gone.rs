@@ -138,7 +138,7 @@ async fn organization_that_goes_while_a_batch_waits_for_its_plan_has_no_wrong_pl
         let run = product::enqueue(&db.pool, org).await;
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'
-                         AND query LIKE '-- purge.prove_ownership%'";
+                         AND query LIKE '-- runs.check_fence%'";
         eventually("a batch waits for the deletion", async || {
             db.value::<i64>(waiting).await > 0
         })

@@ -125,6 +125,34 @@ async fn purge_now_does_not_wait_for_the_main_app_to_rest() {
 }
 
 #[tokio::test]
+async fn wait_before_a_batch_that_deletes_nothing_stands_on_the_record() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let org = app.org("pro").await;
+    let env = app.env(org).await;
+    // It has no payload: a batch stamps it, and deletes no row.
+    app.incident(org, env, "closed", Some("400 days")).await;
+    let at_work = AppAtWork::on(&db).await;
+    let worker = Service::start(&db.url, "worker", &[]);
+    let run = scheduled(&db, org).await;
+    until_status(&db.pool, run, "succeeded").await;
+    at_work.rest().await;
+    let stamped = "SELECT count(*) FROM incidents WHERE payload_purged_at IS NOT NULL";
+    assert_eq!(db.value::<i64>(stamped).await, 1);
+    let recorded: i64 = db
+        .value("SELECT sum(throttled_ms)::bigint FROM retention.purge_run_steps")
+        .await;
+    let series = r#"drift_retention_throttled_seconds_total{reason="foreground"}"#;
+    let waited = worker.metric(series).await.unwrap() * 1e3;
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of one run")]
+    let unrecorded = waited - recorded as f64;
+    assert!(
+        waited > 0.0 && unrecorded < 5.0,
+        "{waited} ms, {recorded} ms recorded"
+    );
+}
+
+#[tokio::test]
 async fn nobody_is_made_way_for_when_that_is_switched_off() {
     let db = TestDatabase::new().await;
     let org = App::on(&db.pool).org_with_expired(100).await;
@@ -162,7 +190,7 @@ async fn run_goes_on_where_its_last_attempt_had_come_and_finds_what_is_before_th
     let run = product::enqueue(&db.pool, org).await;
     until_status(&db.pool, run, "retrying").await;
     let step = runs::step(&db, run, "drift_checks").await;
-    assert!(!step["passed_at"].is_null(), "{step}");
+    assert!(!step["cursor_at"].is_null(), "{step}");
 
     // Behind the place from which it will go on.
     let env: Uuid = db.value("SELECT id FROM environments").await;

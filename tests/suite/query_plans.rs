@@ -46,15 +46,15 @@ const LARGE: [&str; 9] = [
 
 /// Statements that the product's work must have shown.
 const EXPECTED: &str = "
-    purge.prove_ownership purge.record_terms purge.record_batch purge.close_steps queue.hand_over
+    runs.find_claimable runs.claim runs.resume runs.check_fence runs.record runs.lock_owned runs.finish jobs.ack_and_fetch
     purge.drift_checks.count_expired purge.drift_checks.count_flags
-    purge.drift_checks.delete_batch purge.drift_checks.remains purge.drift_checks.overdue
+    purge.drift_checks.delete_batch purge.drift_checks.remaining purge.drift_checks.overdue
     purge.incident_payloads.count_expired purge.incident_payloads.lock_batch
-    purge.incident_payloads.delete_batch purge.incident_payloads.remains purge.incident_payloads.overdue
+    purge.incident_payloads.delete_batch purge.incident_payloads.remaining purge.incident_payloads.overdue
     purge.approvals.count_expired purge.approvals.delete_batch
-    purge.approvals.remains purge.approvals.overdue
-    queue.claim queue.succeed queue.reconcile queue.prune_jobs queue.prune_workers queue.prune_runs
-    queue.select_runs queue.unfinished queue.totals queue.unsuccessful queue.count_by_status
+    purge.approvals.remaining purge.approvals.overdue
+    jobs.find_stranded jobs.prune_jobs jobs.prune_workers runs.prune
+    runs.select_runs runs.unfinished runs.totals runs.unsuccessful runs.count_by_status
     scheduler.open_slot scheduler.newest_slot scheduler.hold_slot scheduler.next_organizations
     scheduler.keep_place retention.resolve_plan";
 
@@ -350,11 +350,12 @@ async fn own_server_queue_that_filled_at_once_is_read_by_key_and_in_order() {
     let logged = planner.plans();
 
     for name in [
-        "queue.lock_waiting",
-        "queue.due_beside",
-        "queue.hand_over",
-        "queue.lock_together",
-        "queue.close_together",
+        "jobs.ack_and_fetch",
+        "runs.find_claimable",
+        "runs.claim",
+        "runs.check_fence",
+        "runs.lock_owned",
+        "runs.finish",
     ] {
         let of_name: Vec<_> = logged.iter().filter(|found| found.name == name).collect();
         assert!(!of_name.is_empty(), "never seen: {name}");

@@ -2,7 +2,7 @@
 
 use drift_retention::{
     purge::datasets::{DATASETS, tables},
-    retention::{Plan, Window},
+    retention::{DatasetName, Plan, Window},
 };
 
 use uuid::Uuid;
@@ -95,11 +95,23 @@ fn documented_windows_are_those_of_the_plans() {
             assert_eq!(name.parse::<Plan>().ok(), Some(plan), "{name}");
         }
         assert!(names.starts_with(&format!("`{}`", plan.name())), "{names}");
-        assert_eq!(checks, cell(policy.drift_checks), "{names}");
-        assert_eq!(payloads, cell(policy.incident_payloads), "{names}");
-        assert_eq!(approvals, cell(policy.approvals), "{names}");
+        assert_eq!(
+            checks,
+            cell(policy.get(DatasetName::DriftChecks).copied()),
+            "{names}"
+        );
+        assert_eq!(
+            payloads,
+            cell(policy.get(DatasetName::IncidentPayloads).copied()),
+            "{names}"
+        );
+        assert_eq!(
+            approvals,
+            cell(policy.get(DatasetName::Approvals).copied()),
+            "{names}"
+        );
         // Only closed incidents have a window at all.
-        let never = if policy.incident_payloads.is_some() {
+        let never = if policy.get(DatasetName::IncidentPayloads).is_some() {
             "never"
         } else {
             "no rule"

@@ -271,6 +271,34 @@ async fn each_run_and_row_is_counted() {
     assert_eq!(worker.metric(durations).await, Some(15.0));
 }
 
+/// The histogram has the time of each run, and not its share of the group's.
+#[tokio::test]
+async fn duration_of_each_run_is_its_own() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    for _ in 0..3 {
+        app.org_with_expired(30).await;
+    }
+    trouble::deletes_take(&db.pool, 0.05).await;
+    enqueue_slot(&db).await;
+    let worker = worker(&db, &[]);
+    all_are_final(&db).await;
+    let duration = "drift_retention_purge_run_duration_seconds";
+    let count = format!("{duration}_count");
+    eventually("all are counted", async || {
+        worker.metric(&count).await == Some(3.0)
+    })
+    .await;
+    let recorded: f64 = db
+        .value("SELECT sum(extract(epoch FROM finished_at - started_at))::float8 FROM retention.purge_runs")
+        .await;
+    let measured = worker.metric(&format!("{duration}_sum")).await.unwrap();
+    assert!(
+        (measured - recorded).abs() < recorded / 3.0,
+        "{measured} s measured, {recorded} s recorded"
+    );
+}
+
 #[tokio::test]
 async fn configured_size_of_a_batch_holds_for_runs_together() {
     let db = TestDatabase::new().await;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     http::{ApiState, Identity, Problem, auth::Token, extract::Path},
     ids::RunId,
-    queue::{self, Run},
+    runs::{self, Run},
 };
 
 /// How often the record is looked at.
@@ -42,7 +42,7 @@ pub(super) async fn follow(
     Path(run): Path<Uuid>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let id = RunId(run);
-    let run = queue::get(&state.database, id)
+    let run = runs::get(&state.database, id)
         .await?
         .ok_or_else(Problem::not_found)?;
     token.identity.may_read(run.org_id)?;
@@ -72,7 +72,7 @@ async fn next_change(
 ) -> Option<(Run, String, u32)> {
     while polls < LONGEST && !state.stop.is_cancelled() {
         // A database that is away for a moment ends the stream; the browser asks again.
-        let run = identity.shown(queue::get(&state.database, id).await.ok()??);
+        let run = identity.shown(runs::get(&state.database, id).await.ok()??);
         let text = serde_json::to_string(&run).ok()?;
         if text != told {
             return Some((run, text, polls));

@@ -29,8 +29,8 @@ pub(super) use self::{
 };
 use super::{ApiState, Problem};
 use crate::{
-    queue,
     retention::{Cutoff, Window},
+    runs::Page,
 };
 
 /// The longest reason that is kept.
@@ -153,7 +153,7 @@ fn page_of<T: Serialize, C>(
 }
 
 /// The same for a page of runs.
-fn fitting_page(mut page: queue::Page) -> queue::Page {
+fn fitting_page(mut page: Page) -> Page {
     page.end_after(how_many_fit(&page.items, LONGEST_LIST));
     page
 }

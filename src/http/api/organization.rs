@@ -17,8 +17,8 @@ use crate::{
     ids::OrgId,
     postgres,
     purge::{self, Counting, Preview},
-    queue::{self, Cursor, EnqueueError, Enqueued, Page, RunFilter},
     retention::{self, Cutoffs, RetentionPolicy},
+    runs::{self, Cursor, EnqueueError, Enqueued, Page, RunFilter, RunStatus},
 };
 
 /// The longest `Idempotency-Key`.
@@ -42,7 +42,8 @@ pub(super) struct PurgeAccepted {
     /// The run: a new one, or the live one that the request met.
     run_id: Uuid,
     /// Its status.
-    status: String,
+    #[schema(value_type = String)]
+    status: RunStatus,
     /// Whether the request met a live run.
     coalesced: bool,
 }
@@ -83,7 +84,7 @@ pub(in crate::http) async fn request_purge(
     if let Err(refused) = state.limits.purge(identity, org) {
         // One that was answered is answered again.
         let first = match key {
-            Some(key) => queue::answered(&state.database, org, key).await?,
+            Some(key) => runs::answered(&state.database, org, key).await?,
             None => None,
         };
         return first.ok_or(refused);
@@ -104,8 +105,8 @@ async fn enqueue(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, EnqueueError> {
-    let mut tx = state.database.begin_with(&[queue::ANSWER_SOON]).await?;
-    let run = queue::request_purge(&mut tx, org, &identity.subject, reason, key).await?;
+    let mut tx = state.database.begin_with(&[runs::ANSWER_SOON]).await?;
+    let run = runs::request_purge(&mut tx, org, &identity.subject, reason, key).await?;
     tx.commit().await?;
     Ok(run)
 }
@@ -225,7 +226,7 @@ pub(super) fn page(limit: u32, cursor: Option<&str>) -> Result<(Option<Cursor>, 
     super::limit(limit)?;
     let cursor = cursor.map(str::parse).transpose();
     Ok((
-        cursor.map_err(|error: queue::BadCursor| Problem::bad_request(error.to_string()))?,
+        cursor.map_err(|error: runs::BadCursor| Problem::bad_request(error.to_string()))?,
         limit,
     ))
 }
@@ -247,7 +248,7 @@ pub(super) async fn runs(
         org: Some(org),
         ..RunFilter::default()
     };
-    let mut page = queue::list(&state.database, &filter, cursor, limit).await?;
+    let mut page = runs::list(&state.database, &filter, cursor, limit).await?;
     page.items = page
         .items
         .into_iter()

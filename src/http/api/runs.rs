@@ -13,7 +13,7 @@ use crate::{
         extract::{OptionalJson, Path, Query, bounded_text, bounded_time},
     },
     ids::{OrgId, RunId},
-    queue::{
+    runs::{
         self, EnqueueError, MAX_REPLAYED, OperateError, Operator, Page, Replayed, Run, RunFilter,
         RunStatus,
     },
@@ -79,7 +79,7 @@ pub(super) async fn list(
         until: bounded_time("until", query.until)?,
         ids: None,
     };
-    let page = queue::list(&state.database, &filter, cursor, limit).await?;
+    let page = runs::list(&state.database, &filter, cursor, limit).await?;
     Ok(Json(super::fitting_page(page)))
 }
 
@@ -92,7 +92,7 @@ pub(super) async fn show(
     Path(run): Path<Uuid>,
 ) -> Result<Json<Run>, Problem> {
     identity.may_operate()?;
-    let run = queue::get(&state.database, RunId(run)).await?;
+    let run = runs::get(&state.database, RunId(run)).await?;
     run.map(Json).ok_or_else(Problem::not_found)
 }
 
@@ -120,7 +120,7 @@ pub(super) async fn replay(
 ) -> Result<(StatusCode, Json<Replayed>), Problem> {
     identity.may_operate()?;
     let by = operator(identity, because.reason)?;
-    let replayed = queue::replay(&state.database, RunId(run), &by).await?;
+    let replayed = runs::replay(&state.database, RunId(run), &by).await?;
     Ok((StatusCode::ACCEPTED, Json(replayed)))
 }
 
@@ -210,8 +210,8 @@ pub(super) async fn replay_many(
     };
     let by = operator(identity, request.reason)?;
     let (runs, matching) = if request.dry_run {
-        let (found, all) = queue::replayable(&state.database, &filter, Some(MAX_REPLAYED)).await?;
-        let would = |run: queue::Replayable| ReplayedRun {
+        let (found, all) = runs::replayable(&state.database, &filter, Some(MAX_REPLAYED)).await?;
+        let would = |run: runs::Replayable| ReplayedRun {
             replay_of: run.id.0,
             org_id: run.org_id.0,
             run_id: None,
@@ -220,7 +220,7 @@ pub(super) async fn replay_many(
         (found.into_iter().map(would).collect(), all)
     } else {
         let (replayed, all) =
-            queue::replay_matching(&state.database, &filter, &by, Some(MAX_REPLAYED)).await?;
+            runs::replay_matching(&state.database, &filter, &by, Some(MAX_REPLAYED)).await?;
         let did = |replayed: Replayed| ReplayedRun {
             replay_of: replayed.replay_of.0,
             org_id: replayed.enqueued.org_id.0,
@@ -248,8 +248,8 @@ pub(super) async fn cancel(
 ) -> Result<Json<Run>, Problem> {
     identity.may_operate()?;
     let by = operator(identity, because.reason)?;
-    queue::cancel(&state.database, RunId(run), &by).await?;
-    let run = queue::get(&state.database, RunId(run)).await?;
+    runs::cancel(&state.database, RunId(run), &by).await?;
+    let run = runs::get(&state.database, RunId(run)).await?;
     run.map(Json).ok_or_else(Problem::not_found)
 }
 

@@ -17,7 +17,7 @@ use crate::{
     drift::organizations,
     http::{ApiState, api::cut},
     ids::OrgId,
-    queue::{self, Action},
+    runs::{self, Action},
 };
 
 /// Actions per page.
@@ -37,7 +37,7 @@ pub(super) async fn list(
     PageQuery(query): PageQuery<ListQuery>,
 ) -> Answer {
     visitor.identity.may_operate()?;
-    let found = queue::actions(&state.database, query.cursor, PER_PAGE + 1).await?;
+    let found = runs::actions(&state.database, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |action| action.id);
     let orgs: Vec<_> = found.iter().filter_map(|action| action.org_id).collect();
     let names = organizations::names(&state.database, &orgs).await?;

@@ -7,7 +7,7 @@ use axum::{
 use maud::html;
 
 use super::page;
-use crate::{http::Problem, queue::OperateError, retention::ResolveError};
+use crate::{http::Problem, retention::ResolveError, runs::OperateError};
 
 /// Why there is no page.
 #[derive(Debug)]

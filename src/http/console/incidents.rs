@@ -21,7 +21,7 @@ use crate::{
         organizations::Organization,
     },
     http::{ApiState, Problem, api::cut, extract::bounded_text},
-    queue::{self, AppliedWindow},
+    runs::{self, AppliedWindow},
 };
 
 /// Incidents per page.
@@ -275,7 +275,7 @@ async fn summary(
         None => {}
     }
     let window = match incident.payload_purged_at {
-        Some(at) => queue::window_applied(&state.database, org.id, "incident_payloads", at).await?,
+        Some(at) => runs::window_applied(&state.database, org.id, "incident_payloads", at).await?,
         None => None,
     };
     Ok(html! {

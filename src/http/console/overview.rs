@@ -16,14 +16,16 @@ use super::{
     session::Visitor,
     visit::PageQuery,
 };
+use strum::IntoEnumIterator;
+
 use crate::{
     drift::organizations::{self, OrganizationFilter},
     figures,
-    gauges::Standing,
+    gauges::Snapshot,
     http::{ApiState, api::cut},
     postgres::Database,
     purge::datasets::tables,
-    queue::RunStatus,
+    runs::RunStatus,
 };
 
 /// Organizations per page.
@@ -32,34 +34,34 @@ const PER_PAGE: usize = 100;
 /// The figures of the whole database.
 pub(super) async fn show(State(state): State<ApiState>, visitor: Visitor) -> Answer {
     visitor.identity.may_operate()?;
-    let standing = state.gauges.standing().await?;
+    let snapshot = state.gauges.snapshot().await?;
     Ok(page(
         &visitor,
         Place::Overview,
         "Overview",
         &html! {
             h1 { "Overview" }
-            (headline(&visitor, &standing))
-            section { h2 { "Rows purged per day" } (per_day(&standing)) }
-            section { h2 { "Runs by status" } (queue(&standing)) }
+            (headline(&visitor, &snapshot))
+            section { h2 { "Rows purged per day" } (per_day(&snapshot)) }
+            section { h2 { "Runs by status" } (queue(&snapshot)) }
             section { h2 { "Where the data is" } (tables_behind(&state.database)) }
-            (as_of(&visitor, &standing))
+            (as_of(&visitor, &snapshot))
         },
     ))
 }
 
 /// When it was read, and what was not.
-fn as_of(visitor: &Visitor, standing: &Standing) -> Markup {
+fn as_of(visitor: &Visitor, snapshot: &Snapshot) -> Markup {
     html! {
         p.hint {
-            "As of " (page::ago(visitor.now, standing.taken_at)) "."
-            @if !standing.not_read.is_empty() { " Older, because it could not be read: " (standing.not_read.join(", ")) "." }
+            "As of " (page::ago(visitor.now, snapshot.taken_at)) "."
+            @if !snapshot.not_read.is_empty() { " Older, because it could not be read: " (snapshot.not_read.join(", ")) "." }
         }
     }
 }
 
-fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
-    let overdue = &standing.overdue;
+fn headline(visitor: &Visitor, snapshot: &Snapshot) -> Markup {
+    let overdue = &snapshot.overdue;
     let oldest = overdue.worst.first().map(|org| org.seconds);
     html! {
         dl.figures {
@@ -67,8 +69,8 @@ fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
             div { dt { "Oldest overdue" } dd { a href="/console/overdue" {
                 @match oldest { Some(age) => { (page::seconds(age)) } None => "nothing" } } } }
             div { dt { "Unresolved plans" } dd { a href="/console/unresolved" { (figures::number(overdue.unresolved())) } } }
-            div { dt { "Failed runs" } dd { a href="/console/runs?status=failed" { (figures::number(standing.runs("failed"))) } } }
-            div { dt { "Last slot" } dd { @match &standing.last_slot {
+            div { dt { "Failed runs" } dd { a href="/console/runs?status=failed" { (figures::number(snapshot.runs(RunStatus::Failed))) } } }
+            div { dt { "Last slot" } dd { @match &snapshot.last_slot {
                 Some(slot) => { a href={ "/console/runs?since=" (slot.slot.format("%FT%T")) } { (page::ago(visitor.now, slot.slot)) }
                     @if slot.completed_at.is_none() { " " span.badge.busy { "being enqueued" } } }
                 None => "none yet",
@@ -77,9 +79,9 @@ fn headline(visitor: &Visitor, standing: &Standing) -> Markup {
     }
 }
 
-fn per_day(standing: &Standing) -> Markup {
+fn per_day(snapshot: &Snapshot) -> Markup {
     let mut days: BTreeMap<NaiveDate, BTreeMap<&str, i64>> = BTreeMap::new();
-    for purged in &standing.purged_per_day {
+    for purged in &snapshot.purged_per_day {
         let day = days.entry(purged.day).or_default();
         if let Some(table) = &purged.table {
             day.insert(table, purged.rows);
@@ -119,18 +121,17 @@ fn tables_behind(database: &Database) -> Markup {
     )
 }
 
-fn queue(standing: &Standing) -> Markup {
-    let rows: Vec<(Markup, i64)> = RunStatus::ALL
-        .iter()
+fn queue(snapshot: &Snapshot) -> Markup {
+    let rows: Vec<(Markup, i64)> = RunStatus::iter()
         .map(|status| {
             let link =
                 html! { a href={ "/console/runs?status=" (status.name()) } { (status.name()) } };
-            (link, standing.runs(status.name()))
+            (link, snapshot.runs(status))
         })
         .collect();
     html! {
         (charts::rows("Runs by status", "Status", &rows))
-        @if standing.runs("succeeded") >= RunStatus::MOST_SUCCEEDED {
+        @if snapshot.runs(RunStatus::Succeeded) >= RunStatus::MAX_SUCCEEDED_COUNTED {
             p.hint { "Of those that succeeded no more are counted." }
         }
     }
@@ -139,8 +140,8 @@ fn queue(standing: &Standing) -> Markup {
 /// The organizations that hold expired rows, the worst first.
 pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> Answer {
     visitor.identity.may_operate()?;
-    let standing = state.gauges.standing().await?;
-    let overdue = &standing.overdue;
+    let snapshot = state.gauges.snapshot().await?;
+    let overdue = &snapshot.overdue;
     let shown = &overdue.worst;
     let ids: Vec<Uuid> = shown.iter().map(|org| org.id.0).collect();
     let names = organizations::names(&state.database, &ids).await?;
@@ -162,7 +163,7 @@ pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> 
                     p.hint { "The worst " (shown.len()) " of " (figures::number(overdue.organizations)) "." }
                 }
             }
-            (as_of(&visitor, &standing))
+            (as_of(&visitor, &snapshot))
         },
     ))
 }
@@ -181,10 +182,10 @@ pub(super) async fn unresolved(
     PageQuery(query): PageQuery<UnresolvedQuery>,
 ) -> Answer {
     visitor.identity.may_operate()?;
-    let standing = state.gauges.standing().await?;
+    let snapshot = state.gauges.snapshot().await?;
     let filter = OrganizationFilter {
         search: None,
-        plans: Some(standing.overdue.unknown_plans.keys().cloned().collect()),
+        plans: Some(snapshot.overdue.unknown_plans.keys().cloned().collect()),
     };
     let limit = i64::try_from(PER_PAGE).unwrap_or(i64::MAX);
     let found = organizations::list(&state.database, &filter, query.cursor, limit + 1).await?;

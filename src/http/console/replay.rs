@@ -17,7 +17,7 @@ use crate::{
     drift::organizations,
     figures,
     http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
-    queue::{self, MAX_REPLAYED, Operator, Replayable, RunFilter, RunStatus},
+    runs::{self, MAX_REPLAYED, Operator, Replayable, RunFilter, RunStatus},
 };
 
 /// Runs by name.
@@ -49,7 +49,7 @@ pub(super) async fn confirm(
         let why = "only failed and cancelled runs can be replayed; filter by one of these";
         return Err(Problem::bad_request(why).into());
     }
-    let (runs, all) = queue::replayable(&state.database, &filter, Some(MAX_REPLAYED)).await?;
+    let (runs, all) = runs::replayable(&state.database, &filter, Some(MAX_REPLAYED)).await?;
     let orgs: Vec<Uuid> = runs.iter().map(|run| run.org_id.0).collect();
     let names = organizations::names(&state.database, &orgs).await?;
     let count = runs.len();
@@ -107,7 +107,7 @@ fn replay_table(
                 tr {
                     th scope="row" { (page::run_link(run.id.0)) }
                     td { (org_link(run.org_id, names)) }
-                    td { (page::badge(&run.status)) }
+                    td { (page::badge(run.status.name())) }
                     td { (run.error_kind.as_deref().unwrap_or("–")) }
                     td { (page::ago(visitor.now, run.created_at)) }
                     td { @if run.has_live_run { "the live run" } @else { "a new run" } }
@@ -137,7 +137,7 @@ pub(super) async fn replay(
     };
     let filter = chosen_filter(&form.run);
     let (replayed, _) =
-        queue::replay_matching(&state.database, &filter, &by, Some(MAX_REPLAYED)).await?;
+        runs::replay_matching(&state.database, &filter, &by, Some(MAX_REPLAYED)).await?;
     Ok(match replayed.as_slice() {
         [only] if form.run.len() == 1 => {
             Redirect::to(&format!("/console/runs/{}", only.enqueued.run_id))

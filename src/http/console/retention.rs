@@ -22,8 +22,8 @@ use crate::{
         extract::bounded_text,
     },
     purge::{Counting, MAX_COUNTED, Preview, datasets::DATASETS},
-    queue::{self, Run, RunFilter},
     retention::Plan,
+    runs::{self, Run, RunFilter},
 };
 
 /// How many of the last runs are shown.
@@ -40,7 +40,7 @@ pub(super) async fn show(
         org: Some(org.id),
         ..RunFilter::default()
     };
-    let runs = queue::list(&state.database, &filter, None, LAST_RUNS)
+    let runs = runs::list(&state.database, &filter, None, LAST_RUNS)
         .await?
         .items;
     let path = page::org_path(org.id, "retention");
@@ -100,7 +100,7 @@ fn next_run(state: &ApiState, visitor: &Visitor, runs: &[Run]) -> Markup {
     html! {
         @match (live, state.schedule.next(visitor.now)) {
             (Some(run), _) => {
-                "Run " (page::run_link(run.id.0)) " is " (page::badge(&run.status))
+                "Run " (page::run_link(run.id.0)) " is " (page::badge(run.status.name()))
                 @if let Some(at) = run.next_attempt_at { ", its next attempt " (page::ago(visitor.now, at)) }
                 "."
             }

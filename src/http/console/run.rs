@@ -17,7 +17,7 @@ use crate::{
     figures,
     http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
     ids::RunId,
-    queue::{self, Action, Operator, Run},
+    runs::{self, Action, Operator, Run, RunStatus},
 };
 
 /// What a run's page shows.
@@ -29,13 +29,13 @@ struct Shown {
 }
 
 async fn find(state: &ApiState, visitor: &Visitor, id: Uuid) -> Answer<Shown> {
-    let run = queue::get(&state.database, RunId(id)).await?;
+    let run = runs::get(&state.database, RunId(id)).await?;
     let run = run.ok_or_else(Problem::not_found)?;
     visitor.identity.may_read(run.org_id)?;
     Ok(Shown {
         org: organizations::get(&state.database, run.org_id).await?,
-        actions: queue::actions_on(&state.database, run.id).await?,
-        replays: queue::replays_of(&state.database, run.id).await?,
+        actions: runs::actions_on(&state.database, run.id).await?,
+        replays: runs::replays_of(&state.database, run.id).await?,
         run: visitor.identity.shown(run),
     })
 }
@@ -98,12 +98,12 @@ fn progress_of(visitor: &Visitor, shown: &Shown) -> Markup {
 fn state_line(visitor: &Visitor, run: &Run) -> Markup {
     html! {
         p.state role="status" {
-            (page::badge(&run.status))
+            (page::badge(run.status.name()))
             @match run.verified_at {
                 Some(at) => { " " strong { "Verified" } " " (page::ago(visitor.now, at)) ": nothing expired and unprotected was left." }
-                None if run.status == "queued" => " Waiting for a worker.",
-                None if run.status == "running" => " A worker is on it.",
-                None if run.status == "retrying" => {
+                None if run.status == RunStatus::Queued => " Waiting for a worker.",
+                None if run.status == RunStatus::Running => " A worker is on it.",
+                None if run.status == RunStatus::Retrying => {
                     " Attempt " (run.attempts) " failed; the next one is due "
                     (page::ago_or_dash(visitor.now, run.next_attempt_at)) "."
                 }
@@ -122,7 +122,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
                 None => { (run.org_id) " (deleted)" }
             } } }
             div { dt { "Plan" } dd { (run.plan.as_deref().unwrap_or("not resolved")) } }
-            div { dt { "Trigger" } dd { (page::words(&run.trigger)) } }
+            div { dt { "Trigger" } dd { (page::words(run.trigger.name())) } }
             div { dt { "Asked by" } dd { (run.requested_by) } }
             @if let Some(reason) = &run.reason { div { dt { "Reason" } dd { (reason) } } }
             div { dt { "Attempts" } dd { (run.attempts) " of " (run.max_attempts) } }
@@ -162,7 +162,7 @@ fn steps(run: &Run) -> Markup {
                 tfoot { tr { th scope="row" { "All" } td {} td.number { (figures::number(run.rows_purged())) }
                     td {} td {} td {} } }
             }))
-            @for (step, along) in run.steps.iter().filter_map(|step| Some((step, step.went_along()?))) {
+            @for (step, along) in run.steps.iter().filter_map(|step| Some((step, step.cascaded_in_words()?))) {
                 p.hint { "With rows of " code { (step.table_name) } " went " (along) ", by a foreign key." }
             }
         }
@@ -209,9 +209,9 @@ fn timeline(shown: &Shown) -> Markup {
 fn buttons(run: &Run) -> Markup {
     html! {
         div.buttons {
-            @match run.status.as_str() {
-                "failed" | "cancelled" => { a.button #replay href={ "/console/runs/replay?run=" (run.id) } { "Replay…" } }
-                "succeeded" => {}
+            @match run.status {
+                RunStatus::Failed | RunStatus::Cancelled => { a.button #replay href={ "/console/runs/replay?run=" (run.id) } { "Replay…" } }
+                RunStatus::Succeeded => {}
                 _ => { a.button #cancel href={ "/console/runs/" (run.id) "/cancel" } { "Cancel…" } }
             }
         }
@@ -242,7 +242,7 @@ pub(super) async fn confirm_cancel(
         "Cancel this run?",
         &html! {
             h1 { "Cancel this run?" }
-            p.lead { "Run " (page::run_link(id)) " of " strong { (org) } " is " (page::badge(&shown.run.status))
+            p.lead { "Run " (page::run_link(id)) " of " strong { (org) } " is " (page::badge(shown.run.status.name()))
                 ". A running one stops at its next batch; what has gone by then stays gone." }
             form.card method="post" {
                 (page::csrf(&visitor))
@@ -273,6 +273,6 @@ pub(super) async fn cancel(
         name: visitor.identity.subject,
         reason: bounded_text("reason", because.reason, MAX_REASON)?,
     };
-    queue::cancel(&state.database, RunId(id), &by).await?;
+    runs::cancel(&state.database, RunId(id), &by).await?;
     Ok(Redirect::to(&format!("/console/runs/{id}")))
 }

@@ -14,6 +14,8 @@ use super::{
     session::Visitor,
     visit::PageQuery,
 };
+use strum::IntoEnumIterator;
+
 use crate::{
     drift::organizations,
     figures,
@@ -22,7 +24,7 @@ use crate::{
         extract::{bounded_text, bounded_time},
     },
     ids::OrgId,
-    queue::{self, Cursor, Failures, Run, RunFilter, RunStatus},
+    runs::{self, Cursor, Failures, Run, RunFilter, RunStatus},
 };
 
 /// Runs per page.
@@ -115,9 +117,9 @@ pub(super) async fn list(
         .as_deref()
         .map(str::parse)
         .transpose()
-        .map_err(|error: queue::BadCursor| Problem::bad_request(error.to_string()))?;
-    let runs = queue::list(&state.database, &filter, cursor, PER_PAGE).await?;
-    let failures = queue::failures(&state.database).await?;
+        .map_err(|error: runs::BadCursor| Problem::bad_request(error.to_string()))?;
+    let runs = runs::list(&state.database, &filter, cursor, PER_PAGE).await?;
+    let failures = runs::failures(&state.database).await?;
     let names = names(&state, &runs.items).await?;
     let text = query.text();
     Ok(page(
@@ -193,7 +195,7 @@ fn filter_form(query: &RunsQuery, failures: &[Failures]) -> Markup {
             div { label for="status" { "Status" }
                 select id="status" name="status" {
                     option value="" { "all" }
-                    @for status in RunStatus::ALL {
+                    @for status in RunStatus::iter() {
                         option value=(status.name()) selected[query.status == Some(status)] { (status.name()) }
                     }
                 } }
@@ -234,8 +236,8 @@ pub(super) fn run_table(
                     @if selectable { td { (select_box(run)) } }
                     th scope="row" { (page::run_link(run.id.0)) }
                     @if let Some(names) = names { td { (org_link(run.org_id, names)) } }
-                    td { (page::badge(&run.status)) @if let Some(kind) = &run.error_kind { " " code { (kind) } } }
-                    td { (page::words(&run.trigger)) }
+                    td { (page::badge(run.status.name())) @if let Some(kind) = &run.error_kind { " " code { (kind) } } }
+                    td { (page::words(run.trigger.name())) }
                     td.number { (figures::number(run.rows_purged())) }
                     td.number { (run.attempts) "/" (run.max_attempts) }
                     td { (page::ago(visitor.now, run.created_at)) }
@@ -248,7 +250,7 @@ pub(super) fn run_table(
 
 fn select_box(run: &Run) -> Markup {
     html! {
-        @if matches!(run.status.as_str(), "failed" | "cancelled") {
+        @if matches!(run.status, RunStatus::Failed | RunStatus::Cancelled) {
             input type="checkbox" name="run" value=(run.id) aria-label={ "Select run " (run.id) };
         }
     }

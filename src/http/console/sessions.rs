@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     ids::OrgId,
     postgres::Database,
-    queue::{Cursor, Operator},
+    runs::{Cursor, Operator},
 };
 
 /// The fewest characters of an id that name a session.

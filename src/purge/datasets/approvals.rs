@@ -3,10 +3,12 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
-use super::{Batch, Counted, Dataset, Progress, Remains, Scope, rows, side_by_side};
-use crate::{postgres::Transaction, retention::DatasetName};
+use super::{
+    Batch, Counted, Dataset, Looked, OldestExpired, Remaining, Scope, cursor_at, resume_after,
+    rows, side_by_side,
+};
+use crate::{postgres::Transaction, retention::DatasetName, runs::RowCursor};
 
 /// `main_app.approvals` by `created_at`.
 #[derive(Debug)]
@@ -16,10 +18,6 @@ pub struct Approvals;
 impl Dataset for Approvals {
     fn name(&self) -> DatasetName {
         DatasetName::Approvals
-    }
-
-    fn tables(&self) -> &'static [&'static str] {
-        &["approvals"]
     }
 
     async fn count_expired(
@@ -47,10 +45,10 @@ impl Dataset for Approvals {
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-        progress: &mut Progress,
+        cursor: Option<&RowCursor>,
         limit: i64,
     ) -> sqlx::Result<Batch> {
-        let (after, after_key) = progress.after();
+        let (after, after_key) = resume_after(cursor);
         // The incident is locked against change: it cannot be reopened while its approvals go. `IS TRUE` keeps its condition
         // a condition: as a join it would find the approvals once more, by their incidents' index.
         let gone = sqlx::query!(
@@ -92,12 +90,39 @@ impl Dataset for Approvals {
         )
         .fetch_one(&mut *tx)
         .await?;
-        progress.move_on(gone.at, gone.key);
+        let last = cursor_at(gone.at, gone.key);
         Ok(Batch {
             purged: vec![rows(gone.approvals)],
             seen: gone.seen,
             refused: rows(gone.held - gone.approvals),
+            last,
         })
+    }
+
+    async fn next(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+        cursor: Option<&RowCursor>,
+    ) -> sqlx::Result<Option<RowCursor>> {
+        let (after, after_key) = resume_after(cursor);
+        let next = sqlx::query!(
+            r#"-- purge.approvals.next
+            SELECT a.created_at::text AS "at!", a.id::text AS "key!" FROM main_app.approvals a
+            WHERE a.org_id = $1 AND a.created_at < $2
+              AND (a.created_at, a.id) > ($3::text::timestamptz, coalesce($4::text, '00000000-0000-0000-0000-000000000000')::uuid)
+            ORDER BY a.created_at, a.id LIMIT 1"#,
+            scope.org.0,
+            scope.cutoff.0,
+            after,
+            after_key
+        )
+        .fetch_optional(tx)
+        .await?;
+        Ok(next.map(|row| RowCursor {
+            at: row.at,
+            key: row.key,
+        }))
     }
 
     async fn overdue(
@@ -105,10 +130,11 @@ impl Dataset for Approvals {
         tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
-    ) -> sqlx::Result<Vec<(Uuid, f64)>> {
-        let found = sqlx::query!(
+    ) -> sqlx::Result<Vec<OldestExpired>> {
+        sqlx::query_as!(
+            OldestExpired,
             r#"-- purge.approvals.overdue
-            SELECT o.id AS "id!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            SELECT o.id AS "org!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
             FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
@@ -121,23 +147,23 @@ impl Dataset for Approvals {
             cutoffs
         )
         .fetch_all(tx)
-        .await?;
-        Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
+        .await
     }
 
-    async fn remains(
+    async fn remaining(
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
         limit: i64,
-    ) -> sqlx::Result<Vec<Remains>> {
+    ) -> sqlx::Result<Vec<Remaining>> {
         let (orgs, cutoffs) = side_by_side(scopes);
-        let found = sqlx::query!(
-            r#"-- purge.approvals.remains
-            SELECT found.seen AS "seen!", found.left_behind AS "left_behind!"
+        let found = sqlx::query_as!(
+            Looked,
+            r#"-- purge.approvals.remaining
+            SELECT found.seen AS "seen!", found.due AS "due!"
             FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
             CROSS JOIN LATERAL (
-                SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
+                SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS due
                 FROM (
                     SELECT lower(trim(a.status)) <> 'pending'
                            AND EXISTS (SELECT FROM main_app.incidents i WHERE i.id = a.incident_id AND i.status = 'closed') AS is_due
@@ -151,9 +177,6 @@ impl Dataset for Approvals {
         )
         .fetch_all(tx)
         .await?;
-        let remains = found
-            .into_iter()
-            .map(|found| Remains::of_own_table(self, found.seen, found.left_behind, limit));
-        Ok(remains.collect())
+        Ok(found.into_iter().map(|found| found.up_to(limit)).collect())
     }
 }

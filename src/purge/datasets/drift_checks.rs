@@ -4,10 +4,12 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::types::Oid;
-use uuid::Uuid;
 
-use super::{Batch, Counted, Dataset, Progress, Remains, Scope, rows, side_by_side};
-use crate::{postgres::Transaction, retention::DatasetName};
+use super::{
+    Batch, Counted, Dataset, Looked, OldestExpired, Remaining, Scope, cursor_at, resume_after,
+    rows, side_by_side,
+};
+use crate::{postgres::Transaction, retention::DatasetName, runs::RowCursor};
 
 /// `main_app.drift_checks` by `checked_at`, with `main_app.workflow_drift_flags`.
 #[derive(Debug)]
@@ -17,10 +19,6 @@ pub struct DriftChecks;
 impl Dataset for DriftChecks {
     fn name(&self) -> DatasetName {
         DatasetName::DriftChecks
-    }
-
-    fn tables(&self) -> &'static [&'static str] {
-        &["drift_checks", "workflow_drift_flags"]
     }
 
     async fn count_expired(
@@ -74,14 +72,10 @@ impl Dataset for DriftChecks {
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-        progress: &mut Progress,
+        cursor: Option<&RowCursor>,
         limit: i64,
     ) -> sqlx::Result<Batch> {
-        let (after, after_key) = progress.after();
-        if limit == 1 {
-            // The cascade waits for flags that somebody holds, and gives up: then this check is to be passed over.
-            pass_next(tx, scope, progress).await?;
-        }
+        let (after, after_key) = resume_after(cursor);
         let flags = tx.mapping()?.flags.clone();
         // Locks, without ever waiting, the expired checks, and the newest check of each of their environments (against
         // deletion: it is what makes the older ones expendable). Rows are named by where they stand (`ctid`), which no
@@ -129,7 +123,7 @@ impl Dataset for DriftChecks {
         )
         .fetch_one(&mut *tx)
         .await?;
-        progress.move_on(gone.at, gone.key);
+        let last = cursor_at(gone.at, gone.key);
         let flags = if gone.checks > 0 {
             count_flags(tx, &flags, gone.flags_before).await?
         } else {
@@ -139,7 +133,35 @@ impl Dataset for DriftChecks {
             purged: vec![rows(gone.checks), flags],
             seen: gone.seen,
             refused: rows(gone.due - gone.checks),
+            last,
         })
+    }
+
+    async fn next(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+        cursor: Option<&RowCursor>,
+    ) -> sqlx::Result<Option<RowCursor>> {
+        let (after, after_key) = resume_after(cursor);
+        let next = sqlx::query!(
+            r#"-- purge.drift_checks.next
+            SELECT c.checked_at::text AS "at!", c.id::text AS "key!" FROM main_app.drift_checks c
+            WHERE c.org_id = $1 AND c.checked_at < $2
+              AND (c.checked_at, c.id) > ($3::text::timestamptz,
+                                          coalesce($4::text, retention.first_check_key())::main_app.check_key)
+            ORDER BY c.checked_at, c.id LIMIT 1"#,
+            scope.org.0,
+            scope.cutoff.0,
+            after,
+            after_key
+        )
+        .fetch_optional(tx)
+        .await?;
+        Ok(next.map(|row| RowCursor {
+            at: row.at,
+            key: row.key,
+        }))
     }
 
     async fn overdue(
@@ -147,10 +169,11 @@ impl Dataset for DriftChecks {
         tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
-    ) -> sqlx::Result<Vec<(Uuid, f64)>> {
-        let found = sqlx::query!(
+    ) -> sqlx::Result<Vec<OldestExpired>> {
+        sqlx::query_as!(
+            OldestExpired,
             r#"-- purge.drift_checks.overdue
-            SELECT o.id AS "id!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            SELECT o.id AS "org!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
             FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
@@ -164,23 +187,23 @@ impl Dataset for DriftChecks {
             cutoffs
         )
         .fetch_all(tx)
-        .await?;
-        Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
+        .await
     }
 
-    async fn remains(
+    async fn remaining(
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
         limit: i64,
-    ) -> sqlx::Result<Vec<Remains>> {
+    ) -> sqlx::Result<Vec<Remaining>> {
         let (orgs, cutoffs) = side_by_side(scopes);
-        let found = sqlx::query!(
-            r#"-- purge.drift_checks.remains
-            SELECT found.seen AS "seen!", found.left_behind AS "left_behind!"
+        let found = sqlx::query_as!(
+            Looked,
+            r#"-- purge.drift_checks.remaining
+            SELECT found.seen AS "seen!", found.due AS "due!"
             FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
             CROSS JOIN LATERAL (
-                SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS left_behind
+                SELECT count(*) AS seen, count(*) FILTER (WHERE is_due) AS due
                 FROM (
                     SELECT EXISTS (
                         SELECT FROM main_app.drift_checks n
@@ -197,38 +220,8 @@ impl Dataset for DriftChecks {
         .fetch_all(tx)
         .await?;
         // A flag cannot outlive its check: the foreign key holds that.
-        let remains = found
-            .into_iter()
-            .map(|found| Remains::of_own_table(self, found.seen, found.left_behind, limit));
-        Ok(remains.collect())
+        Ok(found.into_iter().map(|found| found.up_to(limit)).collect())
     }
-}
-
-/// Moves on past the next expired check, whatever becomes of it.
-async fn pass_next(
-    tx: &mut Transaction<'_>,
-    scope: Scope,
-    progress: &mut Progress,
-) -> sqlx::Result<()> {
-    let (after, after_key) = progress.after();
-    let next = sqlx::query!(
-        r#"-- purge.drift_checks.next
-        SELECT c.checked_at::text AS at, c.id::text AS key FROM main_app.drift_checks c
-        WHERE c.org_id = $1 AND c.checked_at < $2
-          AND (c.checked_at, c.id) > ($3::text::timestamptz,
-                                      coalesce($4::text, retention.first_check_key())::main_app.check_key)
-        ORDER BY c.checked_at, c.id LIMIT 1"#,
-        scope.org.0,
-        scope.cutoff.0,
-        after,
-        after_key
-    )
-    .fetch_optional(tx)
-    .await?;
-    if let Some(next) = next {
-        progress.move_on(next.at, next.key);
-    }
-    Ok(())
 }
 
 /// The flags that went with the checks, by the foreign key's cascade at the end of their statement, which takes those too

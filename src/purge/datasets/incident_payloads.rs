@@ -5,10 +5,12 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
-use super::{Batch, Counted, Dataset, Progress, Remains, Scope, rows, side_by_side};
-use crate::{postgres::Transaction, retention::DatasetName};
+use super::{
+    Batch, Counted, Dataset, Looked, OldestExpired, Remaining, Scope, cursor_at, resume_after,
+    rows, side_by_side,
+};
+use crate::{postgres::Transaction, retention::DatasetName, runs::RowCursor};
 
 /// `main_app.incident_payloads` by `incidents.closed_at`.
 #[derive(Debug)]
@@ -18,10 +20,6 @@ pub struct IncidentPayloads;
 impl Dataset for IncidentPayloads {
     fn name(&self) -> DatasetName {
         DatasetName::IncidentPayloads
-    }
-
-    fn tables(&self) -> &'static [&'static str] {
-        &["incident_payloads"]
     }
 
     async fn count_expired(
@@ -66,10 +64,10 @@ impl Dataset for IncidentPayloads {
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-        progress: &mut Progress,
+        cursor: Option<&RowCursor>,
         limit: i64,
     ) -> sqlx::Result<Batch> {
-        let (after, after_key) = progress.after();
+        let (after, after_key) = resume_after(cursor);
         // The full row lock also holds off a payload that the main app is about to write for the incident: its
         // foreign key waits, and then sees the stamp.
         let seen = sqlx::query!(
@@ -108,10 +106,10 @@ impl Dataset for IncidentPayloads {
         )
         .fetch_one(&mut *tx)
         .await?;
-        progress.move_on(seen.at, seen.key);
+        let last = cursor_at(seen.at, seen.key);
         let purged = match seen.places {
             Some(places) => {
-                tx.keep_brief()?;
+                tx.check_deadline()?;
                 purge(tx, scope, &places).await?
             }
             None => 0,
@@ -120,7 +118,43 @@ impl Dataset for IncidentPayloads {
             purged: vec![purged],
             seen: seen.seen,
             refused: 0, // `retention.erase_payloads` proves that none is left
+            last,
         })
+    }
+
+    async fn next(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+        cursor: Option<&RowCursor>,
+    ) -> sqlx::Result<Option<RowCursor>> {
+        let (after, after_key) = resume_after(cursor);
+        let next = sqlx::query!(
+            r#"-- purge.incident_payloads.next
+            SELECT next.closed_at::text AS "at!", next.id::text AS "key!" FROM (
+                (SELECT i.closed_at, i.id FROM main_app.incidents i
+                 WHERE i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2 AND i.payload_purged_at IS NULL
+                   AND (i.closed_at, i.id) > ($3::text::timestamptz, coalesce($4::text, '00000000-0000-0000-0000-000000000000')::uuid)
+                 ORDER BY i.closed_at, i.id LIMIT 1)
+                UNION ALL
+                (SELECT i.closed_at, i.id
+                 FROM retention.rewritten_payloads w JOIN main_app.incidents i ON i.id = w.incident_id
+                 WHERE w.org_id = $1 AND i.org_id = $1 AND i.status = 'closed' AND i.closed_at < $2
+                   AND i.payload_purged_at IS NOT NULL
+                   AND (i.closed_at, i.id) > ($3::text::timestamptz, coalesce($4::text, '00000000-0000-0000-0000-000000000000')::uuid)
+                 ORDER BY i.closed_at, i.id LIMIT 1)) next
+            ORDER BY next.closed_at, next.id LIMIT 1"#,
+            scope.org.0,
+            scope.cutoff.0,
+            after,
+            after_key
+        )
+        .fetch_optional(tx)
+        .await?;
+        Ok(next.map(|row| RowCursor {
+            at: row.at,
+            key: row.key,
+        }))
     }
 
     async fn overdue(
@@ -128,10 +162,11 @@ impl Dataset for IncidentPayloads {
         tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
-    ) -> sqlx::Result<Vec<(Uuid, f64)>> {
-        let found = sqlx::query!(
+    ) -> sqlx::Result<Vec<OldestExpired>> {
+        sqlx::query_as!(
+            OldestExpired,
             r#"-- purge.incident_payloads.overdue
-            SELECT o.id AS "id!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
+            SELECT o.id AS "org!", extract(epoch FROM p.cutoff - oldest.at)::float8 AS "seconds!"
             FROM main_app.organizations o
             JOIN unnest($1::text[], $2::timestamptz[]) AS p (plan, cutoff) ON p.plan = o.plan
             CROSS JOIN LATERAL (
@@ -153,24 +188,23 @@ impl Dataset for IncidentPayloads {
             cutoffs
         )
         .fetch_all(tx)
-        .await?;
-        Ok(found.into_iter().map(|row| (row.id, row.seconds)).collect())
+        .await
     }
 
-    async fn remains(
+    async fn remaining(
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
         limit: i64,
-    ) -> sqlx::Result<Vec<Remains>> {
+    ) -> sqlx::Result<Vec<Remaining>> {
         let (orgs, cutoffs) = side_by_side(scopes);
         let payloads = tx.mapping()?.payloads.clone();
         let found = sqlx::query_scalar!(
-            r#"-- purge.incident_payloads.remains
-            SELECT found.left_behind AS "left_behind!"
+            r#"-- purge.incident_payloads.remaining
+            SELECT found.due AS "due!"
             FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS s (org_id, cutoff, n)
             CROSS JOIN LATERAL (
-                SELECT count(*) AS left_behind FROM (
+                SELECT count(*) AS due FROM (
                     (SELECT FROM main_app.incidents i
                      WHERE i.org_id = s.org_id AND i.status = 'closed' AND i.payload_purged_at IS NULL
                        AND i.closed_at < s.cutoff
@@ -200,11 +234,9 @@ impl Dataset for IncidentPayloads {
         )
         .fetch_all(tx)
         .await?;
-        // No rule keeps a payload: whether there is more than was looked for makes no difference.
-        let remains = found
-            .into_iter()
-            .map(|left_behind| Remains::of_own_table(self, left_behind, left_behind, i64::MAX));
-        Ok(remains.collect())
+        // No rule keeps a payload, so that it makes no difference whether there are more than were looked for.
+        let all_due = |due| Looked { seen: due, due }.up_to(i64::MAX);
+        Ok(found.into_iter().map(all_due).collect())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     ids::OrgId,
     postgres::Transaction,
     retention::{Cutoff, DatasetName},
+    runs::RowCursor,
 };
 
 /// Every dataset, in the order in which a run purges them.
@@ -40,35 +41,17 @@ pub struct Scope {
     pub cutoff: Cutoff,
 }
 
-/// How far a pass over a dataset has come: the timestamp and key of the last row it looked at, oldest first.
-///
-/// Both are Postgres's own text, so that every value a column can hold (`-infinity` too) survives the way back.
-#[derive(Debug, Clone, Default)]
-pub struct Progress(Option<(String, String)>);
+/// The row to continue after. `None`: the statement takes the smallest key that there is.
+fn resume_after(cursor: Option<&RowCursor>) -> (String, Option<String>) {
+    cursor.map_or_else(
+        || ("-infinity".into(), None),
+        |cursor| (cursor.at.clone(), Some(cursor.key.clone())),
+    )
+}
 
-impl Progress {
-    /// The row to continue after. No key: the statement takes the smallest one there is.
-    fn after(&self) -> (String, Option<String>) {
-        match &self.0 {
-            Some((at, key)) => (at.clone(), Some(key.clone())),
-            None => ("-infinity".into(), None),
-        }
-    }
-
-    /// Where an earlier attempt had come.
-    pub(super) fn resumed(at: Option<String>, key: Option<String>) -> Self {
-        Self(at.zip(key))
-    }
-
-    /// The last row looked at, as an attempt may be resumed after it.
-    pub(super) fn last(&self) -> Option<(&str, &str)> {
-        self.0.as_ref().map(|(at, key)| (at.as_str(), key.as_str()))
-    }
-
-    /// Moves on to the last row that was looked at, if there was one.
-    fn move_on(&mut self, at: Option<String>, key: Option<String>) {
-        self.0 = at.zip(key).or_else(|| self.0.take());
-    }
+/// A row, if there is one, as a sweep continues after it.
+fn cursor_at(at: Option<String>, key: Option<String>) -> Option<RowCursor> {
+    at.zip(key).map(|(at, key)| RowCursor { at, key })
 }
 
 /// Rows that a purge would remove.
@@ -99,6 +82,8 @@ pub struct Batch {
     pub seen: i64,
     /// Rows of the dataset's own table that were due and locked, and that Postgres did not delete: a trigger kept them.
     pub refused: u64,
+    /// The last row that was looked at; none: there was none.
+    pub last: Option<RowCursor>,
 }
 
 impl Batch {
@@ -109,40 +94,40 @@ impl Batch {
     }
 }
 
-/// What separate SQL found after a purge, or in place of one.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Remains {
-    /// Expired and unprotected rows, by table: the purge missed them.
-    pub left_behind: Vec<u64>,
-    /// Expired rows that a rule protects, by table.
-    pub kept: Vec<u64>,
-    /// Whether every expired row was looked at; if not, there may be more of either.
+/// The expired rows of one scope that separate SQL found, after a purge or before one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Expired and unprotected rows of the dataset's own table: a purge has them still to delete.
+    pub due: u64,
+    /// Expired rows of the dataset's own table that a rule protects.
+    pub kept: u64,
+    /// Whether every expired row was looked at. If not, there may be more of either.
     pub is_whole: bool,
 }
 
-impl Remains {
-    /// Whether nothing is left to be purged.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.left_behind.iter().all(|rows| *rows == 0)
-    }
+/// An organization with an expired, unprotected row.
+#[derive(Debug, Clone, Copy)]
+pub struct OldestExpired {
+    /// The organization.
+    pub org: Uuid,
+    /// How many seconds its oldest such row is past its cutoff.
+    pub seconds: f64,
+}
 
-    /// Nothing found in any of so many tables: where there is no rule, nothing is looked for.
-    pub(super) fn nothing(tables: usize) -> Self {
-        Self {
-            left_behind: vec![0; tables],
-            kept: vec![0; tables],
-            is_whole: true,
+/// The rows of one scope among the oldest expired ones.
+struct Looked {
+    seen: i64,
+    due: i64,
+}
+
+impl Looked {
+    /// Found by looking at no more than `limit` expired rows.
+    fn up_to(self, limit: i64) -> Remaining {
+        Remaining {
+            due: rows(self.due),
+            kept: rows(self.seen - self.due),
+            is_whole: self.seen < limit,
         }
-    }
-
-    /// Found in the dataset's own table, by looking at up to `limit` expired rows; the others' rows hang on its.
-    fn of_own_table(dataset: &dyn Dataset, seen: i64, left_behind: i64, limit: i64) -> Self {
-        let mut found = Self::nothing(dataset.tables().len());
-        found.left_behind[0] = rows(left_behind);
-        found.kept[0] = rows(seen - left_behind);
-        found.is_whole = seen < limit;
-        found
     }
 }
 
@@ -153,7 +138,9 @@ pub trait Dataset: fmt::Debug + Sync + Send {
     fn name(&self) -> DatasetName;
 
     /// The tables that lose rows, the dataset's own first.
-    fn tables(&self) -> &'static [&'static str];
+    fn tables(&self) -> &'static [&'static str] {
+        self.name().tables()
+    }
 
     /// How many rows a purge now would remove, by table. Changes nothing. Counting stops after about `limit` rows of a table; none:
     /// it goes on to the end.
@@ -164,36 +151,40 @@ pub trait Dataset: fmt::Debug + Sync + Send {
         limit: Option<i64>,
     ) -> sqlx::Result<Counted>;
 
-    /// Removes at most `limit` expired rows after `progress`, with what hangs on them. Rows that somebody else
-    /// holds are passed over. Every protection is part of the deleting statement; nothing is decided before.
-    ///
-    /// With a limit of one `progress` moves on before anything is deleted: the caller can pass over a row whose deletion
-    /// failed.
+    /// Deletes at most `limit` expired rows after `cursor`, with the rows that hang on them. It passes over rows that somebody
+    /// else holds. Every protection is part of the deleting statement; nothing is decided before.
     async fn delete_batch(
         &self,
         tx: &mut Transaction<'_>,
         scope: Scope,
-        progress: &mut Progress,
+        cursor: Option<&RowCursor>,
         limit: i64,
     ) -> sqlx::Result<Batch>;
 
-    /// The organizations with an expired, unprotected row, and for each how many seconds its oldest one is past
-    /// the cutoff of the organization's plan: `plans` and `cutoffs` side by side.
+    /// The next expired row after `cursor`, protected or not. A sweep passes over it if its deletion failed.
+    async fn next(
+        &self,
+        tx: &mut Transaction<'_>,
+        scope: Scope,
+        cursor: Option<&RowCursor>,
+    ) -> sqlx::Result<Option<RowCursor>>;
+
+    /// The organizations with an expired, unprotected row. `plans` and their `cutoffs` stand side by side.
     async fn overdue(
         &self,
         tx: &mut Transaction<'_>,
         plans: &[String],
         cutoffs: &[DateTime<Utc>],
-    ) -> sqlx::Result<Vec<(Uuid, f64)>>;
+    ) -> sqlx::Result<Vec<OldestExpired>>;
 
-    /// What is left, for each of the scopes in their order, found by other SQL than the delete's among the oldest `limit`
-    /// of the expired rows.
-    async fn remains(
+    /// The rows that remain of each scope, in the scopes' order, among the oldest `limit` expired ones. Its SQL is not the
+    /// deletion's.
+    async fn remaining(
         &self,
         tx: &mut Transaction<'_>,
         scopes: &[Scope],
         limit: i64,
-    ) -> sqlx::Result<Vec<Remains>>;
+    ) -> sqlx::Result<Vec<Remaining>>;
 }
 
 /// The scopes as Postgres takes them: side by side.

@@ -176,7 +176,7 @@ pub async fn record(db: &TestDatabase, run: Uuid) -> Value {
         for field in ["run_id", "started_at", "finished_at", "cutoff"] {
             fields.remove(field);
         }
-        for place in ["passed_at", "passed_key"] {
+        for place in ["cursor_at", "cursor_key"] {
             let is_known = !fields[place].is_null();
             fields.insert(place.into(), is_known.into());
         }

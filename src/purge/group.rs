@@ -1,0 +1,248 @@
+//! Runs that are purged together: their pairs with rows due, and whose batch comes next. A group of one is a group.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    PurgeError,
+    batch_size::BatchSize,
+    datasets::{DATASETS, Scope},
+    member::{EndedRun, Member, Sweep},
+};
+use crate::runs::{RowCursor, ThrottleReason};
+
+/// A pair of a run and one of its datasets with rows due, by their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Pair {
+    pub(super) member: usize,
+    pub(super) dataset: usize,
+}
+
+/// Runs that are purged together.
+#[derive(Debug)]
+pub struct Group {
+    /// The runs, by place. A run that has ended leaves its place empty.
+    pub(super) members: Vec<Option<Member>>,
+    /// The pairs with rows due, in the order in which their next batches come.
+    pub(super) pairs: VecDeque<Pair>,
+    /// Pairs until each has had a batch since the runs were last verified.
+    pub(super) left_in_round: usize,
+    /// Whether the look has found the pairs. Until then nothing is verified.
+    pub(super) has_looked: bool,
+    pub(super) size: BatchSize,
+}
+
+impl Group {
+    /// A group before its look.
+    #[must_use]
+    pub fn new(members: Vec<Member>, batch_size: Option<u32>) -> Self {
+        Self {
+            members: members.into_iter().map(Some).collect(),
+            pairs: VecDeque::new(),
+            left_in_round: 0,
+            has_looked: false,
+            size: BatchSize::new(batch_size),
+        }
+    }
+
+    /// Whether every run has ended.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.iter().all(Option::is_none)
+    }
+
+    /// Whether every pair has had a batch: then the runs without pairs are to be verified.
+    #[must_use]
+    pub fn is_round_over(&self) -> bool {
+        self.left_in_round == 0
+    }
+
+    /// Begins another round.
+    pub(super) fn begin_round(&mut self) {
+        self.left_in_round = self.pairs.len();
+    }
+
+    /// The runs at work.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().flatten()
+    }
+
+    /// Whether somebody waits for every one of the runs.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.members().all(|member| member.run.is_urgent)
+    }
+
+    /// Whether somebody waits for the run whose batch comes next.
+    #[must_use]
+    pub fn is_front_urgent(&self) -> bool {
+        let front = self.pairs.front();
+        let member = front.and_then(|pair| self.members[pair.member].as_ref());
+        member.is_some_and(|member| member.run.is_urgent)
+    }
+
+    /// Notes a wait before the first batch.
+    pub fn note_wait(&mut self, throttled: Option<(ThrottleReason, Duration)>) {
+        let first = self.members.iter_mut().flatten().next();
+        if let Some(sweep) = first.and_then(|member| member.sweeps.first_mut()) {
+            sweep.note_wait(throttled);
+        }
+    }
+
+    /// The pairs of runs that somebody waits for come first.
+    pub(super) fn urgent_first(&mut self) {
+        let members = &self.members;
+        let is_urgent = |pair: &Pair| {
+            let member = members[pair.member].as_ref();
+            member.is_some_and(|member| member.run.is_urgent)
+        };
+        self.pairs
+            .make_contiguous()
+            .sort_by_key(|pair| !is_urgent(pair));
+    }
+
+    /// Brings a pair to the front that may have its batch now. If there is none: when the first of them may.
+    pub fn wait_until(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut first: Option<Instant> = None;
+        for place in 0..self.pairs.len() {
+            let at = self.ready_at(self.pairs[place]);
+            if at <= now {
+                if let Some(pair) = self.pairs.remove(place) {
+                    self.pairs.push_front(pair);
+                }
+                return None;
+            }
+            first = Some(first.map_or(at, |first| first.min(at)));
+        }
+        first
+    }
+
+    /// When the next batch of a pair may begin.
+    fn ready_at(&self, pair: Pair) -> Instant {
+        let member = self.members[pair.member].as_ref();
+        member.map_or_else(Instant::now, |member| member.next_pass_at)
+    }
+
+    /// Takes out runs for other workers: the later half of those that can go on elsewhere.
+    pub fn take_half(&mut self) -> Vec<Member> {
+        let movable = self.members().filter(|member| member.can_move());
+        let runs: Vec<_> = movable.map(|member| member.run.id).collect();
+        let kept = runs.len().div_ceil(2);
+        self.take(|member| runs[kept..].contains(&member.run.id))
+    }
+
+    /// Takes out the runs that `which` chooses.
+    pub fn take(&mut self, which: impl Fn(&Member) -> bool) -> Vec<Member> {
+        let places = (0..self.members.len()).filter(|place| {
+            let member = self.members[*place].as_ref();
+            member.is_some_and(&which)
+        });
+        let places: Vec<_> = places.collect();
+        places
+            .into_iter()
+            .filter_map(|place| self.remove(place))
+            .collect()
+    }
+
+    /// Takes out one run with its pairs.
+    pub(super) fn remove(&mut self, place: usize) -> Option<Member> {
+        self.drop_pairs(|pair| pair.member == place);
+        self.members[place].take()
+    }
+
+    /// Drops pairs, wherever they stand.
+    pub(super) fn drop_pairs(&mut self, which: impl Fn(Pair) -> bool) {
+        let ahead = self.pairs.iter().take(self.left_in_round);
+        let dropped_ahead = ahead.filter(|pair| which(**pair)).count();
+        self.left_in_round -= dropped_ahead;
+        self.pairs.retain(|pair| !which(*pair));
+    }
+
+    /// The sweep of a pair.
+    pub(super) fn sweep_mut(&mut self, pair: Pair) -> Option<&mut Sweep> {
+        let member = self.members[pair.member].as_mut()?;
+        Some(&mut member.sweeps[pair.dataset])
+    }
+
+    /// The places of the runs without pairs.
+    pub(super) fn without_pairs(&self) -> Vec<usize> {
+        (0..self.members.len())
+            .filter(|place| self.members[*place].is_some())
+            .filter(|place| !self.pairs.iter().any(|pair| pair.member == *place))
+            .collect()
+    }
+
+    /// The pairs of the next transaction: from the front, as many as may go together.
+    pub(super) fn next_pairs(&self) -> Vec<Pair> {
+        let now = Instant::now();
+        let is_ready = |pair: &Pair| self.ready_at(*pair) <= now;
+        let is_alone = |pair: &Pair| {
+            let member = self.members[pair.member].as_ref();
+            member.is_some_and(|member| member.sweeps[pair.dataset].is_alone)
+        };
+        // Runs that somebody waits for do not share the pace of the others.
+        let is_urgent = |pair: &Pair| {
+            let member = self.members[pair.member].as_ref();
+            member.is_some_and(|member| member.run.is_urgent) == self.is_front_urgent()
+        };
+        let in_round = self.pairs.iter().take(self.left_in_round.max(1)).copied();
+        let mut pairs: Vec<_> = in_round
+            .take_while(|pair| is_ready(pair) && is_urgent(pair))
+            .collect();
+        let together = pairs.iter().position(is_alone).unwrap_or(pairs.len());
+        pairs.truncate(together.max(1));
+        pairs
+    }
+
+    /// Takes the first pair.
+    pub(super) fn pop(&mut self) -> Option<Pair> {
+        self.left_in_round = self.left_in_round.saturating_sub(1);
+        self.pairs.pop_front()
+    }
+
+    /// Gives the culprit a transaction of its own; if it is unknown, each of the first pairs.
+    pub(super) fn separate(&mut self, pairs: usize, culprit: Option<Pair>) {
+        let first: Vec<_> = self.pairs.iter().take(pairs).copied().collect();
+        for pair in culprit.map_or(first, |pair| vec![pair]) {
+            if let Some(sweep) = self.sweep_mut(pair) {
+                sweep.is_alone = true;
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, place: usize, error: PurgeError) -> Option<EndedRun> {
+        let member = self.remove(place)?;
+        Some(EndedRun {
+            member,
+            result: Err(error),
+        })
+    }
+
+    pub(super) fn end_all(&mut self, error: impl Fn() -> PurgeError) -> Vec<EndedRun> {
+        let places = 0..self.members.len();
+        places
+            .filter_map(|place| self.end(place, error()))
+            .collect()
+    }
+
+    pub(super) fn scope(&self, pair: Pair) -> Option<Scope> {
+        let member = self.members[pair.member].as_ref()?;
+        member.scope(DATASETS[pair.dataset])
+    }
+
+    pub(super) fn cursor(&self, pair: Pair) -> Option<Option<&RowCursor>> {
+        let member = self.members[pair.member].as_ref()?;
+        Some(member.sweeps[pair.dataset].cursor.as_ref())
+    }
+
+    /// Opens the spans of the pairs that may have their turn now.
+    pub(super) fn open_spans(&mut self) {
+        for pair in self.next_pairs() {
+            if let Some(member) = self.members[pair.member].as_mut() {
+                member.open_span(pair.dataset);
+            }
+        }
+    }
+}
