@@ -13,7 +13,8 @@ pub(super) const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_millis(100);
 /// Where it might be felt, batches are so many times shorter: 0.8 to 1.6 ms, and a commit that waits for no flush.
 /// Who wakes up while one has the processor waits for the rest of it, and a commit flushes what the one before it has
-/// written: with twice that long the main app waits several times as often for more than a millisecond (`docs/measurements.md`).
+/// written: with twice that long the main app waits several times as often for more than a millisecond
+/// (`docs/measurements.md`).
 const GENTLY: u32 = 64;
 /// The part of its first size below which a gentle batch gets only where it takes longer than any should. Most of a short
 /// batch may be a long way to the database, or a slow disk: it would be no shorter with a single row.
