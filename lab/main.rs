@@ -24,7 +24,12 @@ mod server;
 mod tests;
 mod writers;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -60,10 +65,14 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     let args = Args::parse();
     logs::init("off", None);
-    run(args).await
+    run(args).await.unwrap_or_else(|error| {
+        // If stderr is closed, nobody can be told.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn run(args: Args) -> Result<ExitCode> {
