@@ -38,22 +38,27 @@ test-second-postgres: postgres ## The data, migration and queue tests on another
 # Where the target `faketime` can install what makes clocks jump, the lab must not go on without it.
 NEED_CLOCKS = $(if $(shell command -v faketime apt-get dnf pacman),--need-clocks)
 
+# The lab and, beside it, the product that it starts.
+LAB := $(or $(CARGO_TARGET_DIR),target)/debug/lab
+
 # The feature changes no dependency, so that only this crate is compiled once more. CHAOS passes options on:
 # make chaos CHAOS="--seed 7 --rounds 1".
 .PHONY: chaos
 chaos: postgres faketime ## The crash lab for an hour: the product while everything around it fails
-	cargo run --locked --features chaos -- chaos --duration 1h $(NEED_CLOCKS) $(CHAOS)
+	cargo build --quiet --locked --features chaos --bins
+	$(LAB) --duration 1h $(NEED_CLOCKS) $(CHAOS)
 
 .PHONY: chaos-short
 chaos-short: postgres faketime ## Death at every boundary, the proof that the lab's oracle can fail, and the lab for five minutes
 	cargo build --quiet --locked --example with_postgres
 	@if command -v cargo-nextest >/dev/null; then \
-		tests="cargo nextest run --locked $(if $(CI),--profile ci) --features chaos"; \
+		tests="cargo nextest run --locked $(if $(CI),--profile ci) --features chaos -E 'binary(lab) | test(/^fault_points::/)'"; \
 	else \
-		tests="cargo test --locked --features chaos --lib --tests --"; \
+		tests="cargo test --locked --features chaos --bin lab; cargo test --locked --features chaos --test suite fault_points::"; \
 	fi; \
-	set -x; $(WITH_POSTGRES) sh -exc "$$tests chaos:: fault_points::"
-	cargo run --locked --features chaos -- chaos --duration 5m $(NEED_CLOCKS) $(CHAOS)
+	set -x; $(WITH_POSTGRES) sh -exc "$$tests"
+	cargo build --quiet --locked --features chaos --bins
+	$(LAB) --duration 5m $(NEED_CLOCKS) $(CHAOS)
 
 .PHONY: fuzz-api
 fuzz-api: postgres ## Fuzz the API from its own description: no 5xx, nothing undocumented

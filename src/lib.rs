@@ -5,8 +5,6 @@
 //! dataset in batches ([`purge`]), verifies, and closes the run. `ARCHITECTURE.md` is the tour.
 
 pub mod attach;
-#[cfg(feature = "chaos")]
-pub mod chaos;
 pub mod cli;
 pub mod config;
 pub mod demo;

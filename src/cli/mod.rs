@@ -1,7 +1,5 @@
 //! The command line: one file per command, and the only place that prints.
 mod attach;
-#[cfg(feature = "chaos")]
-mod chaos;
 mod completions;
 mod config;
 mod database;
@@ -15,7 +13,7 @@ mod purge;
 mod runs;
 mod serve;
 mod sessions;
-mod stopping;
+pub mod stopping;
 mod token;
 mod whose;
 
@@ -97,9 +95,6 @@ enum Command {
     Config(config::ConfigCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
-    /// Run the product while everything around it fails, and judge what it did
-    #[cfg(feature = "chaos")]
-    Chaos(chaos::ChaosArgs),
 }
 
 impl Args {
@@ -110,8 +105,6 @@ impl Args {
             Command::Serve(_) => "info",
             Command::Purge(_) => "warn",
             Command::Demo(_) => "off", // it shows the one failure itself
-            #[cfg(feature = "chaos")]
-            Command::Chaos(_) => "off", // so does it
             _ => "error",
         }
     }
@@ -218,7 +211,5 @@ async fn dispatch(args: Args) -> Result<ExitCode> {
         Command::Token(args) => token::run(args, &settings),
         Command::Config(command) => config::run(&command, &settings),
         Command::Completions(args) => completions::run(&args),
-        #[cfg(feature = "chaos")]
-        Command::Chaos(args) => chaos::run(args).await,
     }
 }

@@ -52,7 +52,10 @@ fn is_hang_up_ignored(status: &str) -> bool {
 }
 
 /// A token that the first signal cancels.
-pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
+///
+/// # Errors
+/// When the process cannot listen for signals.
+pub fn on_signal() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut signals = Signals::listen()?;
     let token = stop.clone();

@@ -18,22 +18,27 @@ const FLOORS: &[&[&str]] = &[
     &["purge"],
     &["jobs"],
     &["scheduler", "worker", "gauges"],
-    &["http", "chaos"],
+    &["http"],
     &["cli"],
 ];
 
-/// Every source file: its path below `src`, and its text.
+/// Every source file of the product: its path below `src`, and its text.
 fn sources() -> BTreeMap<PathBuf, String> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources_in("src")
+}
+
+/// Every Rust file of a top folder: its path below that folder, and its text.
+fn sources_in(folder: &str) -> BTreeMap<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut found = BTreeMap::new();
-    let mut directories = vec![src.clone()];
+    let mut directories = vec![folder.clone()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(&src).unwrap().to_owned();
+                let name = path.strip_prefix(&folder).unwrap().to_owned();
                 found.insert(name, fs::read_to_string(&path).unwrap());
             }
         }
@@ -161,8 +166,7 @@ fn only_the_command_line_prints() {
 #[test]
 fn only_the_queue_and_the_migrations_know_apalis() {
     for (path, text) in sources() {
-        // The crash lab breaks the queue's tables on purpose.
-        if matches!(module(&path).as_str(), "jobs" | "chaos")
+        if module(&path) == "jobs"
             || path.starts_with("postgres/migrations.rs")
             || path.starts_with("postgres/migrations")
         {
@@ -204,6 +208,21 @@ fn only_the_room_of_runs_writes_their_records() {
                 path.display()
             );
         }
+    }
+}
+
+#[test]
+fn crash_lab_is_outside_the_product_and_needs_its_feature() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let lab = "[[bin]]\nname = \"lab\"\npath = \"lab/main.rs\"\nrequired-features = [\"chaos\"]";
+    assert!(fs::read_to_string(manifest).unwrap().contains(lab));
+    for (path, text) in sources() {
+        let is_fault_points = path == Path::new("faults.rs");
+        assert!(
+            is_fault_points || !code(&text).contains("chaos"),
+            "{}: only the fault points know the feature",
+            path.display()
+        );
     }
 }
 
@@ -278,7 +297,7 @@ fn every_query_opens_with_a_name_of_its_own() {
 
 #[test]
 fn every_file_says_what_it_is_for_and_fits_in_the_head() {
-    for (path, text) in sources() {
+    for (path, text) in sources().into_iter().chain(sources_in("lab")) {
         assert!(
             text.starts_with("//! "),
             "{}: opens without //!",

@@ -90,18 +90,6 @@ async fn wrong_usage_exits_with_2() {
     }
 }
 
-#[cfg(not(feature = "chaos"))]
-#[tokio::test]
-async fn what_is_shipped_has_no_crash_lab() {
-    use clap::CommandFactory;
-
-    let output = product::run(NOWHERE, &["chaos", "--rounds", "0"]).await;
-    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    assert!(stderr(&output).contains("unrecognized subcommand"));
-    let program = drift_retention::cli::Args::command();
-    assert!(program.find_subcommand("chaos").is_none());
-}
-
 #[tokio::test]
 async fn command_without_a_database_says_what_to_set() {
     assert_reads!(read("", &["runs", "list"]).await, @r"

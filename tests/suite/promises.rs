@@ -45,7 +45,7 @@ fn every_promise_names_tests_that_there_are() {
 #[test]
 fn every_promise_that_the_crash_lab_checks_is_one_that_it_checks() {
     let document = read("docs/promises.md");
-    let lab = read("src/chaos/oracle.rs") + &read("src/chaos/round.rs");
+    let lab = read("lab/oracle.rs") + &read("lab/round.rs");
     let mut named = 0;
     for row in promises(&document) {
         for check in quoted(row[2]) {

@@ -1,7 +1,7 @@
 -- chaos.journal
--- Everything that happens to the rows of the main app and to the runs, written down in the transaction that does it:
--- what is rolled back is not in here, what is committed is. `process` is the product's process that did it, as its
--- connections say; null is the main app.
+-- Triggers record every change of the main app's rows and of the runs in the transaction that makes it. So the journal
+-- has exactly the changes that were committed. `process` is the process of the product that made the change, as its
+-- connection names it. Null is the main app.
 
 CREATE SCHEMA chaos;
 
@@ -50,7 +50,8 @@ CREATE TRIGGER chaos_journal AFTER INSERT OR UPDATE OR DELETE ON retention.purge
 CREATE TRIGGER chaos_journal AFTER INSERT OR UPDATE OR DELETE ON retention.purge_run_steps
     FOR EACH ROW EXECUTE FUNCTION chaos.write_down('run_id', 'table_name');
 
--- What callers were told: runs whose enqueueing committed (`kept`), and those whose enqueueing was rolled back.
+-- What the product told callers: `kept` runs were enqueued in a transaction that committed, the others in one that was
+-- rolled back.
 CREATE TABLE chaos.promises (run_id uuid NOT NULL, kept boolean NOT NULL);
--- The product's processes: the name that the journal has, and the process id that a worker's name holds.
+-- The product's processes: the name in the journal, and the process id, which is part of the workers' names.
 CREATE TABLE chaos.processes (process text PRIMARY KEY, pid bigint NOT NULL);

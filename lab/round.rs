@@ -1,4 +1,4 @@
-//! One round: a database, faults for a while, everything well again, a purge of everybody, and the verdict.
+//! One round: create a database, inject faults for a while, repair everything, purge every organization, ask the oracle.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,25 +12,26 @@ use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{
-    ChaosError, Options, RoundReport,
+use crate::{
     faults::Injector,
     oracle::{self, Violation},
     processes::Fleet,
+    report::RoundReport,
+    rounds::{LabError, Options},
     server::{Database, Server},
     writers::{Promises, Writer},
 };
 
 const WRITERS: u64 = 4;
-/// How long faults strike, in seconds.
-const FAULTS: std::ops::Range<u64> = 15..40;
-/// Between two of them, in milliseconds.
-const BETWEEN_FAULTS: std::ops::Range<u64> = 100..1_300;
-/// After so long it is told what it is waited for.
-const SLOW: Duration = Duration::from_secs(15);
-/// How long the product may take to finish everything once all is well. The reconciler looks once a minute.
-const SETTLE_WITHIN: Duration = Duration::from_secs(150);
-const LOOK: Duration = Duration::from_millis(100);
+/// How long the lab injects faults.
+const FAULT_SECONDS: std::ops::Range<u64> = 15..40;
+/// The pause between two faults.
+const FAULT_PAUSE_MILLIS: std::ops::Range<u64> = 100..1_300;
+/// After this time the report names the runs that the lab waits for.
+const SLOW_AFTER: Duration = Duration::from_secs(15);
+/// How long the product may take to finish every run after the faults. Its reconciler works once a minute.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(150);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 const WAITED_FOR: &str = "-- chaos.waited_for
     SELECT format('run %s, %s since its attempt %s by %s (%s); its delivery is %s, held by %s (%s)', r.id, r.status, r.attempts,
@@ -40,17 +41,17 @@ const WAITED_FOR: &str = "-- chaos.waited_for
     WHERE r.status IN ('queued', 'running', 'retrying') LIMIT 5";
 
 /// The name of a round's database.
-pub(super) fn database(seed: u64) -> String {
+pub(crate) fn database(seed: u64) -> String {
     format!("round_{seed}")
 }
 
-/// `None`: it was stopped in the middle, and nothing is known.
-pub(super) async fn run(
+/// Runs one round. Returns `None` if it was stopped before its end: the oracle cannot judge it then.
+pub(crate) async fn run(
     options: &Options,
     server: &mut Server,
     seed: u64,
     stop: &CancellationToken,
-) -> Result<Option<RoundReport>, ChaosError> {
+) -> Result<Option<RoundReport>, LabError> {
     let began = Instant::now();
     let mut dice = StdRng::seed_from_u64(seed);
     let database = server
@@ -67,21 +68,29 @@ pub(super) async fn run(
         .collect();
     let logs = options.dir.join("logs");
     let settings = settings(&mut dice);
-    let mut fleet = Fleet::start(server, &self::database(seed), &logs, &roles, settings).await?;
+    let mut fleet = Fleet::start(
+        &options.program,
+        server,
+        &self::database(seed),
+        &logs,
+        &roles,
+        settings,
+    )
+    .await?;
     let promises = Arc::new(Mutex::new(Promises::default()));
     let writers = Writers::start(&database, &organizations, &promises, &mut dice);
-    let strikes = Duration::from_secs(dice.random_range(FAULTS));
+    let fault_time = Duration::from_secs(dice.random_range(FAULT_SECONDS));
     let mut injector = Injector::new(dice, database.clone(), organizations.clone());
-    injector.set_pace().await?;
-    let well = Instant::now();
-    while well.elapsed() < strikes && !stop.is_cancelled() {
+    injector.slow_deletions().await?;
+    let faults_began = Instant::now();
+    while faults_began.elapsed() < fault_time && !stop.is_cancelled() {
         injector.strike(server, &mut fleet).await?;
-        let pause = injector.dice.random_range(BETWEEN_FAULTS);
+        let pause = injector.dice.random_range(FAULT_PAUSE_MILLIS);
         let next = Instant::now() + Duration::from_millis(pause);
         while Instant::now() < next {
-            injector.end_what_is_over(&mut fleet);
-            fleet.revive(server)?;
-            sleep(LOOK).await;
+            injector.end_due(&mut fleet);
+            fleet.restart_ended(server)?;
+            sleep(POLL_INTERVAL).await;
         }
     }
     writers.end().await;
@@ -99,11 +108,11 @@ pub(super) async fn run(
     let (healed, settled) = end.settle(server, &mut fleet, &organizations).await?;
     let mut report = end.judge(&fleet, healed).await?;
     (report.seed, report.settled) = (seed, settled);
-    (report.faults, report.took) = (injector.done, began.elapsed());
+    (report.faults, report.took) = (injector.injected, began.elapsed());
     Ok(Some(report))
 }
 
-/// What the product's processes are told in this round: short times, and sizes that differ.
+/// The product's settings in this round: times are short, and sizes differ from round to round.
 fn settings(dice: &mut StdRng) -> Vec<(String, String)> {
     let mut one_of = |values: &[&str]| values[dice.random_range(0..values.len())].to_owned();
     let chosen = [
@@ -113,7 +122,7 @@ fn settings(dice: &mut StdRng) -> Vec<(String, String)> {
         ("WORKER__BACKOFF_MAX", "2s".to_owned()),
         ("WORKER__SHUTDOWN_GRACE", "3s".to_owned()),
         ("PURGE__BATCH_SIZE", one_of(&["3", "20", "200", "10000"])),
-        // Beside its writers, runs are purged together only by who makes no way for them.
+        // The throttle makes way for the main app's writers. Only without it are runs purged together.
         ("PURGE__THROTTLE", one_of(&["true", "false"])),
         ("SCHEDULE__CRON", "*/7 * * * * *".to_owned()),
     ];
@@ -123,7 +132,7 @@ fn settings(dice: &mut StdRng) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The main app's side of a round.
+/// The main app's connections in a round.
 struct Writers {
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -157,7 +166,7 @@ impl Writers {
     }
 }
 
-/// A round after its faults.
+/// The end of a round, after the faults.
 struct End {
     database: Database,
     violations: Vec<Violation>,
@@ -166,23 +175,23 @@ struct End {
 }
 
 impl End {
-    /// Replays what failed, has everybody purged once more, and waits until every run is final; then the processes end. Returns when all
-    /// was well, and how long it then took.
+    /// Replays failed runs, has every organization purged once more, waits until every run is final, and stops the
+    /// processes. Returns the time after which nothing expired may remain, and how long all this took.
     async fn settle(
         &mut self,
         server: &Server,
         fleet: &mut Fleet,
         organizations: &[Uuid],
-    ) -> Result<(DateTime<Utc>, Duration), ChaosError> {
+    ) -> Result<(DateTime<Utc>, Duration), LabError> {
         let late = fleet.end(Some("scheduler")).await?;
         let began = Instant::now();
         let mut conn = self.database.connect().await?;
         self.until_final(server, fleet, &mut conn).await?;
         let failed = fleet.replay_failed(&self.database.present_url()).await?;
-        self.violations.extend(failed.map(|said| Violation {
+        self.violations.extend(failed.map(|message| Violation {
             check: "failed_runs_can_be_replayed",
             times: 1,
-            found: vec![said],
+            found: vec![message],
         }));
         self.until_final(server, fleet, &mut conn).await?;
         let healed: DateTime<Utc> = sqlx::query_scalar("-- chaos.healed\nSELECT clock_timestamp()")
@@ -212,29 +221,29 @@ impl End {
         Ok((healed, settled))
     }
 
-    /// The oracle says what is not final in time.
+    /// Waits until every run is final. The oracle reports runs that are not final in time.
     async fn until_final(
         &mut self,
         server: &Server,
         fleet: &mut Fleet,
         conn: &mut PgConnection,
-    ) -> Result<(), ChaosError> {
+    ) -> Result<(), LabError> {
         let began = Instant::now();
         loop {
-            fleet.revive(server)?;
+            fleet.restart_ended(server)?;
             let live: i64 = sqlx::query_scalar(
                 "-- chaos.live_runs
                  SELECT count(*) FROM retention.purge_runs WHERE status IN ('queued', 'running', 'retrying')",
             )
             .fetch_one(&mut *conn)
             .await?;
-            if live == 0 || began.elapsed() > SETTLE_WITHIN {
+            if live == 0 || began.elapsed() > SETTLE_DEADLINE {
                 return Ok(());
             }
-            if began.elapsed() > SLOW && self.slow.is_empty() {
+            if began.elapsed() > SLOW_AFTER && self.slow.is_empty() {
                 self.slow = sqlx::query_scalar(WAITED_FOR).fetch_all(&mut *conn).await?;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -242,7 +251,7 @@ impl End {
         mut self,
         fleet: &Fleet,
         healed: DateTime<Utc>,
-    ) -> Result<RoundReport, ChaosError> {
+    ) -> Result<RoundReport, LabError> {
         let mut conn = self.database.connect().await?;
         let (names, pids): (Vec<String>, Vec<i64>) = fleet
             .started
@@ -273,7 +282,7 @@ impl End {
         self.violations.extend(found);
         let report = RoundReport {
             processes: u32::try_from(fleet.started.len()).unwrap_or(u32::MAX),
-            ended_on_their_own: fleet.ended_on_their_own,
+            ended_by_themselves: fleet.ended_by_themselves,
             writes,
             purged: oracle::purged(&mut conn).await?.into_iter().collect(),
             runs: oracle::runs(&mut conn).await?.into_iter().collect(),

@@ -1,5 +1,5 @@
-//! The main app while everything happens: it writes, changes its mind, deletes, and asks for purges, each in a
-//! transaction of its own, directly on the server.
+//! The main app. It inserts, updates and deletes rows and requests purges, each in a transaction of its own, and without a
+//! proxy.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::server::Database;
+use crate::server::Database;
 
-/// What one transaction of the main app does to one organization, and how often among all.
+/// The transactions of the main app on one organization, each with its weight among all.
 const WRITES: &[(u32, &str)] = &[
     (20, "-- chaos.app.check
         WITH made AS (
@@ -27,12 +27,12 @@ const WRITES: &[(u32, &str)] = &[
     (6, "-- chaos.app.check_now
         INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
         SELECT org_id, id, now(), 'in_sync' FROM public.environments WHERE org_id = $1"),
-    // Every environment's newest: what they protected is the newest from then on.
+    // Deletes each environment's newest check. The next one is the newest from then on and must be kept.
     (10, "-- chaos.app.delete_newest_checks
         DELETE FROM public.drift_checks WHERE id IN (
             SELECT DISTINCT ON (env_id) id FROM public.drift_checks WHERE org_id = $1 AND checked_at <= now()
             ORDER BY env_id, checked_at DESC, id DESC)"),
-    // All but the oldest: what is expired becomes the newest there is.
+    // Deletes all checks but the oldest. An expired check becomes the newest.
     (
         10,
         "-- chaos.app.delete_young_checks
@@ -67,36 +67,37 @@ const WRITES: &[(u32, &str)] = &[
     (4, "-- chaos.app.change_plan
         UPDATE public.organizations SET plan = chaos.any_plan() WHERE id = $1"),
 ];
-/// The share of requests for a purge among all transactions.
-const REQUESTS: f64 = 0.12;
+/// The share of purge requests among all transactions.
+const PURGE_REQUEST_SHARE: f64 = 0.12;
 const ENQUEUE: &str = "-- chaos.app.enqueue
     SELECT run_id, coalesced FROM retention.enqueue_purge($1, 'chaos', 'because')";
 
-/// What callers were told about runs.
+/// What the product told callers about runs, and the number of writes.
 #[derive(Debug, Default)]
-pub(super) struct Promises {
-    /// Runs whose enqueueing committed.
-    pub(super) kept: Vec<Uuid>,
-    /// New runs whose enqueueing was rolled back.
-    pub(super) undone: Vec<Uuid>,
+pub(crate) struct Promises {
+    /// Runs that were enqueued in a transaction that committed.
+    pub(crate) kept: Vec<Uuid>,
+    /// New runs whose transaction was rolled back.
+    pub(crate) undone: Vec<Uuid>,
     /// Transactions that committed.
-    pub(super) writes: u64,
+    pub(crate) writes: u64,
 }
 
-/// One writer.
-pub(super) struct Writer {
-    pub(super) database: Database,
-    pub(super) organizations: Arc<Vec<Uuid>>,
-    pub(super) promises: Arc<Mutex<Promises>>,
-    pub(super) seed: u64,
+/// One connection of the main app.
+pub(crate) struct Writer {
+    pub(crate) database: Database,
+    pub(crate) organizations: Arc<Vec<Uuid>>,
+    pub(crate) promises: Arc<Mutex<Promises>>,
+    pub(crate) seed: u64,
 }
 
 impl Writer {
-    /// Writes until `stop`, whatever becomes of the server.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    /// Writes until `stop` is cancelled, and connects again after every error.
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let mut dice = StdRng::seed_from_u64(self.seed);
         while !stop.is_cancelled() {
-            // A server that is away, a deadlock, a backend that was ended: the transaction is gone, the app goes on.
+            // The server is down, there was a deadlock, or a fault ended the backend. The transaction is lost and the app
+            // goes on.
             let _ = stop.run_until_cancelled(self.session(&mut dice)).await;
             sleep(Duration::from_millis(100)).await;
         }
@@ -114,7 +115,7 @@ impl Writer {
         }
     }
 
-    /// Half of the time an organization that is being purged right now, else any.
+    /// Picks an organization: in half of the cases one whose purge is running, otherwise any.
     async fn aim(&self, conn: &mut PgConnection, dice: &mut StdRng) -> sqlx::Result<Uuid> {
         let any = self.organizations[dice.random_range(0..self.organizations.len())];
         if dice.random_bool(0.5) {
@@ -134,7 +135,7 @@ impl Writer {
         let commits = dice.random_bool(0.85);
         let mut run = None;
         let mut tx = conn.begin().await?;
-        if dice.random_bool(REQUESTS) {
+        if dice.random_bool(PURGE_REQUEST_SHARE) {
             let asked: (Uuid, bool) = sqlx::query_as(ENQUEUE)
                 .bind(org)
                 .fetch_one(&mut *tx)
@@ -143,7 +144,7 @@ impl Writer {
         } else {
             sqlx::query(pick(dice)).bind(org).execute(&mut *tx).await?;
         }
-        // Long enough, now and then, for a batch to come upon it.
+        // Some transactions last long enough for a batch to meet their locks.
         if dice.random_bool(0.2) {
             sleep(Duration::from_millis(dice.random_range(10..400))).await;
         }
@@ -172,5 +173,5 @@ fn pick(dice: &mut StdRng) -> &'static str {
         }
         left -= weight;
     }
-    unreachable!("the weights add up")
+    unreachable!("the number is below the sum of the weights")
 }

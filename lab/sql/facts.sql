@@ -1,6 +1,6 @@
 -- chaos.facts
--- The journal in the order of its commits, as the facts that the checks ask for. Nothing here is the product's: the
--- windows are written down once more, and what was the case at an instant is read from the journal alone.
+-- Turns the journal, in the order of its commits, into the tables that the checks read. Nothing here comes from the
+-- product: the windows are written here once more, and the state at each time follows from the journal alone.
 
 DROP TABLE IF EXISTS chaos.events, chaos.windows, chaos.plans, chaos.incidents, chaos.checks, chaos.runs,
     chaos.purged, chaos.observed, chaos.allowed, chaos.finals;
@@ -20,7 +20,7 @@ CREATE INDEX ON chaos.events (table_name, key, n);
 CREATE INDEX ON chaos.events (tx);
 ANALYZE chaos.events;
 
--- What was the case from `since` to, but not at, `until`.
+-- A row holds from `since` on, and no longer at `until`.
 CREATE TABLE chaos.plans AS
 SELECT (now ->> 'id')::uuid AS org_id, lower(btrim(now ->> 'plan')) AS plan, committed AS since,
        lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until
@@ -39,7 +39,7 @@ SELECT (now ->> 'id')::uuid AS id, (now ->> 'org_id')::uuid AS org_id, now ->> '
        was ->> 'status' AS status_before, op, process, tx, (now ->> 'token')::bigint AS token,
        split_part(now ->> 'worker', ':', 2) AS pid, began, committed AS since,
        lead(committed, 1, 'infinity') OVER (PARTITION BY key ORDER BY committed, n) AS until,
-       -- A change to a running run that is no claim and no new delivery: its policy, from the plan as it was then.
+       -- A running run changes and keeps its token and its delivery: it records its policy, from the plan of that time.
        process IS NOT NULL AND was ->> 'status' = 'running' AND now ->> 'status' = 'running'
            AND was ->> 'token' = now ->> 'token' AND was ->> 'delivery_id' = now ->> 'delivery_id' AS records_policy
 FROM chaos.events WHERE table_name = 'purge_runs' AND op <> 'DELETE';
@@ -56,8 +56,8 @@ WHERE b.table_name = 'drift_checks' AND b.op = 'INSERT';
 CREATE INDEX ON chaos.checks (env_id, checked_at, id);
 CREATE INDEX ON chaos.checks (key);
 
--- Every row that the product deleted, with the run that counted it: one whose step changed in the same transaction, and
--- where that purged several organizations, the row's own.
+-- Every row that the product deleted, with the run that counted it. That run's step changed in the same transaction. If
+-- the transaction purged several organizations, it is the run of the row's organization.
 CREATE TABLE chaos.purged AS
 SELECT d.n, d.table_name, d.key, d.was, d.committed, d.process, d.tx, s.run_id, o.org_id,
        CASE d.table_name
@@ -79,8 +79,9 @@ WHERE d.op = 'DELETE' AND d.process IS NOT NULL
 CREATE INDEX ON chaos.purged (run_id, table_name);
 ANALYZE chaos.purged;
 
--- The plans that a run came upon: whenever it recorded its policy, and whenever it deleted. Whoever deletes holds the plan
--- until the commit; who records it has only read it, and where it changed meanwhile, either may be what it read.
+-- The plans that a run saw when it recorded its policy and when it deleted. A deleting transaction locks the plan until
+-- the commit. A transaction that records the policy only reads the plan; if the plan changed meanwhile, it may have read
+-- either.
 CREATE TABLE chaos.observed AS
 SELECT s.run_id, s.at, bool_or(w.plan IS NOT NULL) AS known, min(w.checks) AS checks, min(w.closed) AS closed
 FROM (SELECT run_id, org_id, committed AS began, committed AS at FROM chaos.purged WHERE run_id IS NOT NULL
@@ -89,7 +90,8 @@ JOIN chaos.plans p ON p.org_id = s.org_id AND p.since <= s.at AND s.began < p.un
 LEFT JOIN chaos.windows w ON w.plan = p.plan
 GROUP BY s.run_id, s.at;
 
--- How old a row had to be for a deletion that was committed then: the longest window so far wins, no rule is the longest.
+-- The cutoffs of each committed deletion. The longest window that the run has seen so far wins, and no rule is the
+-- longest window.
 CREATE TABLE chaos.allowed AS
 SELECT b.run_id, b.at, r.started_at - max(o.checks) AS checks_before,
        CASE WHEN bool_and(o.closed IS NOT NULL) THEN r.started_at - max(o.closed) END AS closed_before,
@@ -100,7 +102,7 @@ JOIN retention.purge_runs r ON r.id = b.run_id
 GROUP BY b.run_id, b.at, r.started_at;
 CREATE INDEX ON chaos.allowed (run_id, at);
 
--- The last run of every organization that began after everything was well again, and what it had to remove.
+-- The last run of every organization that started after the faults, with its cutoffs.
 CREATE TABLE chaos.finals AS
 SELECT DISTINCT ON (o.id) o.id AS org_id, w.plan, r.id AS run_id, r.status, r.error_kind, r.started_at,
        r.started_at - w.checks AS checks_before, r.started_at - w.closed AS closed_before

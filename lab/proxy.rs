@@ -1,5 +1,5 @@
-//! The network between a process and Postgres: one address that stays while the server's port changes, and that can
-//! be cut, swallow everything for a while, or be slow.
+//! The network between a process and Postgres. Its address stays the same while the server's port changes. The lab can
+//! cut it, slow it down, or let it swallow everything for a while.
 
 use std::{
     io,
@@ -18,30 +18,31 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What becomes of what is sent.
+/// How the network treats data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// It arrives.
+pub(crate) enum Mode {
+    /// Data arrives.
     Pass,
-    /// Connections end, and new ones are refused by hanging up.
+    /// Connections end, and new ones are closed at once.
     Cut,
-    /// Nothing arrives, ends of connections neither; once it passes again all does, as after lost packets.
+    /// Neither data nor the end of a connection arrives. Everything arrives after the mode changes to `Pass`, as after
+    /// lost packets.
     BlackHole,
-    /// It arrives so much later.
+    /// Data arrives later by this time.
     Delay(Duration),
 }
 
-/// One process's way to Postgres; everything it carries ends with it.
+/// One process's connections to Postgres. They end when the proxy is dropped.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     mode: watch::Sender<Mode>,
     _accepting: AbortOnDropHandle<()>,
 }
 
 impl Proxy {
-    /// Listens on a free port, and leads to whatever port `server` names.
-    pub(super) async fn start(server: Arc<AtomicU16>) -> io::Result<Self> {
+    /// Listens on a free port, and connects to the port that `server` holds at that time.
+    pub(crate) async fn start(server: Arc<AtomicU16>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (mode, modes) = watch::channel(Mode::Pass);
@@ -57,16 +58,16 @@ impl Proxy {
         })
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }
 
-/// One connection, until either side ends it or it is cut.
+/// Carries one connection until either side ends it or the network is cut.
 async fn carry(client: TcpStream, server: Arc<AtomicU16>, mut mode: watch::Receiver<Mode>) {
     if !admit(&mut mode).await {
         return;
@@ -91,14 +92,14 @@ async fn pump(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        // The end of a connection is a message like any other.
+        // The end of a connection waits as data does.
         if !admit(&mut mode).await || read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
 }
 
-/// Waits until something may pass; `false`: never, it is cut.
+/// Waits until data may pass. Returns `false` if the network is cut.
 async fn admit(mode: &mut watch::Receiver<Mode>) -> bool {
     loop {
         let present = *mode.borrow_and_update();
@@ -119,7 +120,7 @@ async fn admit(mode: &mut watch::Receiver<Mode>) -> bool {
 }
 
 async fn until_cut(mut mode: watch::Receiver<Mode>) {
-    // An error: the proxy is gone.
+    // An error means that the proxy was dropped, which cuts the network too.
     let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
 }
 

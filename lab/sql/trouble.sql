@@ -1,10 +1,10 @@
 -- chaos.trouble
--- Statements of the product that fail, or take their time, for as long as a row in here says so.
+-- Makes statements of the product fail or run slowly while a row in `chaos.trouble` says so.
 
 CREATE TABLE chaos.trouble (
     table_name text NOT NULL,
-    kind       text NOT NULL, -- fail: the statement; commit: the commit; slow: it takes its time
-    org_id     uuid,          -- null: everybody's
+    kind       text NOT NULL, -- fail: the statement fails; commit: the commit fails; slow: the statement is slow
+    org_id     uuid,          -- null: every organization
     sqlstate   text NOT NULL DEFAULT 'XX000',
     seconds    float8 NOT NULL DEFAULT 0,
     until      timestamptz NOT NULL
@@ -70,5 +70,5 @@ CREATE CONSTRAINT TRIGGER chaos_commit AFTER UPDATE ON retention.purge_run_steps
 CREATE CONSTRAINT TRIGGER chaos_commit AFTER UPDATE ON retention.purge_runs
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos.on_commit();
 
--- The product's role may run these: they are what a statement of its own would do.
+-- The triggers run in the product's statements, so its role needs this right.
 GRANT USAGE ON SCHEMA chaos TO PUBLIC;

@@ -1,7 +1,8 @@
 -- chaos.seed
--- Organizations on every plan, one or two on none, with rows on both sides of every window.
+-- Organizations on every plan, and some on an unknown one, with rows on both sides of every window.
 
--- An age in hours: a little before or after a window, in the future, or anywhere. Few instants, so that many are equal.
+-- A random age: shortly before or after a window, in the future, or anywhere. It is in whole hours, so that many rows have
+-- the same age.
 CREATE FUNCTION chaos.age() RETURNS interval LANGUAGE sql VOLATILE SET search_path = pg_catalog AS $$
     SELECT make_interval(hours => CASE
         WHEN dice < 0.08 THEN 0
@@ -36,7 +37,7 @@ SELECT c.id, 'workflow ' || f, 'modified' FROM public.drift_checks c, generate_s
 INSERT INTO public.incidents (org_id, env_id, title, status, closed_at)
 SELECT e.org_id, e.id, 'Incident ' || n,
        CASE WHEN n % 10 < 7 THEN 'closed' WHEN n % 10 = 7 THEN 'acknowledged' ELSE 'detected' END,
-       -- Some of the open ones were closed before, and some closed ones never said when.
+       -- Some open incidents were closed before, and some closed ones have no time.
        CASE WHEN n % 10 < 8 AND n % 20 <> 3 THEN now() - chaos.age() END
 FROM public.environments e, generate_series(1, 40) AS n;
 

@@ -1,4 +1,4 @@
-//! An oracle that never fails proves nothing: every one of its checks is shown what it is there to find.
+//! An oracle that never fails proves nothing. These tests break each promise and see that its check finds it.
 
 use std::{
     fs::{self, Permissions},
@@ -7,17 +7,17 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use drift_retention::postgres::local::StopMode;
 use futures::FutureExt;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::{
+use crate::{
     oracle,
     server::{Database, Server},
 };
-use crate::postgres::local::StopMode;
 
-/// What the product would do, by hand: a run of the one organization, which is on `pro`, and one batch of it with its count.
-/// Every breakage begins with it, and without one the oracle is content.
+/// What the product would do: a run of the one organization, which is on `pro`, with one batch and its counts. Every
+/// breakage follows it. Without a breakage the oracle finds nothing.
 const GOOD: &str = "
     CREATE TABLE public.it AS
         SELECT o.id AS org, e.id AS env FROM public.organizations o JOIN public.environments e ON e.org_id = o.id
@@ -53,12 +53,12 @@ const GOOD: &str = "
     UPDATE retention.purge_run_steps SET rows_purged = 1 WHERE table_name = 'incident_payloads';
     UPDATE retention.purge_run_steps SET rows_purged = 2 WHERE table_name = 'approvals';
     COMMIT";
-/// The end of the run, after which everything is as promised.
+/// Ends the run as promised.
 const CLOSE: &str = "
     SET chaos.process = 'good';
     UPDATE retention.purge_runs SET status = 'succeeded', finished_at = now(), verified_at = now() WHERE status = 'running';";
 
-/// Two more organizations purged by one transaction, which ends their runs: as good. `{together}` in a breakage.
+/// One transaction purges two more organizations and ends their runs, which is allowed. `{together}` in a breakage.
 const TOGETHER: &str = "
     SET chaos.process = '';
     WITH two AS (INSERT INTO public.organizations (name, plan) VALUES ('two', 'pro'), ('three', 'pro') RETURNING id),
@@ -76,13 +76,13 @@ const TOGETHER: &str = "
         started_at = now(), verified_at = now(), finished_at = now(), attempts = 1 WHERE status = 'queued';
     COMMIT;";
 
-/// A check more goes, as `pro` allows, after a plan with longer windows: `agency` was committed while the run recorded what it had
-/// read, so that it never came upon it. As good.
+/// The run deletes one more check, as `pro` allows. Before that the organization was on `agency`, which has longer
+/// windows. `agency` was committed after the run had read the plan, so the run never saw it. This is allowed.
 const UNSEEN: &str = "
     BEGIN; UPDATE retention.purge_runs SET policy = '{}';
     SET chaos.process = ''; UPDATE public.organizations SET plan = 'agency' WHERE id IN (SELECT org FROM public.it); COMMIT;
     {back}";
-/// The plan is `pro` again, and purged by. `{back}` in a breakage.
+/// The plan is `pro` again, and the run purges by it. `{back}` in a breakage.
 const BACK: &str = "
     SET chaos.process = ''; UPDATE public.organizations SET plan = 'pro' WHERE id IN (SELECT org FROM public.it);
     INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
@@ -91,7 +91,7 @@ const BACK: &str = "
     BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
     UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;";
 
-/// A batch of the good run by another process, all but its commit. `{stale}` in a breakage.
+/// Another process deletes a batch of the good run and has not committed yet. `{stale}` in a breakage.
 const STALE: &str = "
     INSERT INTO chaos.processes VALUES ('stale', 4712);
     SET chaos.process = ''; INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
@@ -100,7 +100,7 @@ const STALE: &str = "
     BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
     UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks';";
 
-/// What is broken, by which SQL, and the check that must say so.
+/// Each breakage: the check that must find it, and the SQL that breaks the promise.
 const BREAKAGES: &[(&str, &str)] = &[
     ("newest_check_stayed",
      "UPDATE public.drift_checks SET checked_at = checked_at - interval '60 days';
@@ -109,23 +109,23 @@ const BREAKAGES: &[(&str, &str)] = &[
     ("only_expired_rows_went",
      "BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '5 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
-    // An upgrade before the batch: what `pro` allowed is not allowed any more.
+    // After an upgrade, a batch deletes rows that only `pro` allowed it to delete.
     ("only_expired_rows_went",
      "INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
           SELECT org, env, now() - interval '40 days', 'drift' FROM public.it;
       SET chaos.process = ''; UPDATE public.organizations SET plan = 'agency'; SET chaos.process = 'good';
       BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
-    // A downgrade: the run came upon `pro` before.
+    // After a downgrade, a batch deletes rows that the run had to keep on `pro`.
     ("only_expired_rows_went",
      "SET chaos.process = ''; UPDATE public.organizations SET plan = 'free'; SET chaos.process = 'good';
       BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '8 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
-    // A longer window that the run recorded stays its own.
+    // The run recorded a longer window and must keep to it.
     ("only_expired_rows_went",
      "SET chaos.process = ''; UPDATE public.organizations SET plan = 'agency'; SET chaos.process = 'good';
       UPDATE retention.purge_runs SET policy = '{}'; {back}"),
-    // Nothing at all goes on an unknown plan.
+    // On an unknown plan nothing may be deleted.
     ("only_expired_rows_went",
      "SET chaos.process = ''; UPDATE public.organizations SET plan = 'platinum';
       INSERT INTO public.drift_checks (org_id, env_id, checked_at, status)
@@ -157,7 +157,7 @@ const BREAKAGES: &[(&str, &str)] = &[
     ("records_equal_what_went",
      "ALTER TABLE retention.purge_run_steps DISABLE TRIGGER append_only;
       UPDATE retention.purge_run_steps SET rows_purged = rows_purged - 1 WHERE table_name = 'approvals';"),
-    // One run counts a row of the other's.
+    // One run counts a row of the other run.
     ("records_equal_what_went",
      "{together}
       ALTER TABLE retention.purge_run_steps DISABLE TRIGGER append_only;
@@ -171,9 +171,9 @@ const BREAKAGES: &[(&str, &str)] = &[
           SELECT org_id, id, now() - make_interval(days => age), 'drift' FROM env, unnest(ARRAY[40, 1]) AS age;
       BEGIN; DELETE FROM public.drift_checks WHERE checked_at < now() - interval '30 days';
       UPDATE retention.purge_run_steps SET rows_purged = 3 WHERE table_name = 'drift_checks'; COMMIT;"),
-    // Another process has taken the run over by then.
+    // Another process owned the run by then.
     ("superseded_attempts_commit_nothing", "{stale} COMMIT;"),
-    // It even closes the run.
+    // It even ends the run.
     ("superseded_attempts_commit_nothing",
      "{stale}
       UPDATE retention.purge_runs SET status = 'succeeded', token = 2, worker = 'host:4712:x', finished_at = now(),
@@ -217,7 +217,7 @@ const BREAKAGES: &[(&str, &str)] = &[
      "ALTER TABLE public.drift_checks DISABLE TRIGGER chaos_journal; DELETE FROM public.drift_checks;"),
 ];
 
-/// Statement by statement: each is a transaction of its own unless it says otherwise.
+/// Runs the statements one by one. Each is a transaction of its own unless the SQL begins one.
 async fn run(conn: &mut PgConnection, sql: &str) {
     for statement in sql.split(';') {
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
@@ -227,7 +227,7 @@ async fn run(conn: &mut PgConnection, sql: &str) {
     }
 }
 
-/// The checks that speak after `breakage` of the good run.
+/// The checks that find something after `breakage` follows the good run.
 async fn verdict(database: &Database, healed: DateTime<Utc>, breakage: &str) -> Vec<&'static str> {
     let mut conn = database.connect().await.unwrap();
     let breakage = breakage
@@ -242,7 +242,7 @@ async fn verdict(database: &Database, healed: DateTime<Utc>, breakage: &str) -> 
     found.into_iter().map(|violation| violation.check).collect()
 }
 
-/// What the oracle missed, or found where nothing is.
+/// The breakages that the oracle missed, and good runs in which it found something.
 async fn missed(server: &Server, template: Database) -> Vec<String> {
     let mut conn = template.connect().await.unwrap();
     let healed: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
@@ -280,13 +280,13 @@ async fn missed(server: &Server, template: Database) -> Vec<String> {
 #[tokio::test]
 async fn own_server_oracle_is_content_with_a_good_run_and_finds_every_breakage() {
     let dir = tempfile::tempdir().unwrap();
-    // Reachable by the user that the server drops to when the tests run as root.
+    // When the tests run as root the server runs as another user, who must reach the directory.
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let mut server = Server::start(&dir.path().join("postgres"), None)
         .await
         .unwrap();
     let template = server.create("template", 1).await.unwrap();
-    // The server stops whatever is found.
+    // The server must stop even if this panics.
     let missed = AssertUnwindSafe(missed(&server, template))
         .catch_unwind()
         .await;
@@ -298,7 +298,7 @@ async fn own_server_oracle_is_content_with_a_good_run_and_finds_every_breakage()
 #[test]
 fn every_check_of_the_oracle_has_a_breakage() {
     for name in oracle::names() {
-        // The server always keeps times of commits here: this one guards against another server.
+        // This check guards against a server that records no commit times. The test's server always records them.
         if name != "journal_has_every_commit" {
             assert!(BREAKAGES.iter().any(|(check, _)| *check == name), "{name}");
         }

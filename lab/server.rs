@@ -1,4 +1,4 @@
-//! The lab's own Postgres: one server for all rounds, one database for each.
+//! The lab's own Postgres: one server for all rounds, and one database for each round.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,34 +8,34 @@ use std::{
     },
 };
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
-use uuid::Uuid;
-
-use super::ChaosError;
-use crate::postgres::{
+use drift_retention::postgres::{
     self,
     local::{LocalServer, ServerBinaries, StopMode},
     migrations,
 };
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
 
-/// What the product's processes log in as: the least that `deploy/postgres/roles.sql` gives a worker.
-pub(super) const PRODUCT: &str = "chaos_product";
-const ROLES: &str = include_str!("../../deploy/postgres/roles.sql");
+use crate::rounds::LabError;
+
+/// The login of the product's processes. It has only the rights that `deploy/postgres/roles.sql` gives a worker.
+pub(crate) const PRODUCT: &str = "chaos_product";
+const ROLES: &str = include_str!("../deploy/postgres/roles.sql");
 const JOURNAL: &str = include_str!("sql/journal.sql");
 const TROUBLE: &str = include_str!("sql/trouble.sql");
 const SEED: &str = include_str!("sql/seed.sql");
-/// The order of commits is what the oracle goes by. A crash of the server is none of the machine: nothing is lost
-/// without fsync.
-const OPTIONS: &[(&str, &str)] = &[
+/// The oracle needs the time of every commit. The server may crash, but the machine does not, so nothing is lost without
+/// fsync.
+const SERVER_SETTINGS: &[(&str, &str)] = &[
     ("fsync", "off"),
     ("track_commit_timestamp", "on"),
     ("max_connections", "200"),
     ("timezone", "UTC"),
 ];
 
-/// The server, whoever stops and starts it.
+/// The server, over all its restarts.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     binaries: ServerBinaries,
     dir: PathBuf,
     running: Option<LocalServer>,
@@ -44,17 +44,17 @@ pub(super) struct Server {
     password: String,
 }
 
-/// How the lab itself reaches one database: never through a proxy.
+/// One database as the lab itself reaches it, without a proxy.
 #[derive(Debug, Clone)]
-pub(super) struct Database {
+pub(crate) struct Database {
     url: String,
     port: Arc<AtomicU16>,
 }
 
 impl Server {
-    pub(super) async fn start(dir: &Path, bin_dir: Option<&Path>) -> Result<Self, ChaosError> {
+    pub(crate) async fn start(dir: &Path, bin_dir: Option<&Path>) -> Result<Self, LabError> {
         let binaries = ServerBinaries::find(bin_dir)?;
-        let running = LocalServer::start(&binaries, dir, OPTIONS).await?;
+        let running = LocalServer::start(&binaries, dir, SERVER_SETTINGS).await?;
         Ok(Self {
             binaries,
             dir: dir.to_owned(),
@@ -65,45 +65,45 @@ impl Server {
         })
     }
 
-    /// Where it listens, now and after every restart.
-    pub(super) fn port(&self) -> Arc<AtomicU16> {
+    /// The server's port. Its value changes with every restart.
+    pub(crate) fn port(&self) -> Arc<AtomicU16> {
         self.port.clone()
     }
 
-    pub(super) async fn stop(&mut self, mode: StopMode) -> Result<(), ChaosError> {
+    pub(crate) async fn stop(&mut self, mode: StopMode) -> Result<(), LabError> {
         if let Some(server) = self.running.take() {
             server.stop(mode).await?;
         }
         Ok(())
     }
 
-    /// Starts it unless it runs; its data is what it was.
-    pub(super) async fn start_again(&mut self) -> Result<(), ChaosError> {
+    /// Starts the server on its old data, unless it is running.
+    pub(crate) async fn start_again(&mut self) -> Result<(), LabError> {
         if self.running.is_none() {
-            let server = LocalServer::start(&self.binaries, &self.dir, OPTIONS).await?;
+            let server = LocalServer::start(&self.binaries, &self.dir, SERVER_SETTINGS).await?;
             self.port.store(server.port(), Ordering::SeqCst);
             self.running = Some(server);
         }
         Ok(())
     }
 
-    /// What a process of the product is to be told: the database through the proxy on `port`, and its own name for
-    /// the journal.
-    pub(super) fn product_url(&self, database: &str, port: u16, process: &str) -> String {
+    /// The URL for a process of the product. It leads through the proxy on `port` and sets the process's name for the
+    /// journal.
+    pub(crate) fn product_url(&self, database: &str, port: u16, process: &str) -> String {
         let password = &self.password;
         format!(
             "postgres://{PRODUCT}:{password}@127.0.0.1:{port}/{database}?sslmode=disable&options[chaos.process]={process}"
         )
     }
 
-    /// A database with the product's schema, the journal, and so many organizations.
-    pub(super) async fn create(
+    /// Creates a database with the product's schema, the journal and the organizations.
+    pub(crate) async fn create(
         &self,
         name: &str,
         organizations: u32,
-    ) -> Result<Database, ChaosError> {
+    ) -> Result<Database, LabError> {
         let Some(server) = &self.running else {
-            return Err(ChaosError::NoServer);
+            return Err(LabError::NoServer);
         };
         server.create_database(name).await?;
         let pool = postgres::pool_for_migrations(&server.url(name))?;
@@ -129,7 +129,7 @@ impl Server {
         Ok(database)
     }
 
-    pub(super) async fn drop(&self, name: &str) -> Result<(), ChaosError> {
+    pub(crate) async fn drop(&self, name: &str) -> Result<(), LabError> {
         let mut conn = self.database("postgres").connect().await?;
         sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
             .execute(&mut conn)
@@ -137,8 +137,8 @@ impl Server {
         Ok(())
     }
 
-    /// A database of this server, whether it is there or not.
-    pub(super) fn database(&self, name: &str) -> Database {
+    /// A database of this server. It need not exist.
+    pub(crate) fn database(&self, name: &str) -> Database {
         Database {
             url: format!("{}{name}", self.url),
             port: self.port.clone(),
@@ -147,15 +147,15 @@ impl Server {
 }
 
 impl Database {
-    /// For a program that is told of it once: good until the server starts again.
-    pub(super) fn present_url(&self) -> String {
+    /// A URL that is valid until the server restarts.
+    pub(crate) fn present_url(&self) -> String {
         let (before, name) = self.url.rsplit_once('/').unwrap_or_default();
         let (login, _) = before.rsplit_once(':').unwrap_or_default();
         format!("{login}:{}/{name}", self.port.load(Ordering::SeqCst))
     }
 
-    /// A connection of one's own, on the port that the server has now.
-    pub(super) async fn connect(&self) -> sqlx::Result<PgConnection> {
+    /// Connects to the port that the server has now.
+    pub(crate) async fn connect(&self) -> sqlx::Result<PgConnection> {
         let options: PgConnectOptions = self.url.parse()?;
         options
             .port(self.port.load(Ordering::SeqCst))

@@ -1,7 +1,8 @@
-//! What goes wrong, at random from a seed. Each fault ends by itself or is ended by [`Injector::heal`].
+//! The faults, chosen at random from a seed. A fault ends by itself, or [`Injector::heal`] ends it.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use drift_retention::postgres::local::StopMode;
 use nix::sys::signal::Signal;
 use rand::{RngExt, rngs::StdRng};
 use sqlx::{AssertSqlSafe, Connection};
@@ -9,13 +10,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{
-    ChaosError,
+use crate::{
     processes::Fleet,
     proxy::Mode,
+    rounds::LabError,
     server::{Database, PRODUCT, Server},
 };
-use crate::postgres::local::StopMode;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ enum Fault {
     Namesake,
 }
 
-/// Every kind: how often among all, and its name in reports.
+/// Every kind of fault, with its weight among all and its name in reports.
 const FAULTS: &[(u32, Fault, &str)] = &[
     (14, Fault::Kill, "SIGKILL"),
     (10, Fault::Freeze, "SIGSTOP past the lease"),
@@ -59,8 +59,8 @@ const FAULTS: &[(u32, Fault, &str)] = &[
     (3, Fault::ForgottenWorkers, "worker rows deleted"),
     (3, Fault::Namesake, "dead worker's name kept alive"),
 ];
-/// Longer than the lease that the lab's workers have (four heartbeats of at most a second).
-const PAST_THE_LEASE: std::ops::Range<u64> = 4_500..8_000;
+/// How long a process is frozen: longer than the lease of the lab's workers (four heartbeats of at most a second).
+const FREEZE_MILLIS: std::ops::Range<u64> = 4_500..8_000;
 const TABLES: &[&str] = &[
     "drift_checks",
     "workflow_drift_flags",
@@ -71,41 +71,41 @@ const TABLES: &[&str] = &[
     "jobs",
 ];
 
-/// What ends a fault of one process.
+/// The action that ends a fault of one process.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Continue,
     Pass,
 }
 
-/// Does it, and keeps what has to end.
-pub(super) struct Injector {
-    pub(super) dice: StdRng,
-    pub(super) database: Database,
-    pub(super) organizations: Vec<Uuid>,
-    /// How often each kind was done.
-    pub(super) done: BTreeMap<&'static str, u32>,
+/// Injects faults, and remembers the faults that it has to end.
+pub(crate) struct Injector {
+    pub(crate) dice: StdRng,
+    pub(crate) database: Database,
+    pub(crate) organizations: Vec<Uuid>,
+    /// The number of faults injected, by kind.
+    pub(crate) injected: BTreeMap<&'static str, u32>,
     ends: Vec<(Instant, usize, End)>,
     lock_holders: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Injector {
-    pub(super) fn new(dice: StdRng, database: Database, organizations: Vec<Uuid>) -> Self {
+    pub(crate) fn new(dice: StdRng, database: Database, organizations: Vec<Uuid>) -> Self {
         Self {
             dice,
             database,
             organizations,
-            done: BTreeMap::new(),
+            injected: BTreeMap::new(),
             ends: Vec::new(),
             lock_holders: Vec::new(),
         }
     }
 
-    /// In most rounds deletions take their time throughout: faults are to meet runs in their middle.
-    pub(super) async fn set_pace(&mut self) -> Result<(), ChaosError> {
+    /// Makes deletions slow in most rounds, so that faults strike while runs are under way.
+    pub(crate) async fn slow_deletions(&mut self) -> Result<(), LabError> {
         let seconds = [0.0, 0.0, 0.02, 0.1, 0.3, 0.6][self.dice.random_range(0..6)];
         sqlx::query(
-            "-- chaos.pace
+            "-- chaos.slow_deletions
              INSERT INTO chaos.trouble (table_name, kind, seconds, until)
              SELECT t, 'slow', $1, 'infinity' FROM unnest(ARRAY['drift_checks', 'incident_payloads', 'approvals']) AS t",
         )
@@ -115,25 +115,25 @@ impl Injector {
         Ok(())
     }
 
-    /// One fault.
-    pub(super) async fn strike(
+    /// Injects one fault.
+    pub(crate) async fn strike(
         &mut self,
         server: &mut Server,
         fleet: &mut Fleet,
-    ) -> Result<(), ChaosError> {
+    ) -> Result<(), LabError> {
         let (fault, name) = self.pick();
         if self.inject(fault, server, fleet).await? {
-            *self.done.entry(name).or_default() += 1;
+            *self.injected.entry(name).or_default() += 1;
         }
         Ok(())
     }
 
-    /// Ends what is over by now.
-    pub(super) fn end_what_is_over(&mut self, fleet: &mut Fleet) {
+    /// Ends the faults whose time is over.
+    pub(crate) fn end_due(&mut self, fleet: &mut Fleet) {
         let now = Instant::now();
-        let (over, going): (Vec<_>, Vec<_>) = self.ends.drain(..).partition(|(at, ..)| *at <= now);
-        self.ends = going;
-        for (_, at, end) in over {
+        let (due, later): (Vec<_>, Vec<_>) = self.ends.drain(..).partition(|(at, ..)| *at <= now);
+        self.ends = later;
+        for (_, at, end) in due {
             match end {
                 End::Continue => drop(fleet.signal(at, Signal::SIGCONT)),
                 End::Pass => fleet.set_network(at, Mode::Pass),
@@ -142,12 +142,12 @@ impl Injector {
         self.lock_holders.retain(|holder| !holder.is_finished());
     }
 
-    /// Ends everything.
-    pub(super) async fn heal(
+    /// Ends all faults.
+    pub(crate) async fn heal(
         &mut self,
         server: &mut Server,
         fleet: &mut Fleet,
-    ) -> Result<(), ChaosError> {
+    ) -> Result<(), LabError> {
         self.ends.clear();
         self.lock_holders.clear();
         server.start_again().await?;
@@ -167,30 +167,30 @@ impl Injector {
             }
             left -= weight;
         }
-        unreachable!("the weights add up")
+        unreachable!("the number is below the sum of the weights")
     }
 
-    /// `false`: it could not be done here.
+    /// Returns `false` if the fault could not be injected.
     async fn inject(
         &mut self,
         fault: Fault,
         server: &mut Server,
         fleet: &mut Fleet,
-    ) -> Result<bool, ChaosError> {
+    ) -> Result<bool, LabError> {
         let at = self.aim(fleet).await;
         match fault {
             Fault::Kill => return Ok(fleet.signal(at, Signal::SIGKILL).is_some()),
             Fault::Terminate => return Ok(fleet.signal(at, Signal::SIGTERM).is_some()),
             Fault::Freeze => {
-                self.ends_in(PAST_THE_LEASE, at, End::Continue);
+                self.ends_in(FREEZE_MILLIS, at, End::Continue);
                 return Ok(fleet.signal(at, Signal::SIGSTOP).is_some());
             }
             Fault::Cut | Fault::BlackHole | Fault::Delay => self.network(fault, at, fleet),
             Fault::RestartInOrder => self.outage(server, StopMode::Fast).await?,
             Fault::Crash => self.outage(server, StopMode::Immediate).await?,
             Fault::EndBackends => {
-                let some = self.dice.random_range(1..20);
-                return Ok(self.sql(end_backends(some)).await);
+                let limit = self.dice.random_range(1..20);
+                return Ok(self.sql(end_backends(limit)).await);
             }
             Fault::FailingStatement => {
                 let state = ["XX000", "40001", "40P01", "55P03", "57014", "22012"];
@@ -229,7 +229,7 @@ impl Injector {
         Ok(true)
     }
 
-    /// Most of the time a process that is in the middle of a run, else any.
+    /// Picks a process: usually one that is working on a run, otherwise any.
     async fn aim(&mut self, fleet: &Fleet) -> usize {
         let any = self.dice.random_range(0..fleet.len());
         if self.dice.random_bool(0.3) {
@@ -249,7 +249,7 @@ impl Injector {
             .unwrap_or(any)
     }
 
-    /// A scheduler, more often than not: slots are what a wrong clock could make twice or never.
+    /// Picks a scheduler in most cases, because a wrong clock could enqueue a slot twice or never.
     fn scheduler_or(&mut self, at: usize, fleet: &Fleet) -> usize {
         let schedulers = fleet.in_role("scheduler");
         if schedulers.is_empty() || self.dice.random_bool(0.4) {
@@ -265,13 +265,13 @@ impl Injector {
             Fault::BlackHole => Mode::BlackHole,
             _ => Mode::Delay(delay),
         };
-        // Everybody's network, one time in four.
-        let whose = if self.dice.random_bool(0.25) {
+        // In one case of four the fault strikes the network of every process.
+        let struck = if self.dice.random_bool(0.25) {
             0..fleet.len()
         } else {
             at..at + 1
         };
-        for at in whose {
+        for at in struck {
             fleet.set_network(at, mode);
             self.ends_in(300..7_000, at, End::Pass);
         }
@@ -282,7 +282,7 @@ impl Injector {
         self.ends.push((Instant::now() + wait, at, end));
     }
 
-    async fn outage(&mut self, server: &mut Server, mode: StopMode) -> Result<(), ChaosError> {
+    async fn outage(&mut self, server: &mut Server, mode: StopMode) -> Result<(), LabError> {
         server.stop(mode).await?;
         sleep(Duration::from_millis(self.dice.random_range(0..3_000))).await;
         server.start_again().await
@@ -312,7 +312,7 @@ impl Injector {
         self.organizations[self.dice.random_range(0..self.organizations.len())]
     }
 
-    /// A transaction of the main app that locks what a purge wants, and is in no hurry.
+    /// Starts a long transaction of the main app that locks rows a purge needs.
     fn hold_locks(&mut self) {
         let (database, org) = (self.database.clone(), self.organization());
         let sql = LOCKS[self.dice.random_range(0..LOCKS.len())];
@@ -328,7 +328,7 @@ impl Injector {
         self.lock_holders.push(AbortOnDropHandle::new(holder));
     }
 
-    /// `false`: the server is not there for it.
+    /// Returns `false` if the server does not run the statement.
     async fn sql(&self, sql: String) -> bool {
         let done = async {
             let mut conn = self.database.connect().await?;
@@ -337,7 +337,7 @@ impl Injector {
         match done.await {
             Ok(_) => true,
             Err(error) => {
-                tracing::debug!(%error, "a fault could not be made");
+                tracing::debug!(%error, "a fault could not be injected");
                 false
             }
         }
@@ -363,23 +363,23 @@ const LOCKS: &[&str] = &[
      SELECT FROM retention.purge_runs WHERE org_id = $1 AND status IN ('queued', 'running', 'retrying') FOR UPDATE",
 ];
 
-/// A foreign key ties jobs to workers: whoever deletes these lets go of those.
+/// A foreign key leads from jobs to workers, so jobs are unlocked before workers are deleted.
 const FORGET_WORKERS: &str = "-- chaos.forget_workers
     BEGIN;
     UPDATE apalis.jobs SET lock_by = NULL, lock_at = NULL WHERE lock_by IS NOT NULL;
     DELETE FROM apalis.workers;
     COMMIT";
 
-fn end_backends(some: u32) -> String {
+fn end_backends(limit: u32) -> String {
     format!(
         "-- chaos.end_backends
          SELECT pg_terminate_backend(pid) FROM (
-             SELECT pid FROM pg_stat_activity WHERE usename = '{PRODUCT}' ORDER BY random() LIMIT {some}) AS those"
+             SELECT pid FROM pg_stat_activity WHERE usename = '{PRODUCT}' ORDER BY random() LIMIT {limit}) AS backends"
     )
 }
 
-/// Names are the product's own and no process has another's, so that none can come back under one: this is what it
-/// would do if it did, which is to keep alive what the dead one held, for a while.
+/// The product chooses the names of its workers and never uses one twice, so no process can take a dead worker's name.
+/// This update has the same effect as such a process: the dead worker's jobs look alive for a while.
 fn keep_alive(pid: i32) -> String {
     format!(
         "-- chaos.keep_alive

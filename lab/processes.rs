@@ -1,4 +1,4 @@
-//! The product's processes: this very program, started over and over, each behind a proxy of its own.
+//! The product's processes. The lab starts each one again when it ends, and puts it behind a proxy of its own.
 
 use std::{
     fs::File,
@@ -16,68 +16,69 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    ChaosError,
+use crate::{
     proxy::{Mode, Proxy},
+    rounds::LabError,
     server::Server,
 };
 
-/// Where packages put the library that fakes a process's clock.
-const FAKETIME: &[&str] = &[
+/// The places where packages install libfaketime, which fakes a process's clock.
+const FAKETIME_PATHS: &[&str] = &[
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib64/faketime/libfaketime.so.1",
     "/usr/lib/faketime/libfaketime.so.1",
 ];
-/// How long a process may take from SIGTERM to its end, its grace of three seconds included.
-const END_WITHIN: Duration = Duration::from_secs(15);
+/// How long a process may take to end after SIGTERM. Its grace of three seconds is included.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
 
-/// What one process is there for, over all its restarts.
+/// The place of one process. It keeps its role and its proxy over all restarts.
 #[derive(Debug)]
-pub(super) struct Post {
+pub(crate) struct Post {
     role: &'static str,
     proxy: Proxy,
     child: Option<Child>,
-    /// What its worker names hold while it lives, and afterwards until the next one starts.
+    /// The process id, which is part of its workers' names. It stays until the next process starts.
     pid: Option<i32>,
     frozen: bool,
-    /// What the next one is told of the time: `+40d`.
+    /// How far the next process's clock is off: `+40d`.
     clock: Option<String>,
 }
 
-/// All of them.
+/// All processes of the product.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     program: PathBuf,
     logs: PathBuf,
     database: String,
     settings: Vec<(String, String)>,
     posts: Vec<Post>,
-    /// Every process there ever was: its name in the journal, and its process id.
-    pub(super) started: Vec<(String, i32)>,
-    /// How many ended although nobody told them to.
-    pub(super) ended_on_their_own: u32,
-    told_to_end: Vec<i32>,
+    /// Every process that was started: its name in the journal, and its process id.
+    pub(crate) started: Vec<(String, i32)>,
+    /// The number of processes that ended although the lab had not stopped them.
+    pub(crate) ended_by_themselves: u32,
+    stopped: Vec<i32>,
 }
 
 impl Fleet {
-    pub(super) async fn start(
+    pub(crate) async fn start(
+        program: &Path,
         server: &Server,
         database: &str,
         logs: &Path,
         roles: &[&'static str],
         settings: Vec<(String, String)>,
-    ) -> Result<Self, ChaosError> {
+    ) -> Result<Self, LabError> {
         std::fs::create_dir_all(logs)?;
         let mut fleet = Self {
-            program: std::env::current_exe()?,
+            program: program.to_owned(),
             logs: logs.to_owned(),
             database: database.to_owned(),
             settings,
             posts: Vec::new(),
             started: Vec::new(),
-            ended_on_their_own: 0,
-            told_to_end: Vec::new(),
+            ended_by_themselves: 0,
+            stopped: Vec::new(),
         };
         for role in roles {
             let proxy = Proxy::start(server.port()).await?;
@@ -90,12 +91,12 @@ impl Fleet {
                 clock: None,
             });
         }
-        fleet.revive(server)?;
+        fleet.restart_ended(server)?;
         Ok(fleet)
     }
 
-    /// The command line replays what failed, as an operator does; returns what it said where it failed itself.
-    pub(super) async fn replay_failed(&self, url: &str) -> Result<Option<String>, ChaosError> {
+    /// Replays the failed runs on the command line, as an operator does. Returns the command's message if it fails.
+    pub(crate) async fn replay_failed(&self, url: &str) -> Result<Option<String>, LabError> {
         let done = Command::new(&self.program)
             .env_clear()
             .args(["runs", "replay", "--failed", "--reason", "chaos", "--json"])
@@ -103,29 +104,29 @@ impl Fleet {
             .kill_on_drop(true)
             .output()
             .await?;
-        let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        Ok((!done.status.success()).then_some(said))
+        let message = String::from_utf8_lossy(&done.stderr).into_owned();
+        Ok((!done.status.success()).then_some(message))
     }
 
-    /// Which of them is this process.
-    pub(super) fn find(&self, pid: i32) -> Option<usize> {
+    /// The place of the process with this id.
+    pub(crate) fn find(&self, pid: i32) -> Option<usize> {
         self.posts.iter().position(|post| post.pid == Some(pid))
     }
 
-    /// Those that do this and nothing else.
-    pub(super) fn in_role(&self, role: &str) -> Vec<usize> {
+    /// The places with exactly this role.
+    pub(crate) fn in_role(&self, role: &str) -> Vec<usize> {
         let posts = self.posts.iter().enumerate();
         posts
             .filter_map(|(at, post)| (post.role == role).then_some(at))
             .collect()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.posts.len()
     }
 
-    /// Starts again whatever has ended, as a service manager does.
-    pub(super) fn revive(&mut self, server: &Server) -> Result<(), ChaosError> {
+    /// Starts every process again that has ended, as a service manager does.
+    pub(crate) fn restart_ended(&mut self, server: &Server) -> Result<(), LabError> {
         for at in 0..self.posts.len() {
             if self.is_alive(at)? {
                 continue;
@@ -146,7 +147,7 @@ impl Fleet {
                 .stdout(Stdio::null())
                 .stderr(log)
                 .kill_on_drop(true)
-                // Ctrl-C is for the lab, which then ends them itself.
+                // Ctrl-C must reach the lab only. The lab then stops the processes in order.
                 .process_group(0);
             if let (Some(library), Some(clock)) = (faketime(), &post.clock) {
                 command
@@ -164,7 +165,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn is_alive(&mut self, at: usize) -> Result<bool, ChaosError> {
+    fn is_alive(&mut self, at: usize) -> Result<bool, LabError> {
         let post = &mut self.posts[at];
         let Some(child) = &mut post.child else {
             return Ok(false);
@@ -172,36 +173,36 @@ impl Fleet {
         if child.try_wait()?.is_none() {
             return Ok(true);
         }
-        let told = post.pid.is_some_and(|pid| self.told_to_end.contains(&pid));
-        self.ended_on_their_own += u32::from(!told);
+        let is_stopped = post.pid.is_some_and(|pid| self.stopped.contains(&pid));
+        self.ended_by_themselves += u32::from(!is_stopped);
         Ok(false)
     }
 
-    /// SIGKILL, SIGTERM, SIGSTOP or SIGCONT. Returns the process id where there was a process.
-    pub(super) fn signal(&mut self, at: usize, signal: Signal) -> Option<i32> {
+    /// Sends SIGKILL, SIGTERM, SIGSTOP or SIGCONT. Returns the process id if the process was alive.
+    pub(crate) fn signal(&mut self, at: usize, signal: Signal) -> Option<i32> {
         let post = &mut self.posts[at];
         let pid = post.child.as_ref()?.id().and(post.pid)?;
         match signal {
             Signal::SIGSTOP => post.frozen = true,
             Signal::SIGCONT => post.frozen = false,
-            _ => self.told_to_end.push(pid),
+            _ => self.stopped.push(pid),
         }
-        // It may have ended by itself just now: then it is found and started again.
+        // The process may have ended in this moment. Then `restart_ended` finds it.
         kill(Pid::from_raw(pid), signal).ok().map(|()| pid)
     }
 
-    /// The next process here believes that the time is another one; returns whether that can be done at all.
-    pub(super) fn set_clock(&mut self, at: usize, clock: Option<String>) -> bool {
+    /// Gives the next process at this place a wrong clock, or the right one. Returns whether this machine can do that.
+    pub(crate) fn set_clock(&mut self, at: usize, clock: Option<String>) -> bool {
         self.posts[at].clock = clock;
         faketime().is_some()
     }
 
-    pub(super) fn set_network(&self, at: usize, mode: Mode) {
+    pub(crate) fn set_network(&self, at: usize, mode: Mode) {
         self.posts[at].proxy.set(mode);
     }
 
-    /// Every network passes, nothing is frozen, everything runs, by the right clock from the next start on.
-    pub(super) fn heal(&mut self, server: &Server) -> Result<(), ChaosError> {
+    /// Repairs every network, continues frozen processes and starts ended ones. Wrong clocks last until the next start.
+    pub(crate) fn heal(&mut self, server: &Server) -> Result<(), LabError> {
         for at in 0..self.posts.len() {
             self.set_network(at, Mode::Pass);
             self.set_clock(at, None);
@@ -209,11 +210,11 @@ impl Fleet {
                 self.signal(at, Signal::SIGCONT);
             }
         }
-        self.revive(server)
+        self.restart_ended(server)
     }
 
-    /// SIGTERM to all of `role`, or to everything; returns those that had to be killed in the end.
-    pub(super) async fn end(&mut self, role: Option<&str>) -> Result<Vec<String>, ChaosError> {
+    /// Sends SIGTERM to every process, or to those of `role`. Returns the processes that did not end in time.
+    pub(crate) async fn end(&mut self, role: Option<&str>) -> Result<Vec<String>, LabError> {
         let mut late = Vec::new();
         for at in 0..self.posts.len() {
             if role.is_none_or(|role| self.posts[at].role == role) {
@@ -226,7 +227,7 @@ impl Fleet {
             }
             let mut post = self.posts.remove(at);
             if let Some(child) = &mut post.child
-                && timeout(END_WITHIN, child.wait()).await.is_err()
+                && timeout(STOP_DEADLINE, child.wait()).await.is_err()
             {
                 late.push(format!("{} (process {:?})", post.role, post.pid));
                 child.kill().await?;
@@ -236,9 +237,9 @@ impl Fleet {
     }
 }
 
-/// The library that fakes a process's clock, where it is installed.
-pub(super) fn faketime() -> Option<&'static str> {
-    FAKETIME
+/// The path of libfaketime, if it is installed.
+pub(crate) fn faketime() -> Option<&'static str> {
+    FAKETIME_PATHS
         .iter()
         .copied()
         .find(|path| Path::new(path).exists())
