@@ -75,7 +75,7 @@ bench: postgres ## The purge measured: writes docs/benchmarks.md and its plots (
 .PHONY: screenshots
 screenshots: postgres browser ## Refresh docs/screenshots/: every page on the sample data, light and dark
 	cargo build --quiet --locked --example with_postgres
-	$(WITH_POSTGRES) cargo test --locked --test suite -- --ignored --exact console_screenshots::every_page_light_and_dark
+	$(WITH_POSTGRES) cargo test --locked --test suite -- --ignored --exact console::screenshots::every_page_light_and_dark
 
 .PHONY: check-dashboards
 check-dashboards: postgres $(if $(PREVIEW),browser) ## Dashboards and alerts: rules, schema, and live

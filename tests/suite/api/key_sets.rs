@@ -35,10 +35,10 @@ use crate::support::{
     text::base64,
 };
 
-const RSA: &[u8] = include_bytes!("keys/rsa.pem");
-const EC: &[u8] = include_bytes!("keys/ec.pem");
-const ED25519: &[u8] = include_bytes!("keys/ed25519.pem");
-const JWKS: &str = include_str!("keys/jwks.json");
+const RSA: &[u8] = include_bytes!("../keys/rsa.pem");
+const EC: &[u8] = include_bytes!("../keys/ec.pem");
+const ED25519: &[u8] = include_bytes!("../keys/ed25519.pem");
+const JWKS: &str = include_str!("../keys/jwks.json");
 const LIST: &str = "/retention/runs";
 
 /// An operator's token, signed by RS256 under this name.
