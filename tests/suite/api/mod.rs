@@ -2,14 +2,17 @@
 
 mod any_jwks;
 mod any_request;
+mod any_token;
 mod authorization;
 mod bad_input;
 mod callers_in_the_way;
 mod connections;
 mod expensive_reads;
 mod following;
+mod key_services;
 mod key_sets;
 mod large_payloads;
+mod long_texts;
 mod odd_times;
 mod operators_api;
 mod purge_now;

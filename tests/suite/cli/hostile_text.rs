@@ -1,111 +1,18 @@
-//! Names, titles, notes, reasons and errors that somebody wrote to harm who reads them: they steer no terminal, and no answer
-//! grows with them.
+//! Names, titles, notes, reasons and errors that somebody wrote to harm who reads them: no command and no log steers a terminal
+//! by them.
 
 use std::{fs, process::Output};
 
-use reqwest::Method;
-use serde_json::{Value, json};
-use uuid::Uuid;
+use serde_json::Value;
 
 use crate::support::{
     TestDatabase,
-    api::answer,
-    client::{Client, serve},
-    console::{Console, Who},
+    hostile::{HOSTILE, HOSTILE_NAME, Hostile, MEGABYTE},
     product::{self, Service},
     scene::Scene,
     terminal::Terminal,
     text::{stderr, stdout},
-    visitor::Visitor,
 };
-
-/// Clears the screen, renames the window, rings, overwrites its line, looks like a second line, and turns what follows around;
-/// and letters that become longer in JSON and in HTML.
-const HOSTILE: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{9d}0;x\u{9c}\u{85}\u{7f}\rok\nerror: none\t\u{202e}\u{2066}\u{200f}\u{61c}\"<&'é🦀";
-/// A name that Postgres takes for a trigger.
-const HOSTILE_NAME: &str = "\u{1b}]0;x\u{7}\u{9b}31m\u{7f}\r\n\u{202e}trigger";
-/// What an answer takes at most.
-const MEGABYTE: usize = 1_000_000;
-
-/// One of everything, each of its texts three megabytes long, and many of what stands in lists.
-struct Hostile {
-    db: TestDatabase,
-    scene: Scene,
-    /// Its plan is hostile too.
-    other: Uuid,
-}
-
-impl Hostile {
-    async fn new() -> Self {
-        let db = TestDatabase::new().await;
-        let scene = Scene::of(&db, HOSTILE).await;
-        let other = db
-            .value("SELECT id FROM organizations WHERE plan <> 'pro'")
-            .await;
-        let times = 3_000_000 / HOSTILE.len() + 1;
-        let long = |column: &str| format!("{column} = repeat({column}, {times})");
-        let all = |columns: &[&str]| {
-            let all: Vec<String> = columns.iter().map(|column| long(column)).collect();
-            all.join(", ")
-        };
-        db.execute(&format!(
-            "DROP INDEX environments_org_name_idx; -- another main app has none, and takes such names
-             BEGIN; SET LOCAL session_replication_role = replica;
-             UPDATE organizations SET {}, plan = CASE plan WHEN 'pro' THEN plan ELSE repeat(plan, {times}) END;
-             UPDATE environments SET {};
-             UPDATE incidents SET severity = title;
-             UPDATE incidents SET {};
-             UPDATE approvals SET {};
-             UPDATE workflow_drift_flags SET {};
-             UPDATE retention.purge_runs SET {};
-             UPDATE retention.purge_run_steps SET throttle_reason = (SELECT requested_by FROM retention.purge_runs LIMIT 1),
-                 throttled_ms = 1000;
-             UPDATE retention.operator_actions SET {};
-             COMMIT",
-            long("name"),
-            long("name"),
-            all(&["title", "severity", "owner"]),
-            all(&["action", "requested_by", "decided_by", "notes"]),
-            long("workflow_name"),
-            all(&["requested_by", "reason", "error"]),
-            all(&["actor", "reason"]),
-        ))
-        .await;
-        many(&db, &scene).await;
-        db.execute(&format!(
-            "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
-             CREATE TRIGGER \"{HOSTILE_NAME}\" BEFORE UPDATE ON incidents FOR EACH ROW EXECUTE FUNCTION pass()"
-        ))
-        .await;
-        Self { db, scene, other }
-    }
-}
-
-/// As many as a list shows at once, and more, each text longer than it is shown.
-async fn many(db: &TestDatabase, scene: &Scene) {
-    let (org, env, incident) = (scene.org, scene.envs[0], scene.incidents[0]);
-    let words = format!("repeat('{}', 60)", HOSTILE.replace('\'', "''"));
-    db.execute(&format!(
-        "BEGIN; SET LOCAL session_replication_role = replica;
-         INSERT INTO organizations (name, plan) SELECT {words}, {words} FROM generate_series(1, 120);
-         INSERT INTO environments (org_id, name) SELECT '{org}', {words} || n FROM generate_series(1, 250) n;
-         INSERT INTO incidents (org_id, env_id, title, severity, status, owner)
-         SELECT '{org}', '{env}', {words}, n || {words}, n || {words}, {words} FROM generate_series(1, 250) n;
-         INSERT INTO approvals (org_id, incident_id, action, status, requested_by, decided_by, notes, decided_at)
-         SELECT '{org}', '{incident}', {words}, 'approved', {words}, {words}, {words}, now() FROM generate_series(1, 1200);
-         INSERT INTO workflow_drift_flags (check_id, workflow_id, workflow_name, flag)
-         SELECT c.id, n || left({words}, 300), {words}, 'modified'
-         FROM generate_series(1, 1200) n, (SELECT id FROM drift_checks ORDER BY checked_at DESC LIMIT 1) c;
-         INSERT INTO retention.purge_runs (org_id, trigger, requested_by, reason, status, error_kind, error, created_at, finished_at)
-         SELECT o.id, 'purge_now', {words}, {words}, 'failed', n || left({words}, 300), {words}, now() - interval '2 hours', now()
-         FROM generate_series(1, 250) n, (SELECT id FROM organizations WHERE plan <> 'pro' LIMIT 1) o;
-         INSERT INTO retention.operator_actions (actor, action, run_id, org_id, reason)
-         SELECT {words}, 'replay', '{}', '{org}', {words} FROM generate_series(1, 120);
-         COMMIT",
-        scene.runs.failed.unwrap()
-    ))
-    .await;
-}
 
 /// Whether it would do more to a terminal than write letters, and move on.
 fn steers(letter: char) -> bool {
@@ -216,116 +123,6 @@ async fn what_is_shown_is_escaped_on_its_line_and_json_is_what_was_written() {
 }
 
 #[tokio::test]
-async fn no_page_and_no_answer_of_the_api_takes_more_than_a_megabyte() {
-    let Hostile { db, scene, other } = Hostile::new().await;
-    let console = Console::on(db, "api", &[]).await;
-    let mut operator = Visitor::signed_in(&console, Who::Operator).await;
-    let mut pages = scene.pages();
-    let org = scene.org;
-    pages.extend([
-        format!("/console/orgs/{org}/retention/preview"),
-        format!("/console/orgs/{other}/retention"),
-        format!("/console/orgs/{other}/retention/purge"),
-        "/console/runs/replay?status=cancelled".to_owned(),
-    ]);
-    for page in pages {
-        let answer = operator.get(&page).await;
-        assert_eq!(answer.status, 200, "{page}: {}", answer.text());
-        let bytes = answer.body.len();
-        assert!(bytes <= MEGABYTE, "{page}: {bytes} bytes");
-    }
-
-    let client = Client::operator(&console.service).await;
-    let (env, incident) = (scene.envs[0], scene.incidents[0]);
-    let failed = scene.runs.failed.unwrap();
-    for path in [
-        "/retention/runs?limit=200".to_owned(),
-        format!("/retention/runs/{failed}"),
-        format!("/retention/runs/{failed}/events"),
-        format!("/orgs/{org}/retention/runs?limit=200"),
-        format!("/orgs/{org}/retention/policy"),
-        format!("/orgs/{org}/retention/preview"),
-        format!("/orgs/{org}/environments?limit=200"),
-        format!("/orgs/{org}/environments/{env}"),
-        format!("/orgs/{org}/incidents?limit=200"),
-        format!("/orgs/{org}/incidents/{incident}"),
-        format!("/orgs/{org}/drift/dashboard"),
-        format!("/orgs/{other}/retention/policy"),
-        format!("/orgs/{other}/retention/preview"),
-        format!("/orgs/{other}/retention/runs?limit=200"),
-        "/readyz".to_owned(),
-        "/metrics".to_owned(),
-    ] {
-        let answer = answer(client.request(Method::GET, &path)).await;
-        let is_refused = answer.status == 409 && path.ends_with("/policy");
-        assert!(
-            answer.status == 200 || is_refused,
-            "{path}: {}",
-            answer.text()
-        );
-        let bytes = answer.body.len();
-        assert!(bytes <= MEGABYTE, "{path}: {bytes} bytes");
-    }
-}
-
-/// A page that ends early leaves nothing out: the next one goes on where it ended.
-#[tokio::test]
-async fn list_that_takes_more_pages_than_asked_for_leaves_nothing_out() {
-    let Hostile { db, scene, other } = Hostile::new().await;
-    let service = serve(&db, "api", &[]).await;
-    let client = Client::operator(&service).await;
-    let org = scene.org;
-    // Runs have the longest texts: two pages have no room for them.
-    for (path, all, fewest_pages) in [
-        (format!("/orgs/{org}/incidents"), 253, 2),
-        (format!("/orgs/{org}/environments"), 251, 2),
-        (format!("/orgs/{other}/retention/runs"), 251, 3),
-    ] {
-        let (mut ids, mut pages) = (std::collections::BTreeSet::new(), 0);
-        let mut next = Some(String::new());
-        while let Some(cursor) = next {
-            let page = client.read(&format!("{path}?limit=200{cursor}")).await;
-            let items = page["items"].as_array().unwrap();
-            ids.extend(items.iter().map(|item| item["id"].to_string()));
-            pages += 1;
-            next = page["next_cursor"]
-                .as_str()
-                .map(|cursor| format!("&cursor={cursor}"));
-        }
-        assert_eq!(ids.len(), all, "{path}");
-        assert!(pages >= fewest_pages, "{path}: {pages} pages");
-    }
-}
-
-#[tokio::test]
-async fn text_that_is_cut_says_so() {
-    let Hostile { db, scene, .. } = Hostile::new().await;
-    let service = serve(&db, "api", &[]).await;
-    let client = Client::operator(&service).await;
-    let (org, incident) = (scene.org, scene.incidents[0]);
-    let incident = client
-        .read(&format!("/orgs/{org}/incidents/{incident}"))
-        .await;
-    let length = |text: &Value| {
-        let text = text.as_str().unwrap();
-        assert!(
-            text.starts_with(HOSTILE) && text.ends_with("..."),
-            "{text:?}"
-        );
-        text.chars().count()
-    };
-    for name in [
-        &incident["title"],
-        &incident["owner"],
-        &incident["severity"],
-    ] {
-        assert_eq!(length(name), 203);
-    }
-    assert_eq!(length(&incident["approvals"][0]["requested_by"]), 203);
-    assert_eq!(length(&incident["approvals"][0]["notes"]), 2003);
-}
-
-#[tokio::test]
 async fn log_of_a_service_is_whole_lines_that_steer_no_terminal() {
     let Hostile { db, scene, other } = Hostile::new().await;
     let (mut service, log) = Service::logged(&db.url, "api,worker", &[]);
@@ -372,32 +169,4 @@ async fn log_of_a_service_is_whole_lines_that_steer_no_terminal() {
             && (line.contains(" INFO ") || line.contains(" WARN ") || line.contains(" ERROR "))
     };
     assert!(shown.lines().all(is_entry), "{shown}");
-}
-
-/// What other logins may have written into our own records, as jsonb that no parser reads.
-#[tokio::test]
-async fn record_whose_json_cannot_be_read_is_shown_without_it() {
-    let db = TestDatabase::new().await;
-    let scene = Scene::of(&db, "Nordwind").await;
-    let deep = format!("{}1{}", "[".repeat(1000), "]".repeat(1000));
-    let run = scene.runs.ended[1];
-    db.execute(&format!(
-        "BEGIN; SET LOCAL session_replication_role = replica;
-         UPDATE retention.purge_runs SET policy = '{{\"incident_payloads\": 1e400}}' WHERE id = '{run}';
-         UPDATE retention.purge_run_steps SET cascaded = '{{\"public.audit\": {deep}}}' WHERE run_id = '{run}';
-         UPDATE retention.purge_run_steps SET started_at = now() - interval '2 days' WHERE run_id = '{run}';
-         UPDATE retention.operator_actions SET details = '{{\"run_id\": 1e400, \"more\": {deep}}}';
-         COMMIT"
-    ))
-    .await;
-    let id = run.to_string();
-    let shown = product::json(&db.url, &["runs", "show", &id, "--json"]).await;
-    assert_eq!(shown["policy"], json!(null));
-    assert_eq!(shown["steps"][0]["cascaded"], json!(null));
-    let console = Console::on(db, "api", &[]).await;
-    let mut operator = Visitor::signed_in(&console, Who::Operator).await;
-    for page in scene.pages() {
-        let answer = operator.get(&page).await;
-        assert_eq!(answer.status, 200, "{page}: {}", answer.text());
-    }
 }

@@ -1,5 +1,6 @@
 //! Operating the product: migrations, roles, settings, database servers, poolers, replicas, scheduling and monitoring.
 
+mod any_settings;
 mod attach;
 mod containers;
 mod database_urls;
