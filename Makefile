@@ -52,7 +52,7 @@ chaos: postgres faketime ## The crash lab for an hour: the product while everyth
 chaos-short: postgres faketime ## Death at every boundary, the proof that the lab's oracle can fail, and the lab for five minutes
 	cargo build --quiet --locked --example with_postgres
 	@if command -v cargo-nextest >/dev/null; then \
-		tests="cargo nextest run --locked $(if $(CI),--profile ci) --features chaos -E 'binary(lab) | test(/^fault_points::/)'"; \
+		tests="cargo nextest run --locked $(if $(CI),--profile ci) --features chaos -E 'binary(lab) | test(/::fault_points::/)'"; \
 	else \
 		tests="cargo test --locked --features chaos --bin lab; cargo test --locked --features chaos --test suite fault_points::"; \
 	fi; \
@@ -80,7 +80,7 @@ bench: postgres ## The purge measured: writes docs/benchmarks.md and its plots (
 .PHONY: screenshots
 screenshots: postgres browser ## Refresh docs/screenshots/: every page on the sample data, light and dark
 	cargo build --quiet --locked --example with_postgres
-	$(WITH_POSTGRES) cargo test --locked --test suite -- --ignored --exact console_screenshots::every_page_light_and_dark
+	$(WITH_POSTGRES) cargo test --locked --test suite -- --ignored --exact console::screenshots::every_page_light_and_dark
 
 .PHONY: check-dashboards
 check-dashboards: postgres $(if $(PREVIEW),browser) ## Dashboards and alerts: rules, schema, and live

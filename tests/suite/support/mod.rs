@@ -13,6 +13,7 @@ pub mod collector;
 pub mod console;
 pub mod cut;
 pub mod held;
+pub mod hostile;
 pub mod ledger;
 pub mod model;
 pub mod own_server;

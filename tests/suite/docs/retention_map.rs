@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::support::{TestDatabase, app::App, product, runs};
 
-const MAP: &str = include_str!("../../docs/retention-map.md");
+const MAP: &str = include_str!("../../../docs/retention-map.md");
 
 /// The rows of the table that stands under a heading, cell by cell.
 fn table_under(heading: &str) -> Vec<Vec<&'static str>> {

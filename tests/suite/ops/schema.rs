@@ -156,7 +156,7 @@ async fn inline_payloads_of_an_app_that_was_there_first_are_moved() {
     let db = TestDatabase::empty().await;
     // The main app's own tables, with a column that we know nothing of.
     db.execute(include_str!(
-        "../../migrations/main_app/1001_main_app.up.sql"
+        "../../../migrations/main_app/1001_main_app.up.sql"
     ))
     .await;
     db.execute(

@@ -259,7 +259,7 @@ async fn link_whose_signature_is_written_in_another_way_is_the_same_link() {
     let console = Console::serving("api", &[("DRIFT_RETENTION_AUTH__JWKS", keys)]).await;
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some("ec".to_owned());
-    let key = EncodingKey::from_ec_pem(include_bytes!("keys/ec.pem")).unwrap();
+    let key = EncodingKey::from_ec_pem(include_bytes!("../keys/ec.pem")).unwrap();
     let link = signed(&header, &key, &link_claims());
     let other = other_signature(&link);
     assert_ne!(link, other);

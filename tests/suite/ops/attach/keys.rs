@@ -18,11 +18,11 @@ use crate::support::{
 };
 
 const REFERENCE: [&str; 5] = [
-    include_str!("../../migrations/main_app/1001_main_app.up.sql"),
-    include_str!("../../migrations/main_app/1002_incident_lifecycle.up.sql"),
-    include_str!("../../migrations/main_app/1003_incident_payloads.up.sql"),
-    include_str!("../../migrations/main_app/1004_indexes.up.sql"),
-    include_str!("../../migrations/main_app/1005_vacuum.up.sql"),
+    include_str!("../../../../migrations/main_app/1001_main_app.up.sql"),
+    include_str!("../../../../migrations/main_app/1002_incident_lifecycle.up.sql"),
+    include_str!("../../../../migrations/main_app/1003_incident_payloads.up.sql"),
+    include_str!("../../../../migrations/main_app/1004_indexes.up.sql"),
+    include_str!("../../../../migrations/main_app/1005_vacuum.up.sql"),
 ];
 
 /// A type of key: in the tables, and in the domain.

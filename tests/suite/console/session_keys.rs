@@ -17,7 +17,7 @@ use crate::support::{
     visitor::Visitor,
 };
 
-const JWKS: &str = include_str!("keys/jwks.json");
+const JWKS: &str = include_str!("../keys/jwks.json");
 const SESSIONS: &str = "SELECT count(*) FROM retention.console_sessions";
 
 /// A set of keys in a file, as the tests change it.
@@ -59,11 +59,11 @@ async fn signed_in(console: &Console, kid: &str) -> Visitor {
     let (algorithm, key) = match kid {
         "rsa" => (
             Algorithm::RS256,
-            EncodingKey::from_rsa_pem(include_bytes!("keys/rsa.pem")),
+            EncodingKey::from_rsa_pem(include_bytes!("../keys/rsa.pem")),
         ),
         _ => (
             Algorithm::ES256,
-            EncodingKey::from_ec_pem(include_bytes!("keys/ec.pem")),
+            EncodingKey::from_ec_pem(include_bytes!("../keys/ec.pem")),
         ),
     };
     let mut header = Header::new(algorithm);

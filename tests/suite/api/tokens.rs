@@ -16,11 +16,11 @@ use crate::support::{
     product::{Service, eventually},
 };
 
-const RSA: &[u8] = include_bytes!("keys/rsa.pem");
-const EC: &[u8] = include_bytes!("keys/ec.pem");
-const ED25519: &[u8] = include_bytes!("keys/ed25519.pem");
-const RSA_PUBLIC: &str = include_str!("keys/rsa.pub.pem");
-const JWKS: &str = include_str!("keys/jwks.json");
+const RSA: &[u8] = include_bytes!("../keys/rsa.pem");
+const EC: &[u8] = include_bytes!("../keys/ec.pem");
+const ED25519: &[u8] = include_bytes!("../keys/ed25519.pem");
+const RSA_PUBLIC: &str = include_str!("../keys/rsa.pub.pem");
+const JWKS: &str = include_str!("../keys/jwks.json");
 const LIST: &str = "/retention/runs";
 
 fn header(algorithm: Algorithm, kid: &str) -> Header {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::support::{TestDatabase, app::App};
 
-const GUIDE: &str = include_str!("../../docs/integration.md");
+const GUIDE: &str = include_str!("../../../docs/integration.md");
 
 /// The fenced block of `language` that stands under a heading.
 fn example<'a>(heading: &str, language: &str) -> &'a str {

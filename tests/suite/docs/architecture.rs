@@ -1,5 +1,5 @@
-//! The floors of the house, read from the sources themselves: who may use whom, who prints, who knows apalis, and
-//! that the list of datasets is complete.
+//! The floors of the house, read from the sources themselves: who may use whom, who prints, who knows apalis, that
+//! the list of datasets is complete, and that tests stand in folders by subject.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,21 +24,21 @@ const FLOORS: &[&[&str]] = &[
 
 /// Every source file of the product: its path below `src`, and its text.
 fn sources() -> BTreeMap<PathBuf, String> {
-    sources_in("src")
+    rust_files("src")
 }
 
-/// Every Rust file of a top folder: its path below that folder, and its text.
-fn sources_in(folder: &str) -> BTreeMap<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+/// Every Rust file of a directory and the directories in it: its path below that directory, and its text.
+fn rust_files(below: &str) -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(below);
     let mut found = BTreeMap::new();
-    let mut directories = vec![folder.clone()];
+    let mut directories = vec![root.clone()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(&folder).unwrap().to_owned();
+                let name = path.strip_prefix(&root).unwrap().to_owned();
                 found.insert(name, fs::read_to_string(&path).unwrap());
             }
         }
@@ -297,7 +297,10 @@ fn every_query_opens_with_a_name_of_its_own() {
 
 #[test]
 fn every_file_says_what_it_is_for_and_fits_in_the_head() {
-    for (path, text) in sources().into_iter().chain(sources_in("lab")) {
+    for (path, text) in [rust_files("src"), rust_files("lab"), rust_files("tests/suite")]
+        .into_iter()
+        .flatten()
+    {
         assert!(
             text.starts_with("//! "),
             "{}: opens without //!",
@@ -305,5 +308,28 @@ fn every_file_says_what_it_is_for_and_fits_in_the_head() {
         );
         let lines = text.lines().count();
         assert!(lines <= 400, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn every_test_file_stands_in_a_folder_of_its_subject() {
+    let files = rust_files("tests/suite");
+    let outside = files
+        .keys()
+        .filter(|path| path.components().count() == 1 && *path != Path::new("main.rs"));
+    let outside: Vec<_> = outside.collect();
+    assert!(
+        outside.is_empty(),
+        "move these into a folder of tests/suite: {outside:?}"
+    );
+    for path in files.keys().filter(|path| *path != Path::new("main.rs")) {
+        let folder = path.parent().unwrap();
+        // A folder beside a file of its name belongs to that file.
+        let opens = [folder.join("mod.rs"), folder.with_extension("rs")];
+        assert!(
+            opens.iter().any(|file| files.contains_key(file)),
+            "{} has no mod.rs that says what its tests hold",
+            folder.display()
+        );
     }
 }
