@@ -36,7 +36,7 @@ pub enum Point {
 /// Dies here, as by SIGKILL, when that was asked for.
 #[cfg(not(feature = "chaos"))]
 #[inline]
-pub fn pass(_: Point) {}
+pub fn reach(_: Point) {}
 
 /// Dies here, as by SIGKILL, when that was asked for.
 #[cfg(feature = "chaos")]
@@ -44,7 +44,7 @@ pub fn pass(_: Point) {}
     clippy::disallowed_methods,
     reason = "no setting of the product: it has no such points"
 )]
-pub fn pass(point: Point) {
+pub fn reach(point: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use nix::{sys::signal, unistd::Pid};

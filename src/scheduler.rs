@@ -3,7 +3,7 @@
 //! Slots are ours, kept in `retention.schedule_slots`, and the clock is Postgres's: however many schedulers run
 //! and however their own clocks jump, each (organization, slot) is enqueued once. Only the latest slot that is
 //! due counts, so slots missed while everything was down become one run. A scheduler that dies in the middle of
-//! a slot leaves its place in the table, and the next one goes on from there.
+//! a slot leaves its progress in the table, and the next one goes on from there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,18 +21,18 @@ use crate::{
 };
 
 /// Organizations per transaction.
-const CHUNK: i64 = 2_000;
+const ORGANIZATIONS_PER_TRANSACTION: i64 = 2_000;
 /// The longest sleep: how late a change of Postgres's clock, or another scheduler's death, can be noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(15);
+const MAX_SLEEP: Duration = Duration::from_secs(15);
 /// The pause after a failure, and before organizations that could not be enqueued are tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a look at the schedule came to.
+/// What a tick came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tick {
     /// The latest slot is enqueued already, or another scheduler is at it.
     Idle,
-    /// The very first look: slots before it are not caught up, the next one is the first.
+    /// The very first tick: earlier slots are not caught up. The next slot is the first.
     Baseline,
     /// This scheduler worked on the slot.
     Worked {
@@ -68,17 +68,17 @@ struct Chunk {
 }
 
 impl Scheduler {
-    /// Looks at the schedule until `stop`.
+    /// Ticks until `stop`.
     pub async fn run(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
-            let pause = match self.look(stop).await {
+            let pause = match self.tick_and_pause(stop).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     tracing::warn!(
                         error = chain(&error),
                         "cannot enqueue the schedule; trying again"
                     );
-                    PAUSE
+                    RETRY_PAUSE
                 }
             };
             tokio::select! {
@@ -88,8 +88,8 @@ impl Scheduler {
         }
     }
 
-    /// One look; returns how long to sleep before the next.
-    async fn look(&self, stop: &CancellationToken) -> sqlx::Result<Duration> {
+    /// Ticks once, and returns how long to sleep before the next tick.
+    async fn tick_and_pause(&self, stop: &CancellationToken) -> sqlx::Result<Duration> {
         match self.tick(stop).await? {
             Tick::Worked {
                 slot,
@@ -99,7 +99,7 @@ impl Scheduler {
             } => {
                 tracing::info!(%slot, enqueued, coalesced, complete, "enqueued {enqueued} runs for slot {slot}");
                 if !complete {
-                    return Ok(PAUSE);
+                    return Ok(RETRY_PAUSE);
                 }
             }
             Tick::Baseline => tracing::info!("the schedule begins: the next slot is the first"),
@@ -111,8 +111,8 @@ impl Scheduler {
             .next(now)
             .and_then(|next| (next - now).to_std().ok());
         Ok(until
-            .unwrap_or(LONGEST_SLEEP)
-            .clamp(Duration::from_millis(10), LONGEST_SLEEP))
+            .unwrap_or(MAX_SLEEP)
+            .clamp(Duration::from_millis(10), MAX_SLEEP))
     }
 
     /// Enqueues the latest due slot, unless that is done.
@@ -194,7 +194,7 @@ impl Scheduler {
             .database
             .begin_with(&["SET LOCAL lock_timeout = '1s'"])
             .await?;
-        let place = sqlx::query!(
+        let progress = sqlx::query!(
             "-- scheduler.hold_slot
              SELECT after_org, deferred FROM retention.schedule_slots
              WHERE slot = $1 AND completed_at IS NULL FOR UPDATE SKIP LOCKED",
@@ -202,9 +202,11 @@ impl Scheduler {
         )
         .fetch_optional(&mut tx)
         .await?;
-        let Some(place) = place else { return Ok(None) };
-        let mut deferred = place.deferred;
-        let mut after_org = place.after_org;
+        let Some(progress) = progress else {
+            return Ok(None);
+        };
+        let mut deferred = progress.deferred;
+        let mut after_org = progress.after_org;
         let fresh = next_organizations(&mut tx, after_org).await?;
         let is_fresh = !fresh.is_empty();
         // Those that were blocked before are tried again once all others have their run.
@@ -231,7 +233,7 @@ impl Scheduler {
         }
         *complete = !is_fresh && deferred.is_empty();
         sqlx::query!(
-            "-- scheduler.keep_place
+            "-- scheduler.keep_progress
              UPDATE retention.schedule_slots
              SET after_org = $2, deferred = $3, enqueued = enqueued + $4, coalesced = coalesced + $5,
                  completed_at = CASE WHEN $6 THEN now() END
@@ -245,9 +247,9 @@ impl Scheduler {
         )
         .execute(&mut tx)
         .await?;
-        faults::pass(Point::BeforeSlotCommit);
+        faults::reach(Point::BeforeSlotCommit);
         tx.commit().await?;
-        faults::pass(Point::AfterSlotCommit);
+        faults::reach(Point::AfterSlotCommit);
         Ok(Some(chunk))
     }
 }
@@ -267,7 +269,7 @@ async fn next_organizations(
         r#"-- scheduler.next_organizations
         SELECT id AS "id!" FROM main_app.organizations WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"#,
         after,
-        CHUNK
+        ORGANIZATIONS_PER_TRANSACTION
     )
     .fetch_all(tx)
     .await
@@ -282,11 +284,11 @@ async fn enqueue_some(
 ) -> sqlx::Result<(usize, Option<(i64, i64)>)> {
     let mut taken = orgs.len();
     loop {
-        tx.mark().await?;
+        tx.savepoint().await?;
         match runs::enqueue_slot(tx, slot, &orgs[..taken]).await {
             Ok(made) => return Ok((taken, Some(made))),
             Err(error) if postgres::is_contention(&error) => {
-                tx.back_to_mark().await?;
+                tx.rollback_to_savepoint().await?;
                 if taken == 1 {
                     return Ok((1, None));
                 }

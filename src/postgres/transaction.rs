@@ -47,8 +47,8 @@ pub struct Transaction<'c> {
     is_pooled: bool,
     /// When a transaction that purges has to begin its last statement.
     deadline: Option<Instant>,
-    /// Whether [`Transaction::mark`] was called.
-    is_marked: bool,
+    /// Whether [`Transaction::savepoint`] was called.
+    has_savepoint: bool,
     /// The mapping that this process has checked.
     mapping: Option<Arc<Mapping>>,
     /// Whether it may delete: then it commits only under that mapping.
@@ -80,7 +80,7 @@ impl<'c> Transaction<'c> {
             inner,
             is_pooled,
             deadline: None,
-            is_marked: false,
+            has_savepoint: false,
             mapping,
             purges: false,
             trust,
@@ -152,27 +152,26 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// What was done so far stays, whatever becomes of what follows: [`Transaction::back_to_mark`]. It takes the place of an
-    /// earlier mark.
+    /// Sets a savepoint, in place of an earlier one: [`Transaction::rollback_to_savepoint`].
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn mark(&mut self) -> sqlx::Result<()> {
-        let sql = if std::mem::replace(&mut self.is_marked, true) {
-            "RELEASE SAVEPOINT mark; SAVEPOINT mark"
+    pub async fn savepoint(&mut self) -> sqlx::Result<()> {
+        let sql = if std::mem::replace(&mut self.has_savepoint, true) {
+            "RELEASE SAVEPOINT before; SAVEPOINT before"
         } else {
-            "SAVEPOINT mark"
+            "SAVEPOINT before"
         };
         sqlx::raw_sql(sql).execute(self.connection()).await?;
         Ok(())
     }
 
-    /// Takes back what was done since the mark, also after an error.
+    /// Undoes everything since the savepoint, also after an error.
     ///
     /// # Errors
-    /// When the database fails, or there is no mark.
-    pub async fn back_to_mark(&mut self) -> sqlx::Result<()> {
-        sqlx::raw_sql("ROLLBACK TO SAVEPOINT mark")
+    /// When the database fails, or there is no savepoint.
+    pub async fn rollback_to_savepoint(&mut self) -> sqlx::Result<()> {
+        sqlx::raw_sql("ROLLBACK TO SAVEPOINT before")
             .execute(self.connection())
             .await?;
         Ok(())

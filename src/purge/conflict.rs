@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{postgres, runs::RowCursor, telemetry::logs::chain};
 
-/// How often in a row a batch may meet locks before the rest of its dataset is left to the next pass.
+/// How often in a row a batch may meet locks before the rest of its dataset is left to the next try.
 const MAX_CONTENTIONS: u32 = 10;
 /// The pause before a pair that met locks comes again.
 const CONTENTION_PAUSE: Duration = Duration::from_millis(100);
@@ -62,8 +62,8 @@ impl Purger {
         };
         match error {
             PurgeError::Database(error) if postgres::is_contention(&error) => {
-                let passed = self.meet_locks(group, pair, &error, mode).await;
-                let error = passed.err();
+                let skipped = self.meet_locks(group, pair, &error, mode).await;
+                let error = skipped.err();
                 error
                     .and_then(|error| group.end(pair.member, error))
                     .into_iter()
@@ -74,7 +74,7 @@ impl Purger {
     }
 
     /// The batch met locks. It comes again with fewer rows, to take less time or to leave out the row that is held. A single row
-    /// that is held is passed over: the next pass takes it up again.
+    /// that is held is skipped: the next try takes it up again.
     async fn meet_locks(
         &self,
         group: &mut Group,
@@ -86,7 +86,7 @@ impl Purger {
         if is_smaller && postgres::is_timeout(error) {
             return Ok(());
         }
-        let passed = if is_smaller {
+        let skipped = if is_smaller {
             None
         } else {
             self.next_row(group, pair).await?
@@ -98,12 +98,12 @@ impl Purger {
         member.has_begun = true;
         let sweep = &mut member.sweeps[pair.dataset];
         sweep.contentions += 1;
-        sweep.cursor = passed.or(sweep.cursor.take());
+        sweep.cursor = skipped.or(sweep.cursor.take());
         if sweep.contentions == MAX_CONTENTIONS {
-            tracing::debug!(run_id = %member.run.id, error = chain(error), "too many rows are held: the next pass takes them up");
+            tracing::debug!(run_id = %member.run.id, error = chain(error), "too many rows are held: the next try takes them up");
             group.size.reset(mode);
         } else {
-            member.next_pass_at = Instant::now() + CONTENTION_PAUSE;
+            member.next_try_at = Instant::now() + CONTENTION_PAUSE;
             group.pairs.push_back(pair);
         }
         Ok(())

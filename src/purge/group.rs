@@ -1,4 +1,4 @@
-//! Runs that are purged together: their pairs with rows due, and whose batch comes next. A group of one is a group.
+//! A group of runs: their pairs with rows due, and whose batch comes next. A group of one is a group.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,36 +12,36 @@ use super::{
 };
 use crate::runs::{RowCursor, ThrottleReason};
 
-/// A pair of a run and one of its datasets with rows due, by their places.
+/// A pair of a run and one of its datasets with rows due, by their indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Pair {
     pub(super) member: usize,
     pub(super) dataset: usize,
 }
 
-/// Runs that are purged together.
+/// Runs that share their transactions.
 #[derive(Debug)]
 pub struct Group {
-    /// The runs, by place. A run that has ended leaves its place empty.
+    /// The runs, by index. A run that has ended leaves its entry empty.
     pub(super) members: Vec<Option<Member>>,
     /// The pairs with rows due, in the order in which their next batches come.
     pub(super) pairs: VecDeque<Pair>,
     /// Pairs until each has had a batch since the runs were last verified.
-    pub(super) left_in_round: usize,
-    /// Whether the look has found the pairs. Until then nothing is verified.
-    pub(super) has_looked: bool,
+    pub(super) left_in_cycle: usize,
+    /// Whether the pairs are known. Until then nothing is verified.
+    pub(super) is_inspected: bool,
     pub(super) size: BatchSize,
 }
 
 impl Group {
-    /// A group before its look.
+    /// A group whose pairs are not known yet.
     #[must_use]
     pub fn new(members: Vec<Member>, batch_size: Option<u32>) -> Self {
         Self {
             members: members.into_iter().map(Some).collect(),
             pairs: VecDeque::new(),
-            left_in_round: 0,
-            has_looked: false,
+            left_in_cycle: 0,
+            is_inspected: false,
             size: BatchSize::new(batch_size),
         }
     }
@@ -54,13 +54,13 @@ impl Group {
 
     /// Whether every pair has had a batch: then the runs without pairs are to be verified.
     #[must_use]
-    pub fn is_round_over(&self) -> bool {
-        self.left_in_round == 0
+    pub fn is_cycle_over(&self) -> bool {
+        self.left_in_cycle == 0
     }
 
-    /// Begins another round.
-    pub(super) fn begin_round(&mut self) {
-        self.left_in_round = self.pairs.len();
+    /// Begins another cycle.
+    pub(super) fn begin_cycle(&mut self) {
+        self.left_in_cycle = self.pairs.len();
     }
 
     /// The runs at work.
@@ -106,10 +106,10 @@ impl Group {
     pub fn wait_until(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let mut first: Option<Instant> = None;
-        for place in 0..self.pairs.len() {
-            let at = self.ready_at(self.pairs[place]);
+        for index in 0..self.pairs.len() {
+            let at = self.ready_at(self.pairs[index]);
             if at <= now {
-                if let Some(pair) = self.pairs.remove(place) {
+                if let Some(pair) = self.pairs.remove(index) {
                     self.pairs.push_front(pair);
                 }
                 return None;
@@ -122,7 +122,7 @@ impl Group {
     /// When the next batch of a pair may begin.
     fn ready_at(&self, pair: Pair) -> Instant {
         let member = self.members[pair.member].as_ref();
-        member.map_or_else(Instant::now, |member| member.next_pass_at)
+        member.map_or_else(Instant::now, |member| member.next_try_at)
     }
 
     /// Takes out runs for other workers: the later half of those that can go on elsewhere.
@@ -135,28 +135,28 @@ impl Group {
 
     /// Takes out the runs that `which` chooses.
     pub fn take(&mut self, which: impl Fn(&Member) -> bool) -> Vec<Member> {
-        let places = (0..self.members.len()).filter(|place| {
-            let member = self.members[*place].as_ref();
+        let indexes = (0..self.members.len()).filter(|index| {
+            let member = self.members[*index].as_ref();
             member.is_some_and(&which)
         });
-        let places: Vec<_> = places.collect();
-        places
+        let indexes: Vec<_> = indexes.collect();
+        indexes
             .into_iter()
-            .filter_map(|place| self.remove(place))
+            .filter_map(|index| self.remove(index))
             .collect()
     }
 
     /// Takes out one run with its pairs.
-    pub(super) fn remove(&mut self, place: usize) -> Option<Member> {
-        self.drop_pairs(|pair| pair.member == place);
-        self.members[place].take()
+    pub(super) fn remove(&mut self, index: usize) -> Option<Member> {
+        self.drop_pairs(|pair| pair.member == index);
+        self.members[index].take()
     }
 
     /// Drops pairs, wherever they stand.
     pub(super) fn drop_pairs(&mut self, which: impl Fn(Pair) -> bool) {
-        let ahead = self.pairs.iter().take(self.left_in_round);
+        let ahead = self.pairs.iter().take(self.left_in_cycle);
         let dropped_ahead = ahead.filter(|pair| which(**pair)).count();
-        self.left_in_round -= dropped_ahead;
+        self.left_in_cycle -= dropped_ahead;
         self.pairs.retain(|pair| !which(*pair));
     }
 
@@ -166,15 +166,15 @@ impl Group {
         Some(&mut member.sweeps[pair.dataset])
     }
 
-    /// The places of the runs without pairs.
+    /// The indexes of the runs without pairs.
     pub(super) fn without_pairs(&self) -> Vec<usize> {
         (0..self.members.len())
-            .filter(|place| self.members[*place].is_some())
-            .filter(|place| !self.pairs.iter().any(|pair| pair.member == *place))
+            .filter(|index| self.members[*index].is_some())
+            .filter(|index| !self.pairs.iter().any(|pair| pair.member == *index))
             .collect()
     }
 
-    /// The pairs of the next transaction: from the front, as many as may go together.
+    /// The pairs of the next transaction: from the front, as many as may share a transaction.
     pub(super) fn next_pairs(&self) -> Vec<Pair> {
         let now = Instant::now();
         let is_ready = |pair: &Pair| self.ready_at(*pair) <= now;
@@ -182,23 +182,23 @@ impl Group {
             let member = self.members[pair.member].as_ref();
             member.is_some_and(|member| member.sweeps[pair.dataset].is_alone)
         };
-        // Runs that somebody waits for do not share the pace of the others.
+        // Runs that somebody waits for do not share a transaction with the others.
         let is_urgent = |pair: &Pair| {
             let member = self.members[pair.member].as_ref();
             member.is_some_and(|member| member.run.is_urgent) == self.is_front_urgent()
         };
-        let in_round = self.pairs.iter().take(self.left_in_round.max(1)).copied();
-        let mut pairs: Vec<_> = in_round
+        let in_cycle = self.pairs.iter().take(self.left_in_cycle.max(1)).copied();
+        let mut pairs: Vec<_> = in_cycle
             .take_while(|pair| is_ready(pair) && is_urgent(pair))
             .collect();
-        let together = pairs.iter().position(is_alone).unwrap_or(pairs.len());
-        pairs.truncate(together.max(1));
+        let shared = pairs.iter().position(is_alone).unwrap_or(pairs.len());
+        pairs.truncate(shared.max(1));
         pairs
     }
 
     /// Takes the first pair.
     pub(super) fn pop(&mut self) -> Option<Pair> {
-        self.left_in_round = self.left_in_round.saturating_sub(1);
+        self.left_in_cycle = self.left_in_cycle.saturating_sub(1);
         self.pairs.pop_front()
     }
 
@@ -212,8 +212,8 @@ impl Group {
         }
     }
 
-    pub(super) fn end(&mut self, place: usize, error: PurgeError) -> Option<EndedRun> {
-        let member = self.remove(place)?;
+    pub(super) fn end(&mut self, index: usize, error: PurgeError) -> Option<EndedRun> {
+        let member = self.remove(index)?;
         Some(EndedRun {
             member,
             result: Err(error),
@@ -221,9 +221,9 @@ impl Group {
     }
 
     pub(super) fn end_all(&mut self, error: impl Fn() -> PurgeError) -> Vec<EndedRun> {
-        let places = 0..self.members.len();
-        places
-            .filter_map(|place| self.end(place, error()))
+        let indexes = 0..self.members.len();
+        indexes
+            .filter_map(|index| self.end(index, error()))
             .collect()
     }
 
@@ -237,7 +237,7 @@ impl Group {
         Some(member.sweeps[pair.dataset].cursor.as_ref())
     }
 
-    /// Opens the spans of the pairs that may have their turn now.
+    /// Opens the spans of the pairs that may have a batch now.
     pub(super) fn open_spans(&mut self) {
         for pair in self.next_pairs() {
             if let Some(member) = self.members[pair.member].as_mut() {

@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// How often an attempt goes over rows again that another transaction held, or that were written meanwhile.
-const MAX_PASSES: u32 = 5;
-/// The pause before the second pass. It doubles with each.
-const FIRST_PASS_PAUSE: Duration = Duration::from_millis(100);
+const MAX_TRIES: u32 = 5;
+/// The pause before the second try. It doubles with each.
+const FIRST_TRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// One run of a group.
 #[derive(Debug)]
@@ -32,14 +32,14 @@ pub struct Member {
     pub began: Instant,
     /// Rows purged by this attempt.
     pub rows: u64,
-    /// Whether one of its pairs has had its turn.
+    /// Whether one of its pairs has had a batch.
     pub(super) has_begun: bool,
     /// What it has done in each dataset, in the order of [`DATASETS`].
     pub(super) sweeps: Vec<Sweep>,
     /// How often it has gone over its datasets.
-    pub(super) passes: u32,
-    /// When its next pass may begin.
-    pub(super) next_pass_at: Instant,
+    pub(super) tries: u32,
+    /// When its next try may begin.
+    pub(super) next_try_at: Instant,
     /// The first error of one of its tables. The other tables are purged all the same.
     pub(super) table_error: Option<PurgeError>,
 }
@@ -51,7 +51,7 @@ pub(super) struct Sweep {
     pub(super) cursor: Option<RowCursor>,
     /// How often in a row a batch met locks.
     pub(super) contentions: u32,
-    /// Rows of this pass that a trigger kept.
+    /// Rows of this try that a trigger kept.
     pub(super) refused: u64,
     /// Whether a statement on the dataset fails for good: it is left alone.
     pub(super) has_failed: bool,
@@ -85,8 +85,8 @@ impl Member {
             began: Instant::now(),
             rows: 0,
             has_begun: false,
-            passes: 1,
-            next_pass_at: Instant::now(),
+            tries: 1,
+            next_try_at: Instant::now(),
             table_error: None,
             run,
         }
@@ -127,14 +127,14 @@ impl Member {
         self.sweeps.iter_mut().for_each(|sweep| sweep.cursor = None);
     }
 
-    /// Another pass over the datasets with rows left, unless there were enough passes.
-    pub(super) fn begin_pass(&mut self) -> bool {
-        if self.passes == MAX_PASSES {
+    /// Another try over the datasets with rows left, unless there were enough tries.
+    pub(super) fn begin_try(&mut self) -> bool {
+        if self.tries == MAX_TRIES {
             return false;
         }
-        let pause = FIRST_PASS_PAUSE * 2_u32.pow(self.passes - 1);
-        self.next_pass_at = Instant::now() + pause;
-        self.passes += 1;
+        let pause = FIRST_TRY_PAUSE * 2_u32.pow(self.tries - 1);
+        self.next_try_at = Instant::now() + pause;
+        self.tries += 1;
         for sweep in &mut self.sweeps {
             (sweep.cursor, sweep.refused, sweep.contentions) = (None, 0, 0);
         }

@@ -1,8 +1,8 @@
-//! What speaks against purging at full speed, as the database tells it.
+//! The load of the database: reasons against purging at full speed.
 
 use crate::postgres::Database;
 
-/// What one look at the database showed: `retention.pressure`.
+/// One sample of the database's load: `retention.pressure`.
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
     /// Sessions of others that were at work within the last second.
@@ -20,14 +20,14 @@ pub(super) struct Pressure {
 }
 
 impl Pressure {
-    /// Looks once. `foreground`: users and applications that count as the main app; none: all but ours.
-    pub(super) async fn look(database: &Database, foreground: &[String]) -> sqlx::Result<Self> {
+    /// Takes a sample. `foreground`: users and applications that count as the main app; none: all but ours.
+    pub(super) async fn read(database: &Database, foreground: &[String]) -> sqlx::Result<Self> {
         let tables = database
             .mapping()
             .map_or_else(Vec::new, |mapping| mapping.purged.clone());
         sqlx::query_as!(
             Self,
-            r#"-- purge.look_around
+            r#"-- purge.pressure
         SELECT others_awake AS "others_awake!", waiting_for_us AS "waiting_for_us!", replica_lag AS "replica_lag!",
                vacuuming AS "vacuuming!", wal AS "wal!", replayed
         FROM retention.pressure($1::oid[], $2::text[])"#,

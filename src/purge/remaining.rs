@@ -18,15 +18,15 @@ use crate::{
     telemetry::logs::chain,
 };
 
-/// The oldest expired rows of a dataset that a look begins with. Where rules protect them all, it goes on with this many times
+/// How many of the oldest expired rows of a dataset are inspected first. Where rules protect them all, it goes on with this many times
 /// more.
-const FIRST_LOOK_ROWS: i64 = 4;
+const MIN_LOOK_ROWS: i64 = 4;
 
-/// A dataset of a run, by their places, and what is asked about it.
+/// A dataset of a run, by their indexes, and what is asked about it.
 type Asked = (Pair, Scope);
 
 impl Purger {
-    /// Finds the datasets with rows due. A run without any needs no sweep: the look has verified it.
+    /// Finds the datasets with rows due. A run without any needs no sweep: this has verified it.
     pub async fn look(&self, group: &mut Group) {
         let asked: Vec<_> = (0..DATASETS.len())
             .map(|n| group.asked(n, |_| true))
@@ -60,8 +60,8 @@ impl Purger {
             .make_contiguous()
             .sort_by_key(|pair| pair.member);
         group.urgent_first();
-        group.has_looked = true;
-        group.begin_round();
+        group.is_inspected = true;
+        group.begin_cycle();
     }
 
     /// Ends the runs that have no pair left. Those that were swept are verified first; a run with rows left goes over them once
@@ -69,11 +69,11 @@ impl Purger {
     pub async fn verify(&self, group: &mut Group) -> Vec<EndedRun> {
         let mut ended = Vec::new();
         let mut swept = Vec::new();
-        for place in group.without_pairs() {
-            let is_swept = group.members[place].as_ref().is_some_and(Member::is_swept);
-            if is_swept || !group.has_looked {
-                swept.push(place);
-            } else if let Some(member) = group.remove(place) {
+        for index in group.without_pairs() {
+            let is_swept = group.members[index].as_ref().is_some_and(Member::is_swept);
+            if is_swept || !group.is_inspected {
+                swept.push(index);
+            } else if let Some(member) = group.remove(index) {
                 ended.push(EndedRun {
                     member,
                     result: Ok(()),
@@ -83,17 +83,17 @@ impl Purger {
         if swept.is_empty() {
             return ended;
         }
-        faults::pass(Point::BeforeVerify);
+        faults::reach(Point::BeforeVerify);
         let verified = self.verify_swept(group, &swept).await;
-        faults::pass(Point::AfterVerify);
-        for (place, result) in verified {
+        faults::reach(Point::AfterVerify);
+        for (index, result) in verified {
             let is_left = matches!(result, Err(PurgeError::LeftBehind { .. }));
-            let result = match self.go_on(group, place, is_left).await {
+            let result = match self.go_on(group, index, is_left).await {
                 Ok(true) => continue,
                 Ok(false) => result,
                 Err(error) => Err(error.into()),
             };
-            if let Some(mut member) = group.remove(place) {
+            if let Some(mut member) = group.remove(index) {
                 // The error of a table comes first: it tells why other rows may be left, too.
                 let result = match member.table_error.take() {
                     Some(error) if is_left || result.is_ok() => Err(error),
@@ -102,11 +102,11 @@ impl Purger {
                 ended.push(EndedRun { member, result });
             }
         }
-        group.begin_round();
+        group.begin_cycle();
         ended
     }
 
-    /// Verifies runs together. If that fails, each alone, so that the error belongs to one run.
+    /// Verifies all of these runs at once. If that fails, each alone, so that the error belongs to one run.
     async fn verify_swept(
         &self,
         group: &mut Group,
@@ -114,32 +114,32 @@ impl Purger {
     ) -> Vec<(usize, Result<(), PurgeError>)> {
         if self.find_left(group, swept).await.is_ok() {
             let mut verified = Vec::new();
-            for place in swept {
-                verified.push((*place, self.conclude(group, *place).await));
+            for index in swept {
+                verified.push((*index, self.conclude(group, *index).await));
             }
             return verified;
         }
         let mut verified = Vec::new();
-        for place in swept {
-            let result = match self.find_left(group, &[*place]).await {
-                Ok(()) => self.conclude(group, *place).await,
+        for index in swept {
+            let result = match self.find_left(group, &[*index]).await {
+                Ok(()) => self.conclude(group, *index).await,
                 Err(error) => Err(error),
             };
-            verified.push((*place, result));
+            verified.push((*index, result));
         }
         verified
     }
 
     /// Looks at every expired row of these runs, and notes how many are due, and how many are kept.
-    async fn find_left(&self, group: &mut Group, places: &[usize]) -> Result<(), PurgeError> {
-        let _spans: Vec<Span> = places
+    async fn find_left(&self, group: &mut Group, indexes: &[usize]) -> Result<(), PurgeError> {
+        let _spans: Vec<Span> = indexes
             .iter()
-            .filter_map(|place| group.members[*place].as_ref())
+            .filter_map(|index| group.members[*index].as_ref())
             .map(|member| tracing::info_span!(parent: &member.span, "verify"))
             .collect();
         let mut tx = self.database.begin_verifying().await?;
         for (dataset, kind) in DATASETS.iter().enumerate() {
-            let asked = group.asked(dataset, |place| places.contains(&place));
+            let asked = group.asked(dataset, |index| indexes.contains(&index));
             let scopes: Vec<_> = asked.iter().map(|(_, scope)| *scope).collect();
             if scopes.is_empty() {
                 continue;
@@ -158,8 +158,8 @@ impl Purger {
     }
 
     /// Whether the rows that were found left make the run fail.
-    async fn conclude(&self, group: &Group, place: usize) -> Result<(), PurgeError> {
-        let Some(member) = group.members[place].as_ref() else {
+    async fn conclude(&self, group: &Group, index: usize) -> Result<(), PurgeError> {
+        let Some(member) = group.members[index].as_ref() else {
             return Ok(());
         };
         let mut sweeps = DATASETS.iter().zip(&member.sweeps);
@@ -176,12 +176,12 @@ impl Purger {
         })
     }
 
-    /// Begins another pass of a run over the datasets with rows left. `false`: none is left, or it has had enough passes.
-    async fn go_on(&self, group: &mut Group, place: usize, is_left: bool) -> sqlx::Result<bool> {
-        let Some(member) = group.members[place].as_mut().filter(|_| is_left) else {
+    /// Lets a run try once more over the datasets with rows left. `false`: none is left, or it has had enough tries.
+    async fn go_on(&self, group: &mut Group, index: usize, is_left: bool) -> sqlx::Result<bool> {
+        let Some(member) = group.members[index].as_mut().filter(|_| is_left) else {
             return Ok(false);
         };
-        if !member.begin_pass() {
+        if !member.begin_try() {
             return Ok(false);
         }
         note_rewritten(&self.database, member).await?;
@@ -190,7 +190,7 @@ impl Purger {
         let left: Vec<_> = left.map(|(dataset, _)| dataset).collect();
         for dataset in left {
             group.queue(Pair {
-                member: place,
+                member: index,
                 dataset,
             });
         }
@@ -206,16 +206,16 @@ impl Group {
         }
     }
 
-    /// The scopes of a dataset, for the runs at these places.
+    /// The scopes of a dataset, for the runs at these indexes.
     fn asked(&self, dataset: usize, which: impl Fn(usize) -> bool) -> Vec<Asked> {
-        let places = self.members.iter().enumerate();
-        places
-            .filter(|(place, _)| which(*place))
-            .filter_map(|(place, member)| {
+        let indexes = self.members.iter().enumerate();
+        indexes
+            .filter(|(index, _)| which(*index))
+            .filter_map(|(index, member)| {
                 let member = member.as_ref()?;
                 let scope = member.scope(DATASETS[dataset])?;
                 let pair = Pair {
-                    member: place,
+                    member: index,
                     dataset,
                 };
                 (!member.sweeps[dataset].has_failed).then_some((pair, scope))
@@ -259,7 +259,7 @@ async fn look_wider(
     dataset: &dyn Dataset,
     scopes: &[Scope],
 ) -> sqlx::Result<Vec<Remaining>> {
-    let mut limit = FIRST_LOOK_ROWS;
+    let mut limit = MIN_LOOK_ROWS;
     let mut found = dataset.remaining(tx, scopes, limit).await?;
     loop {
         let unknown: Vec<_> = (0..found.len())
@@ -268,7 +268,7 @@ async fn look_wider(
         if unknown.is_empty() {
             return Ok(found);
         }
-        limit *= FIRST_LOOK_ROWS;
+        limit *= MIN_LOOK_ROWS;
         let scopes: Vec<_> = unknown.iter().map(|n| scopes[*n]).collect();
         let more = dataset.remaining(tx, &scopes, limit).await?;
         for (n, more) in unknown.into_iter().zip(more) {

@@ -25,15 +25,15 @@ use crate::{
 };
 
 /// How many pairs one statement proves the fences of. It locks their organizations until the transaction ends, so that a pair
-/// whose turn does not come should not be among them.
+/// that is not reached should not be among them.
 const PAIRS_PER_FENCE_CHECK: usize = 8;
 /// What a transaction did.
 #[derive(Default)]
 struct Swept {
     /// The batches, in the order of the pairs.
     batches: HashMap<Pair, PairBatch>,
-    /// How many pairs had their turn.
-    turns: usize,
+    /// How many pairs it has dealt with, from the front.
+    pairs: usize,
     /// Runs that may not go on as they are.
     stopped: HashMap<usize, Stop>,
     /// Runs that somebody waits for by now.
@@ -114,7 +114,7 @@ impl Purger {
         })
     }
 
-    /// Proof, deletion and counts: they commit together or not at all.
+    /// Proof, deletion and counts: all of it commits, or nothing.
     async fn transact_pairs(
         &self,
         group: &Group,
@@ -145,7 +145,7 @@ impl Purger {
                     began = Instant::now();
                 }
             }
-            swept.turns = n + 1;
+            swept.pairs = n + 1;
             let Some(scope) = group.scope(*pair) else {
                 continue;
             };
@@ -165,7 +165,7 @@ impl Purger {
                 break;
             }
         }
-        reached.pairs = swept.turns;
+        reached.pairs = swept.pairs;
         if !deltas.is_empty() {
             // The last statement. Nobody waits for these rows longer than it may take, and the commit.
             tx.check_deadline()?;
@@ -181,7 +181,7 @@ impl Purger {
 
     /// Takes in what a transaction has committed.
     async fn take_in(&self, group: &mut Group, mut swept: Swept) -> Vec<EndedRun> {
-        for _ in 0..swept.turns {
+        for _ in 0..swept.pairs {
             let Some(pair) = group.pop() else { break };
             match swept.batches.remove(&pair) {
                 Some(done) => {
@@ -195,20 +195,20 @@ impl Purger {
                 None => {}
             }
         }
-        for place in swept.urgent {
-            if let Some(member) = group.members[place].as_mut() {
+        for index in swept.urgent {
+            if let Some(member) = group.members[index].as_mut() {
                 member.run.is_urgent = true;
             }
         }
         group.urgent_first();
         let mut ended = Vec::new();
-        for (place, stop) in swept.stopped {
+        for (index, stop) in swept.stopped {
             let error = match stop {
-                Stop::PlanChanged(plan) => self.lengthen(group, place, plan).await.err(),
+                Stop::PlanChanged(plan) => self.lengthen(group, index, plan).await.err(),
                 Stop::Superseded => Some(PurgeError::Superseded),
                 Stop::Unresolved(error) => Some(error.into()),
             };
-            ended.extend(error.and_then(|error| group.end(place, error)));
+            ended.extend(error.and_then(|error| group.end(index, error)));
         }
         ended
     }
@@ -252,10 +252,10 @@ impl Purger {
     async fn lengthen(
         &self,
         group: &mut Group,
-        place: usize,
+        index: usize,
         plan: Plan,
     ) -> Result<(), PurgeError> {
-        let Some(member) = group.members[place].as_mut() else {
+        let Some(member) = group.members[index].as_mut() else {
             return Ok(());
         };
         let from = member.policy.plan;
@@ -302,20 +302,20 @@ async fn check_fences(
     pairs: &[Pair],
     swept: &mut Swept,
 ) -> Result<(), PurgeError> {
-    let mut places: Vec<_> = pairs.iter().map(|pair| pair.member).collect();
-    places.dedup();
-    let members: Vec<_> = places
+    let mut indexes: Vec<_> = pairs.iter().map(|pair| pair.member).collect();
+    indexes.dedup();
+    let members: Vec<_> = indexes
         .iter()
-        .filter_map(|place| Some((*place, group.members[*place].as_ref()?)))
+        .filter_map(|index| Some((*index, group.members[*index].as_ref()?)))
         .collect();
     let runs: Vec<_> = members.iter().map(|(_, member)| &member.run).collect();
     let fences = runs::check_fence(tx, &runs).await?;
-    for ((place, member), fence) in members.into_iter().zip(fences) {
+    for ((index, member), fence) in members.into_iter().zip(fences) {
         let stop = match fence {
             None => Stop::Superseded,
             Some(fence) => {
                 if fence.is_urgent {
-                    swept.urgent.push(place);
+                    swept.urgent.push(index);
                 }
                 match fence.plan {
                     Ok(plan) if plan == member.policy.plan => continue,
@@ -324,7 +324,7 @@ async fn check_fences(
                 }
             }
         };
-        swept.stopped.insert(place, stop);
+        swept.stopped.insert(index, stop);
     }
     Ok(())
 }
@@ -385,7 +385,7 @@ async fn commit(tx: Transaction<'_>, swept: &Swept) -> Result<(), PurgeError> {
     if met.is_empty() {
         return Ok(tx.rollback().await?);
     }
-    faults::pass(Point::BeforeCommit);
+    faults::reach(Point::BeforeCommit);
     if let Err(error) = tx.commit().await {
         // It may be a trigger that waits for the commit. With one pair alone it is known whose.
         return Err(match met.as_slice() {
@@ -393,6 +393,6 @@ async fn commit(tx: Transaction<'_>, swept: &Swept) -> Result<(), PurgeError> {
             _ => error.into(),
         });
     }
-    faults::pass(Point::AfterCommit);
+    faults::reach(Point::AfterCommit);
     Ok(())
 }

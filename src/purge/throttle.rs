@@ -27,11 +27,11 @@ use crate::{
     telemetry::{logs::chain, metrics::Metrics},
 };
 
-/// How old a look at the database may be.
-const MAX_LOOK_AGE: Duration = Duration::from_secs(1);
-/// How many sessions of others are at work when the main app counts as awake. A single one is somebody who looks.
+/// How old a sample of the database's load may be.
+const MAX_SAMPLE_AGE: Duration = Duration::from_secs(1);
+/// How many sessions of others are at work when the main app counts as awake. A single one is a person who looks around.
 const MIN_FOREGROUND_SESSIONS: i64 = 2;
-/// How often a purge looks again while a replica has to catch up before anything more is deleted.
+/// How often the load is sampled while a replica has to catch up before anything more is deleted.
 const REPLICA_WAIT: Duration = Duration::from_millis(250);
 /// The shortest pause while a session of somebody else waits for a lock of ours.
 const MIN_LOCK_WAIT_PAUSE: Duration = Duration::from_millis(100);
@@ -80,7 +80,7 @@ pub struct Throttle {
     metrics: Arc<Metrics>,
     pressure: Mutex<Observed>,
     /// In low-impact mode one batch goes at a time, its pause included.
-    low_impact_turn: Mutex<()>,
+    low_impact_permit: Mutex<()>,
     /// How long the latest batch took, in microseconds.
     batch_micros: AtomicU64,
 }
@@ -91,13 +91,13 @@ struct Limits {
     wal_per_second: f64,
 }
 
-/// The latest looks at the database.
+/// The latest samples of the database's load.
 #[derive(Debug, Default)]
 struct Observed {
-    /// When each look was, and how much log there was, back to one that is as old as a replica may be behind.
-    looks: VecDeque<(Instant, f64)>,
+    /// When each sample was taken, and how much log there was, back to one that is as old as a replica may be behind.
+    samples: VecDeque<(Instant, f64)>,
     reasons: Vec<ThrottleReason>,
-    /// Whether the latest look failed. The log says so once.
+    /// Whether the latest sample failed. The log says so once.
     is_blind: bool,
 }
 
@@ -106,7 +106,7 @@ struct Observed {
 pub struct Permit<'a> {
     /// Why the batch had to wait, and how long.
     pub throttled: Option<(ThrottleReason, Duration)>,
-    _turn: Option<MutexGuard<'a, ()>>,
+    _exclusive: Option<MutexGuard<'a, ()>>,
 }
 
 impl Permit<'_> {
@@ -130,7 +130,7 @@ impl Throttle {
             foreground: config.foreground.clone(),
             metrics,
             pressure: Mutex::default(),
-            low_impact_turn: Mutex::default(),
+            low_impact_permit: Mutex::default(),
             batch_micros: AtomicU64::default(),
         }
     }
@@ -163,11 +163,14 @@ impl Throttle {
             return Permit::default();
         };
         let began = Instant::now();
-        let turn = if reason.mode() == Mode::LowImpact {
-            let Some(turn) = stop.run_until_cancelled(self.low_impact_turn.lock()).await else {
+        let exclusive = if reason.mode() == Mode::LowImpact {
+            let Some(exclusive) = stop
+                .run_until_cancelled(self.low_impact_permit.lock())
+                .await
+            else {
                 return Permit::default();
             };
-            Some(turn)
+            Some(exclusive)
         } else {
             None
         };
@@ -184,7 +187,7 @@ impl Throttle {
         }
         Permit {
             throttled: Some((reason, began.elapsed())),
-            _turn: turn,
+            _exclusive: exclusive,
         }
     }
 
@@ -204,9 +207,9 @@ impl Throttle {
     async fn reason(&self, database: &Database, urgent: bool) -> Option<ThrottleReason> {
         let limits = self.limits?;
         let mut observed = self.pressure.lock().await;
-        // The lock is held over the query: one caller looks for all who wait.
+        // The lock is held over the query: one caller takes the sample for all who wait.
         if observed.is_old(Instant::now()) {
-            match Pressure::look(database, &self.foreground).await {
+            match Pressure::read(database, &self.foreground).await {
                 Ok(pressure) => {
                     observed.is_blind = false;
                     observed.observe(&pressure, Instant::now(), limits);
@@ -233,23 +236,23 @@ impl Throttle {
 
 impl Observed {
     fn is_old(&self, now: Instant) -> bool {
-        self.looks
+        self.samples
             .back()
-            .is_none_or(|(at, _)| now.duration_since(*at) >= MAX_LOOK_AGE)
+            .is_none_or(|(at, _)| now.duration_since(*at) >= MAX_SAMPLE_AGE)
     }
 
     fn observe(&mut self, pressure: &Pressure, now: Instant, limits: Limits) {
-        let wal_rate = self.looks.back().map_or(0.0, |(at, wal)| {
+        let wal_rate = self.samples.back().map_or(0.0, |(at, wal)| {
             (pressure.wal - wal) / now.duration_since(*at).as_secs_f64()
         });
-        self.looks.push_back((now, pressure.wal));
-        let is_old = |look: &(Instant, f64)| now.duration_since(look.0) >= limits.replica_lag;
-        // One look of that age is enough.
-        while self.looks.get(1).is_some_and(is_old) {
-            self.looks.pop_front();
+        self.samples.push_back((now, pressure.wal));
+        let is_old = |sample: &(Instant, f64)| now.duration_since(sample.0) >= limits.replica_lag;
+        // One sample of that age is enough.
+        while self.samples.get(1).is_some_and(is_old) {
+            self.samples.pop_front();
         }
         // A replica that replays nothing at all never tells how long it takes. But it lacks log that was written so long ago.
-        let written_then = self.looks.front().filter(|look| is_old(look));
+        let written_then = self.samples.front().filter(|sample| is_old(sample));
         let lacks_old = written_then
             .zip(pressure.replayed)
             .is_some_and(|((_, written), replayed)| replayed < *written);
@@ -316,12 +319,12 @@ mod tests {
     #[test]
     fn log_is_measured_from_one_look_to_the_next() {
         let (mut observed, mut now) = (Observed::default(), Instant::now());
-        let looks = [
+        let samples = [
             (5e9, 0, None),
             (5e9 + 2e6, 1, Some(ThrottleReason::WalRate)),
             (5e9 + 4e6, 2, None),
         ];
-        for (wal, later, expected) in looks {
+        for (wal, later, expected) in samples {
             now += Duration::from_secs(later);
             let pressure = Pressure {
                 wal,

@@ -133,9 +133,9 @@ pub async fn finish(database: &Database, endings: &[Finish]) -> sqlx::Result<Vec
         }
         write_endings(&mut tx, &ours).await?;
         let points: Vec<_> = ours.iter().map(|f| f.ending.fault_points()).collect();
-        points.iter().for_each(|(before, _)| faults::pass(*before));
+        points.iter().for_each(|(before, _)| faults::reach(*before));
         tx.commit().await?;
-        points.iter().for_each(|(_, after)| faults::pass(*after));
+        points.iter().for_each(|(_, after)| faults::reach(*after));
     }
     let in_order = endings.iter().map(|finish| {
         let ended = finished.get(&finish.run.id).cloned();

@@ -70,9 +70,9 @@ impl Worker {
         deliveries: Vec<Delivery>,
         stop: &CancellationToken,
     ) -> Vec<(Delivery, Verdict)> {
-        let _in_hand: Vec<_> = deliveries
+        let _at_work: Vec<_> = deliveries
             .iter()
-            .map(|delivery| self.in_hand.take(delivery.run))
+            .map(|delivery| self.at_work.take(delivery.run))
             .collect();
         let mut verdicts: Vec<_> = deliveries
             .iter()
@@ -124,7 +124,7 @@ impl Worker {
                     self.count(Outcome::Cancelled, trigger);
                 }
                 if !claims.owned.is_empty() {
-                    faults::pass(Point::AfterClaim);
+                    faults::reach(Point::AfterClaim);
                     failed.extend(self.purge(claims.owned, stop).await);
                 }
                 claims.attempted
@@ -191,8 +191,8 @@ impl Worker {
         while !group.is_empty() {
             let ended = if stop.is_cancelled() {
                 stopped(group.take(|_| true))
-            } else if group.is_round_over() {
-                slice.is_first_round = false;
+            } else if group.is_cycle_over() {
+                slice.is_first_cycle = false;
                 self.purger.verify(&mut group).await
             } else if let Some(at) = group.wait_until() {
                 stop.run_until_cancelled(sleep_until(at)).await;
@@ -205,7 +205,7 @@ impl Worker {
         failed
     }
 
-    /// Finds the datasets with rows due, at the pace of a batch.
+    /// Finds the datasets with rows due, once a permit for it is there.
     async fn look(&self, group: &mut Group, stop: &CancellationToken) {
         let throttle = &self.purger.throttle;
         let permit = throttle
@@ -257,7 +257,7 @@ impl Worker {
             Ok(Waiting::UrgentRuns) => {
                 group.take(|member| !member.run.is_urgent && member.can_move())
             }
-            Ok(Waiting::Runs) if !slice.is_first_round => group.take(|member| member.rows > 0),
+            Ok(Waiting::Runs) if !slice.is_first_cycle => group.take(|member| member.rows > 0),
             // A worker may be idle.
             Ok(Waiting::Nobody) if mode == Mode::FullSpeed => group.take_half(),
             Ok(Waiting::Runs | Waiting::Nobody) => Vec::new(),
@@ -457,14 +457,14 @@ enum Waiting {
 struct TimeSlice {
     began: Instant,
     /// Whether not every run has had a batch yet.
-    is_first_round: bool,
+    is_first_cycle: bool,
 }
 
 impl TimeSlice {
     fn new() -> Self {
         Self {
             began: Instant::now(),
-            is_first_round: true,
+            is_first_cycle: true,
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::record::Refusals;
-use self::{record::Transition, rescue::InHand, window::MaintenanceWindow};
+use self::{record::Transition, rescue::RunsAtWork, window::MaintenanceWindow};
 use crate::{
     config::Config,
     jobs::{self, ConsumerSettings, Verdict, WorkerIdentity},
@@ -63,7 +63,7 @@ pub struct Worker {
     pub mapping_doubted: Arc<Notify>,
     /// Which transitions of runs the database refuses to record.
     pub refusals: Refusals,
-    in_hand: InHand,
+    at_work: RunsAtWork,
 }
 
 impl Worker {
@@ -100,7 +100,7 @@ impl Worker {
             mapping_changed: CancellationToken::new(),
             mapping_doubted: Arc::default(),
             refusals: Refusals::default(),
-            in_hand: InHand::default(),
+            at_work: RunsAtWork::default(),
         }
     }
 

@@ -13,16 +13,16 @@ use crate::{ids::RunId, jobs, runs, telemetry::logs::chain};
 
 /// The runs that this process works on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct InHand(Arc<Mutex<HashMap<RunId, usize>>>);
+pub(super) struct RunsAtWork(Arc<Mutex<HashMap<RunId, usize>>>);
 
 /// One delivery of a run at work, until dropped. A run can be delivered twice.
 #[derive(Debug)]
 pub(super) struct Held {
-    all: InHand,
+    all: RunsAtWork,
     run: RunId,
 }
 
-impl InHand {
+impl RunsAtWork {
     pub(super) fn take(&self, run: RunId) -> Held {
         *self.lock().entry(run).or_default() += 1;
         Held {
@@ -76,8 +76,8 @@ impl Worker {
         }
         let taken = jobs::taken_deliveries(&self.database, &self.identity, self.lease()).await?;
         for run in runs::held_runs(&self.database, self.identity.prefix(), &taken).await? {
-            // Asked after the records were read: a run is in hand before it is claimed, and until its end is recorded.
-            if !self.in_hand.has(run.id) && runs::rescue(&self.database, run, self.backoff).await? {
+            // Asked after the records were read: a run is at work before it is claimed, and until its end is recorded.
+            if !self.at_work.has(run.id) && runs::rescue(&self.database, run, self.backoff).await? {
                 tracing::warn!(run_id = %run.id, "nobody worked on the run; delivered it again");
             }
         }

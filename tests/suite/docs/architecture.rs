@@ -297,9 +297,13 @@ fn every_query_opens_with_a_name_of_its_own() {
 
 #[test]
 fn every_file_says_what_it_is_for_and_fits_in_the_head() {
-    for (path, text) in [rust_files("src"), rust_files("lab"), rust_files("tests/suite")]
-        .into_iter()
-        .flatten()
+    for (path, text) in [
+        rust_files("src"),
+        rust_files("lab"),
+        rust_files("tests/suite"),
+    ]
+    .into_iter()
+    .flatten()
     {
         assert!(
             text.starts_with("//! "),

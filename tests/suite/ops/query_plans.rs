@@ -56,7 +56,7 @@ const EXPECTED: &str = "
     jobs.find_stranded jobs.prune_jobs jobs.prune_workers runs.prune
     runs.select_runs runs.unfinished runs.totals runs.unsuccessful runs.count_by_status
     scheduler.open_slot scheduler.newest_slot scheduler.hold_slot scheduler.next_organizations
-    scheduler.keep_place retention.resolve_plan";
+    scheduler.keep_progress retention.resolve_plan";
 
 /// One large organization beside two hundred small ones, a year of runs and a day of jobs.
 const DATA: &str = "
