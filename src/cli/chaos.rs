@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     chaos::{self, Options, RoundReport},
-    figures,
+    humanize,
 };
 
 #[derive(Debug, clap::Args)]
@@ -147,7 +147,7 @@ fn summary(rounds: &[RoundReport]) -> output::Table {
     ];
     for (heading, counts) in kinds {
         for (kind, times) in counts {
-            table.add_row([heading, &kind, &figures::number(times)]);
+            table.add_row([heading, &kind, &humanize::number(times)]);
         }
     }
     for (kind, times) in [
@@ -165,7 +165,7 @@ fn summary(rounds: &[RoundReport]) -> output::Table {
                 .sum(),
         ),
     ] {
-        table.add_row(["in all", kind, &figures::number(times)]);
+        table.add_row(["in all", kind, &humanize::number(times)]);
     }
     table
 }

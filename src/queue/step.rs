@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::figures;
+use crate::humanize;
 
 /// What a run did to one table.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -44,7 +44,7 @@ impl Step {
     pub fn went_along(&self) -> Option<String> {
         let tables = self.cascaded.as_ref()?.iter();
         let words = tables.map(|(table, rows)| match rows {
-            Some(rows) => format!("{} rows of {table}", figures::number(*rows)),
+            Some(rows) => format!("{} rows of {table}", humanize::number(*rows)),
             None => format!("an unknown number of rows of {table}"),
         });
         Some(words.collect::<Vec<_>>().join(", "))
