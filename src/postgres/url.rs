@@ -119,7 +119,7 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     );
     Url::parse(&whole).map_err(|error| match error {
         ParseError::InvalidPort => bad(
-            "its port is no number up to 65535: in a user or a password write %2F for / and %3A for :, and an IPv6 address in \
+            "its port is not a number up to 65535: in a user or a password write %2F for / and %3A for :, and an IPv6 address in \
              brackets",
         ),
         error => bad(format!("it cannot be read ({error}): {CORRECT_FORM}")),
