@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Known vulnerabilities of the dependencies. The RustSec database is downloaded; without a network a copy from before
-# is taken. Without either nothing was checked, which is said, and is exit status 77: neither good nor bad.
+# Checks the dependencies for known vulnerabilities. It downloads the RustSec database, or uses an earlier copy if there
+# is no network. If there is neither, it prints NOT CHECKED and exits with status 77.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PWD/target/tools/bin:$PATH

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Proves the dashboards and alerts without a Grafana: promtool on rules and examples, the JSON Schema made from its own
-# types, and live, a worker that purges and fails under a Prometheus and an Alertmanager of its own, with every panel's
-# queries answered by that Prometheus or, as the least privileged role, by Postgres (prove.mjs).
-# With --preview it also draws docs/dashboards-*.png.
+# Checks the dashboards and alerts without Grafana. promtool checks the rules and examples. The dashboards are checked
+# against a JSON Schema made from Grafana's own types. Then a worker purges and fails under its own Prometheus and
+# Alertmanager, and every panel's queries are sent to that Prometheus or, as the least privileged role, to Postgres
+# (prove.mjs). With --preview it also draws docs/dashboards-*.png.
 #
 # Needs DATABASE_URL (an empty database) and a built binary; `make check-dashboards` brings both.
 set -euo pipefail

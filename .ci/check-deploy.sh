@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Holds what is in deploy/ to the tools that know its formats. What is not checked, because the tool is not there, is said.
-# `make check-deploy` brings the pinned tools; `make image` is the proof that takes longer.
+# Checks the files in deploy/ with the tools for their formats. If a tool is missing, it reports the files that are not
+# checked. `make check-deploy` installs the pinned tools; `make image` is the longer check.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,20 +13,20 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 hadolint deploy/Dockerfile
-# The image is built by the toolchain that Cargo.toml asks for, and nothing ignored is copied.
+# The image uses the toolchain that Cargo.toml requires, and copies no ignored file.
 rust=$(sed -nE 's/^rust-version = "(.*)"/\1/p' Cargo.toml)
 grep -q "/rust:$rust-" deploy/Dockerfile || fail "deploy/Dockerfile does not build with rust-version $rust"
 while read -r path; do
     [[ -e "$path" ]] || fail ".dockerignore names $path, which is not there"
 done < <(sed -n 's/^!//p' .dockerignore)
-# A tag can be moved. What is only built here has none.
+# A tag can be moved, so images are named by digest. Images that are built here have none.
 unpinned=$(sed -nE 's/^FROM +([^ ]+).*/\1/p; s/^ +image: +([^ ]+).*/\1/p' deploy/Dockerfile deploy/compose.yaml |
     grep -vE '@sha256:[0-9a-f]{64}$' | grep -v '^${DRIFT_RETENTION_IMAGE:-drift-retention:local}$') || true
 [[ -z "$unpinned" ]] || fail "not named by digest: $unpinned"
 say "Dockerfile: ok"
 
 check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
-# Mounted files are there: the engine would make an empty directory of one that is not.
+# Mounted files exist: for a missing file, the engine would create an empty directory.
 while read -r path; do
     case $path in
     ../dashboards/*) [[ -d dashboards ]] || { say "NOT CHECKED, dashboards/ is not here: $path"; continue; } ;;
@@ -34,7 +34,7 @@ while read -r path; do
     [[ -e "deploy/$path" ]] || fail "deploy/compose.yaml mounts $path, which is not there"
 done < <(grep -oE '(\.|\.\.)/[A-Za-z0-9_./-]+:?-?' deploy/compose.yaml | sed 's/:-*$//' |
     grep -vE '^(\.\./dashboards/provisioning|\./secrets/.*)$' | sort -u)
-# Every secret is a file that make-secrets.sh makes, and a value of none is put into an environment.
+# Every secret is a file that make-secrets.sh creates, and no environment contains a secret's value.
 mkdir "$scratch/deploy"
 cp deploy/make-secrets.sh "$scratch/deploy"
 "$scratch/deploy/make-secrets.sh"
@@ -54,18 +54,18 @@ if there kubectl "what kustomize makes of $base"; then
     manifests+=("$scratch/base.yaml")
 fi
 kubernetes-validate --strict "${manifests[@]}" >"$scratch/validated" 2>&1 || { cat "$scratch/validated"; fail "the manifests"; }
-# It only warns of kinds that it does not know: those are the operator's, and kustomize's own file.
+# The tool only warns about unknown kinds: those of the Prometheus operator, and kustomize's own file.
 if grep -vE '^INFO |kind (ServiceMonitor|Kustomization) ' "$scratch/validated"; then
     fail "the manifests (see above)"
 fi
 say "kubernetes: $(grep -c '^INFO ' "$scratch/validated") resources ok"
 
 if there systemd-analyze "deploy/systemd"; then
-    # It wants the program to be installed; the units themselves are as they are shipped.
+    # The tool requires an installed program. The units are otherwise unchanged.
     for unit in deploy/systemd/*.service; do
         sed 's|/usr/local/bin/drift-retention|/bin/true|' "$unit" >"$scratch/${unit##*/}"
     done
-    # An unknown key is no failure to it, only a complaint.
+    # For an unknown key the tool only prints a warning.
     complaints=$(systemd-analyze verify "$scratch"/*.service 2>&1) || fail "$complaints"
     [[ -z "$complaints" ]] || fail "$complaints"
     for unit in "$scratch"/*.service; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the directory of the newest PostgreSQL server's programs that is good enough: 15 or newer, with the
-# contrib extensions. Fails, saying on stderr what is missing, when there is none.
+# Prints the directory with the programs of the newest suitable PostgreSQL server: 15 or newer, with the contrib
+# extensions. If there is none, it fails and prints to stderr what is missing.
 #
 #   .ci/find-postgres.sh [--other-than MAJOR]      of a major version other than this one
 set -euo pipefail

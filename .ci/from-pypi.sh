@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs a tool from PyPI into a directory of its own, in the version and with the hashes that .ci/python/TOOL.txt has: of it
-# and of all that it needs.
+# Installs a tool from PyPI into its own directory. .ci/python/TOOL.txt has the versions and hashes of the tool and its
+# dependencies.
 #
 #   .ci/from-pypi.sh TOOL DIRECTORY
 #   .ci/from-pypi.sh --version TOOL      the version
 #
-# Another version (uv is on PyPI, too):
+# To change the version (uv is on PyPI, too):
 #
 #   echo TOOL==VERSION | uv pip compile - --universal --python-version 3.11 --generate-hashes \
 #       --no-header --no-annotate --output-file .ci/python/TOOL.txt

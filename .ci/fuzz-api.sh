@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes the API from its own description: no answer may be a 5xx, or one that /openapi.json does not announce.
-# Needs DATABASE_URL (an empty database) and a built binary; `make fuzz-api` brings both.
+# Fuzzes the API from its own description. No answer may be a 5xx or one that /openapi.json does not declare. Needs
+# DATABASE_URL (an empty database) and a built binary; `make fuzz-api` brings both.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 export DRIFT_RETENTION_HTTP__LISTEN=127.0.0.1:$port
 DRIFT_RETENTION_AUTH__HS256_SECRET=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
 export DRIFT_RETENTION_AUTH__HS256_SECRET
-# More purges are asked for than one organization may.
+# The fuzzer requests more purges than one organization may.
 export DRIFT_RETENTION_HTTP__PURGES_PER_MINUTE=1000000
 org=11111111-1111-4111-8111-111111111111
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that Chromium and its driver are installed, for the tests of the console and for `make screenshots`.
-# CHROMEDRIVER and CHROMIUM name others than those on the PATH; then nothing is installed in their place.
+# CHROMEDRIVER and CHROMIUM override those on the PATH; then nothing is installed.
 set -euo pipefail
 
 has_browser() { # where its driver looks for one

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that libfaketime is there, with which the crash lab makes clocks jump. Without it the lab does everything
-# else, and says so: where the platform has no package, that is what happens.
+# Makes sure that libfaketime is installed, with which the crash lab makes clocks jump. If the platform has no package
+# for it, the lab reports this and does everything else.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"

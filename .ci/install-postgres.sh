@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that a PostgreSQL server (15 or newer, with contrib) is installed, for `make demo` and `make test`.
-# Only the programs are needed: each of those starts a server of its own, so none is set up or started here.
+# Only the programs are needed: each target starts its own server, so this script sets up and starts none.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"

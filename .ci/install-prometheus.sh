@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes sure that `prometheus`, `promtool` and `alertmanager` are there, for `make check-dashboards` and `make check-deploy`.
-# Only the programs are needed: those start what they need by themselves, so no service is started here, nor at the next boot.
+# Makes sure that `prometheus`, `promtool` and `alertmanager` are installed, for `make check-dashboards` and `make
+# check-deploy`. Only the programs are needed: the targets start them, so no service is started here or at the next
+# boot.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,7 +14,7 @@ remedy="put prometheus, promtool and alertmanager on the PATH"
 . .ci/packages.sh
 
 present() {
-    # Debian calls it by a longer name.
+    # Debian's package has a longer name.
     if ! command -v alertmanager >/dev/null && command -v prometheus-alertmanager >/dev/null; then
         mkdir -p "$links"
         ln -sfn "$(command -v prometheus-alertmanager)" "$links/alertmanager"

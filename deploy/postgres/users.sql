@@ -11,6 +11,6 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 ALTER ROLE drift_retention PASSWORD :'worker_password';
 GRANT drift_retention_worker TO drift_retention;
 ALTER ROLE grafana PASSWORD :'grafana_password';
--- What dashboards may read.
+-- The reader of the dashboards.
 SELECT 'GRANT drift_retention_reader TO grafana'
 WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'drift_retention_reader') \gexec

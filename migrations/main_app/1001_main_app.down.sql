@@ -1,2 +1,2 @@
--- These tables and their rows belong to the main app: stepping back takes nothing from it.
+-- These tables and their rows belong to the main app, so undoing this migration removes nothing.
 SELECT 1;

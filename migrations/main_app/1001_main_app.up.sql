@@ -1,5 +1,5 @@
--- The reference main app as it was before retention: the payload stands inline on the incident (`drift_summary`). The
--- comment on each table says that it is ours: `migrate up --main-app` takes no table for its own that has none.
+-- The reference main app before retention: the payload is a column of the incident (`drift_summary`). The comment on
+-- each table marks it as ours. `migrate up --main-app` does not treat a table without this comment as its own.
 
 CREATE TABLE IF NOT EXISTS public.organizations (
     id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),

@@ -1,6 +1,6 @@
--- What retention needs to know of an incident. The columns outlive a step back (they hold facts found nowhere else) and
--- are taken as they are on the way up again. An incident closed before `closed_at` existed keeps it null, and so is never
--- purged: nobody guesses when it was closed.
+-- The facts about an incident that retention needs. Undoing this migration keeps the columns, because they hold facts
+-- that exist nowhere else, and applying it again reuses them. An incident that was closed before `closed_at` existed
+-- keeps a null there and is never purged, because its time of closing is unknown.
 
 ALTER TABLE public.incidents
     ADD COLUMN IF NOT EXISTS closed_at         timestamptz,

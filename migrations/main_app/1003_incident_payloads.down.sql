@@ -1,5 +1,5 @@
--- The way back: every payload returns to its incident. `drift_summary_at` keeps the payload's own time of
--- writing, so that going up again restores the row exactly.
+-- Moves every payload back to its incident. `drift_summary_at` keeps the time when the payload was written, so that
+-- applying the migration again restores the row exactly.
 
 ALTER TABLE public.incidents
     ADD COLUMN drift_summary jsonb,

@@ -1,4 +1,4 @@
--- Payloads move from the incident to a row of their own, so that they can go while the incident stays.
+-- Moves payloads from the incident to their own table, so that a payload can be deleted while its incident stays.
 
 CREATE TABLE public.incident_payloads (
     incident_id  uuid PRIMARY KEY REFERENCES public.incidents (id) ON DELETE CASCADE,
@@ -7,7 +7,7 @@ CREATE TABLE public.incident_payloads (
 );
 COMMENT ON TABLE public.incident_payloads IS 'drift-retention: reference main app';
 
--- `drift_summary_at` is there only after a step back.
+-- `drift_summary_at` exists only if this migration was undone before.
 ALTER TABLE public.incidents
     ADD COLUMN IF NOT EXISTS drift_summary jsonb,
     ADD COLUMN IF NOT EXISTS drift_summary_at timestamptz;

@@ -1,11 +1,11 @@
--- What purge, preview, verification and the API find rows by.
+-- The indexes with which purge, preview, verification and the API find rows.
 
--- Oldest rows of an organization first, for drift checks and approvals.
+-- The oldest rows of an organization, for drift checks and approvals.
 CREATE INDEX IF NOT EXISTS drift_checks_org_checked_at_idx ON public.drift_checks (org_id, checked_at, id);
 CREATE INDEX IF NOT EXISTS approvals_org_created_at_idx ON public.approvals (org_id, created_at, id);
 -- The newest check of an environment.
 CREATE INDEX IF NOT EXISTS drift_checks_env_newest_idx ON public.drift_checks (env_id, checked_at DESC, id DESC);
--- Closed incidents whose payload has not been purged: a stamped incident leaves the index and costs nothing again.
+-- Closed incidents whose payload is not purged yet. A stamped incident leaves the index and causes no further cost.
 CREATE INDEX IF NOT EXISTS incidents_payload_due_idx ON public.incidents (org_id, closed_at, id)
     WHERE status = 'closed' AND payload_purged_at IS NULL;
 -- Lists of the API and the console.

@@ -1,6 +1,7 @@
--- Autovacuum comes when 20 % of a table is dead. For tables that lose a slice every night that is too late, and the visit
--- too long. At 2 % it comes often and briefly; the space that it frees takes the next day's rows, and nothing grows. Its
--- pace stays Postgres's own: at ten times that pace one operation in ten of the main app was slow while it was at work.
+-- By default, autovacuum starts when 20 % of a table is dead. For tables that lose rows every night this is too late,
+-- and the vacuum then takes too long. At 2 % it runs often and briefly, and the next day's rows reuse the freed space,
+-- so the tables do not grow. Its speed stays Postgres's default: at ten times that speed, one operation in ten of the
+-- main app was slow during a vacuum.
 ALTER TABLE public.drift_checks SET (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE public.workflow_drift_flags SET (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE public.incident_payloads SET (autovacuum_vacuum_scale_factor = 0.02);

@@ -1,4 +1,4 @@
--- `IF EXISTS`: whoever owns the main app may have changed the mapping since.
+-- `IF EXISTS`: the owner of the main app may have changed the mapping since.
 DROP TRIGGER IF EXISTS note_rewritten_payload ON public.incident_payloads;
 DROP FUNCTION IF EXISTS main_app.erase_payloads(uuid[]);
 DROP FUNCTION IF EXISTS main_app.lock_plan(uuid);

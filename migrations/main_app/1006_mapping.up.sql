@@ -1,23 +1,24 @@
--- The mapping: what drift-retention reads and purges of the main app. It is written for a main app with the reference
--- names. For another one, change what stands right of FROM, the columns, and the bodies of the two functions. Names and
--- column names in schema main_app stay as they are.
+-- The mapping: the data of the main app that drift-retention reads and purges. It is written for a main app with the
+-- reference names. For another one, change the tables after FROM, the columns, and the bodies of the two functions. Do
+-- not change the names and column names in schema main_app.
 --
 -- Three views are purge views: drift_checks, incidents and approvals. Rows are locked, deleted and stamped through them.
 -- A purge view selects from one ordinary table: no join, no UNION, no DISTINCT, no partitioned table, no security_barrier,
 -- no security_invoker. Its columns ctid, id, org_id, env_id, incident_id, checked_at, closed_at, created_at and
--- payload_purged_at are columns of that table, without a cast or an expression: they are found by index. Two exceptions:
--- a `timestamp` without time zone is written `checked_at AT TIME ZONE 'UTC'`, and needs an index on that expression. Other
--- columns may be any expression: status::text for an enum, NULL::text for what the main app does not have.
+-- payload_purged_at are columns of that table, without a cast or an expression, because rows are found by index. There
+-- is one exception: a `timestamp` without time zone is written `checked_at AT TIME ZONE 'UTC'`, and needs an index on
+-- that expression. Other columns may be any expression: status::text for an enum, NULL::text for what the main app does
+-- not have.
 --
--- The other views may be any SQL. The owner of the views needs SELECT on what they read, and on the tables behind the
--- purge views UPDATE and DELETE. The worker's role gets its rights on the views by deploy/postgres/roles.sql: apply that
--- file after this one, and whenever a view or function is created anew.
+-- The other views may be any SQL. The owner of the views needs SELECT on the tables that they read, and UPDATE and
+-- DELETE on the tables behind the purge views. deploy/postgres/roles.sql grants the worker's role its rights on the
+-- views: apply that file after this one, and whenever a view or function is created again.
 
 CREATE SCHEMA main_app;
 COMMENT ON SCHEMA main_app IS 'What drift-retention reads and purges of the main app';
 
--- Whose data, and under which plan. Any SQL: lists, gauges and previews read it, nothing locks it. One row for each
--- organization. plan: free, pro, agency or enterprise, as text; another word, or NULL, fails closed.
+-- The organizations and their plans. Any SQL: lists, gauges and previews read it, and nothing locks it. One row per
+-- organization. plan: free, pro, agency or enterprise, as text. With any other value, or NULL, nothing is purged.
 CREATE VIEW main_app.organizations AS
 SELECT o.id, o.name, o.plan, o.created_at
 FROM public.organizations o;
@@ -28,7 +29,7 @@ SELECT e.id, e.org_id, e.name, e.created_at
 FROM public.environments e;
 
 -- The type of the key of a drift check: uuid, bigint, integer or text, the same as drift_checks.id. For text, add the
--- collation of the column if it has one of its own: AS text COLLATE "C".
+-- column's collation if it is not the default one: AS text COLLATE "C".
 CREATE DOMAIN main_app.check_key AS bigint;
 
 -- Purge view. status: in_sync, drift or unknown.
@@ -37,36 +38,36 @@ SELECT c.ctid, c.id, c.org_id, c.env_id, c.checked_at, c.status, c.modified_coun
        c.summary_json
 FROM public.drift_checks c;
 
--- The table whose rows go with their check, by a foreign key ON DELETE CASCADE. A main app without such a table:
--- SELECT NULL::main_app.check_key, ''::text, ''::text, ''::text WHERE false, with the same column names.
+-- The table whose rows are deleted with their check, by a foreign key ON DELETE CASCADE. For a main app without such a
+-- table: SELECT NULL::main_app.check_key, ''::text, ''::text, ''::text WHERE false, with the same column names.
 CREATE VIEW main_app.workflow_drift_flags AS
 SELECT f.check_id, f.workflow_id, f.workflow_name, f.flag
 FROM public.workflow_drift_flags f;
 
--- Purge view. No incident is ever deleted: its payload goes, and payload_purged_at is set. status: 'closed' is the one
--- word that matters. closed_at: when it was closed; an incident without it keeps its payload.
+-- Purge view. An incident is never deleted: its payload is erased, and payload_purged_at is set. status: only 'closed'
+-- matters. closed_at: when it was closed; an incident without it keeps its payload.
 CREATE VIEW main_app.incidents AS
 SELECT i.ctid, i.id, i.org_id, i.env_id, i.title, i.severity, i.status, i.owner, i.detected_at, i.acknowledged_at,
        i.stabilized_at, i.reconciled_at, i.closed_at, i.is_deleted, i.deleted_at, i.payload_purged_at, i.created_at,
        i.updated_at
 FROM public.incidents i;
 
--- The payload that a reader can still see, wherever it is stored: in a table of its own, in columns of the incident, or
--- in both. Any SQL, one row for each incident that has a payload, none for an incident that has none. Never write a
--- column here that stays when main_app.erase_payloads has erased the payload.
+-- The payload that a reader can still see, wherever it is stored: in its own table, in columns of the incident, or in
+-- both. Any SQL, with one row for each incident that has a payload and no row for any other. Do not include a column
+-- that main_app.erase_payloads does not erase.
 CREATE VIEW main_app.incident_payloads AS
 SELECT p.incident_id, p.payload_json, p.created_at
 FROM public.incident_payloads p;
 
--- Purge view. status: an approval that is 'pending' stays.
+-- Purge view. status: a 'pending' approval is never deleted.
 CREATE VIEW main_app.approvals AS
 SELECT a.ctid, a.id, a.org_id, a.incident_id, a.action, a.status, a.requested_by, a.decided_by, a.notes, a.created_at,
        a.decided_at
 FROM public.approvals a;
 
 -- Locks the rows that decide the organization's plan until the transaction ends, and reads the plan in a second
--- statement: so it reads a plan that nobody can change before the batch commits. It answers what main_app.organizations
--- says. NULL: unknown, nothing is purged. Each batch calls it once.
+-- statement. So nobody can change the plan before the batch commits. It must return the plan in main_app.organizations.
+-- NULL: the plan is unknown, and nothing is purged. Each batch calls it once.
 CREATE FUNCTION main_app.lock_plan(org_id uuid) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -76,9 +77,9 @@ END;
 $$;
 
 -- Erases the payloads of these incidents, wherever they are stored, and returns how many of the incidents had one. The
--- caller has locked the incidents. Columns are emptied by UPDATE, rows of a table of their own are deleted. Afterwards
--- main_app.incident_payloads shows none of them: each batch proves that. The search path is that of triggers on the tables,
--- which may name no schema: put your own schema there.
+-- caller has locked the incidents. Set columns to NULL by UPDATE, and delete rows of a separate table. Afterwards
+-- main_app.incident_payloads must show none of them: each batch checks that. Triggers on the tables use this search
+-- path and may name no schema, so put your own schema there.
 CREATE FUNCTION main_app.erase_payloads(incident_ids uuid[]) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -92,14 +93,14 @@ $$;
 
 REVOKE ALL ON FUNCTION main_app.lock_plan(uuid), main_app.erase_payloads(uuid[]) FROM PUBLIC;
 
--- Notes payloads that are written again after a purge, so that the next run takes them. It stands on each table that
--- holds payloads; the argument names the column with the incident's id. ALWAYS: replicated and restored rows count too.
--- Without it such payloads are found only later.
+-- Notes payloads that are written again after a purge, so that the next run erases them. Create it on each table that
+-- holds payloads. Its argument is the column with the incident's id. ALWAYS: it also notes replicated and restored
+-- rows. Without it, such payloads are found later.
 CREATE TRIGGER note_rewritten_payload AFTER INSERT OR UPDATE ON public.incident_payloads
     FOR EACH ROW EXECUTE FUNCTION retention.note_rewritten_payload('incident_id');
 ALTER TABLE public.incident_payloads ENABLE ALWAYS TRIGGER note_rewritten_payload;
 
--- Payloads that were written again before the trigger was there.
+-- Payloads that were written again before the trigger existed.
 INSERT INTO retention.rewritten_payloads (incident_id, org_id)
 SELECT i.id, i.org_id
 FROM main_app.incidents i

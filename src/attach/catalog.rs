@@ -1,4 +1,4 @@
-//! What Postgres's catalogue says of the mapping and of the tables behind it.
+//! Reads the mapping and the tables behind it from Postgres's catalogue.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use sqlx::postgres::types::Oid;
 use super::shape::VIEWS;
 use crate::postgres::Database;
 
-/// A view of schema `main_app`, as it stands in the database.
+/// A view of schema `main_app`, as the catalogue describes it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FoundView {
     /// `v` for a view.
     pub(super) kind: String,
-    /// Whose rights reading it takes.
+    /// The owner, whose rights are used to read it.
     pub(super) owner: String,
     /// `security_barrier=true`, …
     pub(super) options: Vec<String>,
@@ -27,25 +27,25 @@ pub(super) struct FoundView {
 pub(super) struct Source {
     /// The view of the mapping.
     pub(super) view: String,
-    /// What it reads.
+    /// The table or view that it reads.
     pub(super) oid: Oid,
     /// Its name, with its schema, quoted where needed.
     pub(super) name: String,
-    /// The same, never quoted: as `attach.cascades` has it.
+    /// The same name, never quoted, as in `attach.cascades`.
     pub(super) plain_name: String,
     /// `r` for an ordinary table, `p` partitioned, `v` view, `m` materialized view, `f` foreign table.
     pub(super) kind: String,
-    /// Whether it is a partition of another table.
+    /// Whether the table is a partition of another table.
     pub(super) is_partition: bool,
-    /// Whether the view reads it itself, not through another view.
+    /// Whether the view reads it directly, not through another view.
     pub(super) is_direct: bool,
-    /// How many rows it has, as Postgres estimates them; none: it does not know.
+    /// The estimated number of rows. `None` if Postgres has no estimate.
     pub(super) rows: Option<i64>,
 }
 
 impl Source {
-    /// What it is, where it is no ordinary table.
-    pub(super) fn kind_in_words(&self) -> Option<&'static str> {
+    /// The kind of relation, or `None` for an ordinary table.
+    pub(super) fn kind_name(&self) -> Option<&'static str> {
         match self.kind.as_str() {
             "r" if self.is_partition => Some("a partition"),
             "r" => None,
@@ -89,7 +89,7 @@ pub(super) async fn views(database: &Database) -> sqlx::Result<HashMap<String, F
     Ok(views)
 }
 
-/// Everything that the views of the mapping read, through other views too.
+/// All tables and views that the views of the mapping read, directly or through other views.
 pub(super) async fn sources(database: &Database) -> sqlx::Result<Vec<Source>> {
     sqlx::query_as!(
         Source,
@@ -123,13 +123,13 @@ pub(super) async fn sources(database: &Database) -> sqlx::Result<Vec<Source>> {
 /// The domain `main_app.check_key`.
 #[derive(Debug, Clone)]
 pub(super) struct CheckKey {
-    /// The type that it stands for.
+    /// The domain's base type.
     pub(super) type_name: String,
     /// Its collation.
     pub(super) collation: u32,
 }
 
-/// The domain, if it is there.
+/// The domain, if it exists.
 pub(super) async fn check_key(database: &Database) -> sqlx::Result<Option<CheckKey>> {
     let found = sqlx::query!(
         r#"-- attach.check_key
@@ -149,10 +149,10 @@ pub(super) async fn check_key(database: &Database) -> sqlx::Result<Option<CheckK
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "what the catalogue says, column by column"
+    reason = "one field per column of the catalogue query"
 )]
 pub(super) struct FoundFunction {
-    /// What it returns.
+    /// The return type.
     pub(super) returns: String,
     /// `v` for volatile.
     pub(super) volatility: String,
@@ -168,8 +168,8 @@ pub(super) struct FoundFunction {
     pub(super) is_public: bool,
 }
 
-/// The function of this name with this argument, if it is there. `to_regprocedure` would fail where this role may not look
-/// into the schema.
+/// The function with this name and argument, if it exists. `to_regprocedure` would fail if this role may not use the
+/// schema.
 pub(super) async fn function(
     database: &Database,
     name: &str,
@@ -193,23 +193,23 @@ pub(super) async fn function(
     .await
 }
 
-/// Whoever owns schema `retention`, and what they may do with the mapping.
+/// The owner of schema `retention`, and the owner's rights on the mapping.
 #[derive(Debug, Clone)]
-pub(super) struct Keeper {
-    /// The owner.
+pub(super) struct SchemaOwner {
+    /// The owner's name.
     pub(super) owner: String,
-    /// Whether they may read organizations.
+    /// Whether the owner may read organizations.
     pub(super) reads_organizations: bool,
-    /// Whether they may read and lock incidents.
+    /// Whether the owner may read and lock incidents.
     pub(super) locks_incidents: bool,
-    /// Whether they may read payloads.
+    /// Whether the owner may read payloads.
     pub(super) reads_payloads: bool,
 }
 
 /// The owner of the functions in schema `retention`.
-pub(super) async fn keeper(database: &Database) -> sqlx::Result<Keeper> {
+pub(super) async fn schema_owner(database: &Database) -> sqlx::Result<SchemaOwner> {
     sqlx::query_as!(
-        Keeper,
+        SchemaOwner,
         r#"-- attach.keeper
         SELECT pg_get_userbyid(p.proowner)::text AS "owner!",
                coalesce(may.look AND has_table_privilege(p.proowner, v.organizations, 'SELECT'), true) AS "reads_organizations!",
@@ -219,7 +219,7 @@ pub(super) async fn keeper(database: &Database) -> sqlx::Result<Keeper> {
         FROM pg_proc p
         CROSS JOIN LATERAL (
             SELECT has_schema_privilege(p.proowner, to_regnamespace('main_app'), 'USAGE') AS look) may
-        -- Not by `to_regclass`, which would fail where this role may not look into the schema.
+        -- Not with `to_regclass`, which would fail if this role may not use the schema.
         CROSS JOIN LATERAL (
             SELECT max(c.oid) FILTER (WHERE c.relname = 'organizations') AS organizations,
                    max(c.oid) FILTER (WHERE c.relname = 'incidents') AS incidents,
@@ -236,9 +236,9 @@ pub(super) async fn keeper(database: &Database) -> sqlx::Result<Keeper> {
 pub(super) struct Index {
     /// Its columns in order.
     pub(super) columns: Vec<String>,
-    /// Which rows are in it; none: all.
+    /// The condition of a partial index. `None` if it contains all rows.
     pub(super) condition: Option<String>,
-    /// Whether no two rows have the same values.
+    /// Whether the index is unique.
     pub(super) is_unique: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Foreign keys to the tables that lose rows: what goes along must be known, and nothing may stand in the way.
+//! Checks foreign keys to the purged tables: every cascade must be acknowledged, and no key may prevent a deletion.
 
 use sqlx::postgres::types::Oid;
 
@@ -9,18 +9,18 @@ use super::{
 };
 use crate::postgres::{Cascade, Database};
 
-/// A foreign key to a table that loses rows, or to one that loses rows with it.
+/// A foreign key to a purged table, or to a table that loses rows by its cascade.
 #[derive(Debug, Clone)]
 struct ForeignKey {
-    /// The purged table at the beginning.
+    /// The purged table at the start of the chain.
     root: Oid,
-    /// The table that refers.
+    /// The referencing table.
     child: Oid,
-    /// Its name, quoted where needed, and never quoted.
+    /// Its name, quoted where needed.
     child_name: String,
-    /// The name as `attach.cascades` has it.
+    /// Its name, never quoted, as in `attach.cascades`.
     child_plain_name: String,
-    /// The table that is referred to.
+    /// The referenced table.
     parent: Oid,
     /// The constraint's name, quoted where needed.
     name: String,
@@ -28,16 +28,16 @@ struct ForeignKey {
     definition: String,
     /// `c` cascade, `a` no action, `r` restrict, `n` set null, `d` set default.
     on_delete: String,
-    /// The columns that refer, and those that are referred to, quoted where needed.
+    /// The referencing and the referenced columns, quoted where needed.
     columns: Vec<String>,
     references: Vec<String>,
-    /// Whether a column that refers may not be NULL.
+    /// Whether a referencing column is NOT NULL.
     is_required: bool,
-    /// Whether somebody has disabled what carries it out.
+    /// Whether the triggers that enforce the key are disabled.
     is_disabled: bool,
 }
 
-/// Every foreign key to one of `tables`, and on from there as far as deletions cascade.
+/// Every foreign key to one of `tables`, and every further key that the cascade reaches.
 async fn foreign_keys(database: &Database, tables: &[Oid]) -> sqlx::Result<Vec<ForeignKey>> {
     sqlx::query_as!(
         ForeignKey,
@@ -72,8 +72,7 @@ async fn foreign_keys(database: &Database, tables: &[Oid]) -> sqlx::Result<Vec<F
     .await
 }
 
-/// Foreign keys to the tables that lose rows: what goes along must be known, and nothing may stand in the way. Returns what
-/// goes along by the operator's leave.
+/// Checks the foreign keys to the purged tables. Returns the cascades that the operator has acknowledged.
 pub(super) async fn check(
     database: &Database,
     tables: &PurgedTables,
@@ -114,7 +113,7 @@ pub(super) async fn check(
         let is_acknowledged = !is_mapped && allowed.contains(&key.child_plain_name);
         if key.is_disabled {
             object.refuse(
-                format!("the foreign key {} of {} is disabled: its rows would stay behind", key.name, key.child_plain_name),
+                format!("the foreign key {} of {} is disabled: its rows would be left behind", key.name, key.child_plain_name),
                 "enable the triggers of the referenced table: ALTER TABLE … ENABLE TRIGGER ALL, as a superuser",
             );
         }
@@ -133,16 +132,17 @@ pub(super) async fn check(
                 }
             }
             "c" if is_mapped => object.refuse(
-                format!("rows of {}, which is mapped itself, would go along, by the foreign key {}", key.child_plain_name, key.name),
-                "drop the foreign key, or let it SET NULL: rows of a mapped table go by their own rule only",
+                format!("rows of {}, which is mapped itself, would also be deleted through the foreign key {}", key.child_plain_name, key.name),
+                "drop the foreign key, or change it to SET NULL: only their own rule may delete rows of a mapped table",
             ),
-            _ => tell_of_foreign_key(object, &key, is_flags),
+            _ => report_foreign_key(object, &key, is_flags),
         }
     }
     Ok(cascades)
 }
 
-/// Whether it is the foreign key by which flags go: from what is mapped as `check_id` to what is mapped as the check's `id`.
+/// Whether the key deletes flags with their check: from the column mapped as `check_id` to the column mapped as the
+/// check's `id`.
 fn is_key_of_flags(key: &ForeignKey, tables: &PurgedTables, views: &[CheckedView<'_>]) -> bool {
     let column = |view: &str, column: &str| {
         let checked = views.iter().find(|checked| checked.view.name == view);
@@ -150,12 +150,12 @@ fn is_key_of_flags(key: &ForeignKey, tables: &PurgedTables, views: &[CheckedView
     };
     tables.checks.as_ref().map(|t| t.oid) == Some(key.parent)
         && tables.flags.as_ref().map(|t| t.oid) == Some(key.child)
-        // A column that is no plain one is refused as such.
+        // A column that is not plain is refused elsewhere.
         && column("workflow_drift_flags", "check_id").is_none_or(|c| key.columns == [c])
         && column("drift_checks", "id").is_none_or(|c| key.references == [c])
 }
 
-fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
+fn report_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
     let (table, name) = (&key.child_plain_name, &key.name);
     let again = |action: &str| {
         format!(
@@ -174,35 +174,36 @@ fn tell_of_foreign_key(object: &mut Object, key: &ForeignKey, is_flags: bool) {
     };
     match key.on_delete.as_str() {
         "c" => object.refuse(
-            format!("rows of {table} would go along, by the foreign key {name}"),
+            format!("rows of {table} would also be deleted through the foreign key {name}"),
             format!(
-                "if they may go: attach.cascades = [\"{table}\"]; if not: {instead}"
+                "if they may be deleted: attach.cascades = [\"{table}\"]; if not: {instead}"
             ),
         ),
         "n" | "d" if key.is_required => object.refuse(
-            format!("rows of {table} forbid the deletion: the foreign key {name} would empty a column that is NOT NULL"),
+            format!("rows of {table} prevent the deletion: the foreign key {name} would set a NOT NULL column to NULL"),
             instead,
         ),
         "n" | "d" if !is_flags => object.warn(
-            format!("rows of {table} lose their reference, by the foreign key {name}"),
-            "nothing to do, if that is wanted",
+            format!("rows of {table} lose their reference through the foreign key {name}"),
+            "nothing to do if this is intended",
         ),
         _ if is_flags => object.refuse(
             format!(
-                "flags do not go with their check: the foreign key {name} of {table} has no CASCADE"
+                "flags are not deleted with their check: the foreign key {name} of {table} has no CASCADE"
             ),
             again("CASCADE"),
         ),
         _ => object.refuse(
-            format!("rows of {table} forbid the deletion, by the foreign key {name}"),
+            format!("rows of {table} prevent the deletion through the foreign key {name}"),
             instead,
         ),
     }
 }
 
-/// The constraint with another action on deletion, and else as it is: `FOREIGN KEY … ON UPDATE … ON DELETE … DEFERRABLE …`.
+/// The constraint with another action on deletion and otherwise unchanged: `FOREIGN KEY … ON UPDATE … ON DELETE …
+/// DEFERRABLE …`.
 fn with_action(definition: &str, action: &str) -> String {
-    // Names stand before the last parenthesis, but for a list of columns after SET NULL.
+    // All names come before the last parenthesis, except a list of columns after SET NULL.
     let end = [" ON DELETE ", " DEFERRABLE", " NOT VALID"]
         .iter()
         .filter_map(|after| definition.rfind(after))
@@ -216,7 +217,7 @@ fn with_action(definition: &str, action: &str) -> String {
     format!("{} ON DELETE {action}{rest}", &definition[..end])
 }
 
-/// Flags go with their checks by a foreign key, or there are none.
+/// Checks that a foreign key deletes flags with their checks, unless there are no flags.
 pub(super) async fn check_flags(
     database: &Database,
     tables: &PurgedTables,
@@ -236,25 +237,25 @@ pub(super) async fn check_flags(
         .is_some_and(|name| name.contains(", "))
     {
         object.refuse(
-            "the view reads more than one table: flags are counted in the one that goes with the checks",
+            "the view reads more than one table: flags are counted in the table that the checks' cascade deletes from",
             "select from that table alone",
         );
     }
     let Some(flags) = &tables.flags else {
         return Ok(());
     };
-    if let Some(kind) = flags.kind_in_words() {
+    if let Some(kind) = flags.kind_name() {
         object.refuse(
             format!(
                 "{} is {kind}: flags are counted in an ordinary table",
                 flags.plain_name
             ),
-            "map a table that is none, or no flags at all",
+            "map an ordinary table, or no flags at all",
         );
     }
     if !has_key {
         object.refuse(
-            format!("{} has no foreign key to {}: flags would stay behind", flags.plain_name, checks.plain_name),
+            format!("{} has no foreign key to {}: flags would be left behind", flags.plain_name, checks.plain_name),
             format!(
                 "ALTER TABLE {} ADD FOREIGN KEY (check_id) REFERENCES {} (id) ON DELETE CASCADE, with your columns' names",
                 flags.name, checks.name

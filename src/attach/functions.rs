@@ -1,4 +1,4 @@
-//! Whether the domain and the two functions of the mapping are there, as they have to be.
+//! Checks that the mapping's domain and two functions exist and have the right form.
 
 use super::{
     catalog::{self, CheckKey},
@@ -6,10 +6,10 @@ use super::{
 };
 use crate::postgres::Database;
 
-/// The types that a check's key can have.
+/// The types that a check's key may have.
 const KEY_TYPES: [&str; 5] = ["uuid", "bigint", "integer", "text", "character varying"];
 
-/// The domain.
+/// Checks the domain.
 pub(super) fn check_key(found: Option<&CheckKey>) -> Object {
     let mut object = Object::named("check_key");
     match found {
@@ -31,40 +31,43 @@ pub(super) fn check_key(found: Option<&CheckKey>) -> Object {
     object
 }
 
-/// The function that locks what decides a plan.
+/// Checks the function that locks the rows that decide a plan.
 pub(super) async fn lock_plan(database: &Database) -> sqlx::Result<Object> {
     let mut object = function(database, "lock_plan", "uuid", "text").await?;
     let found = catalog::function(database, "lock_plan", "uuid").await?;
     if found.is_some_and(|found| found.volatility != "v") {
         object.refuse(
-            "the function is not VOLATILE: it would read the plan as it was before the lock",
+            "the function is not VOLATILE: it would read the plan from before the lock",
             "ALTER FUNCTION main_app.lock_plan(uuid) VOLATILE",
         );
     }
     Ok(object)
 }
 
-/// The function that erases payloads.
+/// Checks the function that erases payloads.
 pub(super) async fn erase_payloads(database: &Database) -> sqlx::Result<Object> {
     function(database, "erase_payloads", "uuid[]", "bigint").await
 }
 
-/// Functions of schema `retention` read the mapping with the rights of their owner: enqueueing, and the trigger that notes
-/// payloads that are written again.
-pub(super) async fn check_keeper(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
-    let keeper = catalog::keeper(database).await?;
+/// Checks the rights of the owner of schema `retention`. Enqueueing, and the trigger that notes rewritten payloads,
+/// read the mapping with these rights.
+pub(super) async fn check_schema_owner(
+    database: &Database,
+    objects: &mut [Object],
+) -> sqlx::Result<()> {
+    let owner = catalog::schema_owner(database).await?;
     for (view, is_allowed) in [
-        ("organizations", keeper.reads_organizations),
-        ("incidents", keeper.locks_incidents),
-        ("incident_payloads", keeper.reads_payloads),
+        ("organizations", owner.reads_organizations),
+        ("incidents", owner.locks_incidents),
+        ("incident_payloads", owner.reads_payloads),
     ] {
         if let (false, Some(object)) = (is_allowed, super::object(objects, view)) {
             object.refuse(
                 format!(
                     "{}, the owner of schema retention, lacks a right on it",
-                    keeper.owner
+                    owner.owner
                 ),
-                "apply deploy/postgres/roles.sql once more",
+                "apply deploy/postgres/roles.sql again",
             );
         }
     }
@@ -95,7 +98,7 @@ async fn function(
     if !found.is_allowed {
         object.refuse(
             "this role may not call it",
-            "apply deploy/postgres/roles.sql once more",
+            "apply deploy/postgres/roles.sql again",
         );
     }
     if found.is_public {

@@ -1,4 +1,5 @@
-//! The main app's own triggers and rules, which run when a row goes; and ours, which notes payloads that are written again.
+//! Checks the main app's triggers and rules that run when a row is purged, and our trigger that notes rewritten
+//! payloads.
 
 use sqlx::postgres::types::Oid;
 
@@ -9,28 +10,28 @@ use super::{
 };
 use crate::postgres::Database;
 
-/// Something of the main app's that runs when a row goes or is stamped.
+/// A trigger or rule of the main app that runs when a row is deleted or stamped.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "what the catalogue says, column by column"
+    reason = "one field per column of the catalogue query"
 )]
 struct Hook {
-    /// Its table.
+    /// The table.
     table: Oid,
     /// Its name, quoted where needed.
     name: String,
-    /// Whether it is a rule, which changes the statement itself.
+    /// Whether it is a rule, which rewrites the statement.
     is_rule: bool,
     /// Whether it runs for DELETE.
     on_delete: bool,
     /// Whether it runs for UPDATE.
     on_update: bool,
-    /// Whether it runs before the row goes, and can keep it.
+    /// Whether it runs before the deletion and can prevent it.
     is_before: bool,
 }
 
-/// Every trigger and rule on one of `tables`, ours aside, that is not disabled.
+/// Every enabled trigger and rule on `tables`, except ours.
 async fn hooks(database: &Database, tables: &[Oid]) -> sqlx::Result<Vec<Hook>> {
     sqlx::query_as!(
         Hook,
@@ -51,18 +52,18 @@ async fn hooks(database: &Database, tables: &[Oid]) -> sqlx::Result<Vec<Hook>> {
     .await
 }
 
-/// What stands between a statement and the table behind a view of the mapping.
+/// A trigger or rule between a statement on a view of the mapping and the table behind it.
 #[derive(Debug, Clone)]
 struct ViewHook {
     /// The view.
     view: String,
     /// Its name, quoted where needed.
     name: String,
-    /// Whether it is a rule; else a trigger.
+    /// Whether it is a rule. Otherwise it is a trigger.
     is_rule: bool,
 }
 
-/// Every trigger on the views of the mapping, and every rule beside the one that makes a view of it.
+/// Every trigger on the views of the mapping, and every rule except the one that defines the view.
 async fn view_hooks(database: &Database) -> sqlx::Result<Vec<ViewHook>> {
     sqlx::query_as!(
         ViewHook,
@@ -82,20 +83,20 @@ async fn view_hooks(database: &Database) -> sqlx::Result<Vec<ViewHook>> {
     .await
 }
 
-/// A trigger that notes payloads that are written again after a purge.
+/// Our trigger that notes payloads that are written again after a purge.
 #[derive(Debug, Clone)]
 struct RewritingTrigger {
-    /// Its table.
+    /// The table.
     table: Oid,
     /// Its name, quoted where needed.
     name: String,
-    /// Whether it is enabled as it has to be.
+    /// Whether it is ENABLE ALWAYS.
     is_always: bool,
     /// Whether its argument is a column of the table.
     names_column: bool,
 }
 
-/// The triggers of ours on `tables`.
+/// Our triggers on `tables`.
 async fn rewriting_triggers(
     database: &Database,
     tables: &[Oid],
@@ -104,7 +105,7 @@ async fn rewriting_triggers(
         RewritingTrigger,
         r#"-- attach.rewriting_triggers
         SELECT t.tgrelid AS "table!", quote_ident(t.tgname) AS "name!", t.tgenabled = 'A' AS "is_always!",
-               -- Arguments stand in it as C strings.
+               -- It holds the arguments as C strings.
                EXISTS (SELECT FROM pg_attribute a
                        WHERE a.attrelid = t.tgrelid AND a.attnum > 0 AND NOT a.attisdropped
                          AND convert_to(a.attname::text, 'UTF8') || decode('00', 'hex') = t.tgargs) AS "names_column!"
@@ -118,13 +119,13 @@ async fn rewriting_triggers(
     .await
 }
 
-/// The main app's own triggers and rules, which run on each row that goes.
+/// Checks the main app's triggers and rules that run for each purged row.
 pub(super) async fn check(
     database: &Database,
     tables: &PurgedTables,
     views: &mut [CheckedView<'_>],
 ) -> sqlx::Result<()> {
-    // The view, its table, and whether rows of it are deleted or updated.
+    // The view, its table, and whether its rows are deleted or updated.
     let mut of_view: Vec<(&str, &Source, bool)> = Vec::new();
     for (view, table, is_deleted) in [
         ("drift_checks", &tables.checks, true),
@@ -158,18 +159,18 @@ pub(super) async fn check(
             let (name, table) = (&hook.name, &table.plain_name);
             if hook.is_rule {
                 object.refuse(
-                    format!("the rule {name} on {table} rewrites what the purge does"),
+                    format!("the rule {name} on {table} rewrites the statements of the purge"),
                     "write it as a trigger, or drop it",
                 );
             } else if view == "workflow_drift_flags" && hook.is_before {
                 object.refuse(
-                    format!("the trigger {name} on {table} runs before a flag goes with its check, and could keep it"),
+                    format!("the trigger {name} on {table} runs before a flag is deleted with its check, and could keep it"),
                     "make it an AFTER trigger",
                 );
             } else {
                 object.warn(
                     format!("the trigger {name} on {table} runs for every row that is purged"),
-                    "check that it lets rows go, and changes nothing that must stay",
+                    "check that it does not prevent the deletion, and changes nothing that must stay",
                 );
             }
         }
@@ -177,24 +178,24 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// What a statement through a purge view does, it does to the table, and nothing stands between.
+/// Checks that no trigger or rule intercepts statements on a purge view.
 async fn check_view_hooks(database: &Database, views: &mut [CheckedView<'_>]) -> sqlx::Result<()> {
     for hook in view_hooks(database).await? {
         let mut purge_views = views.iter_mut().filter(|v| v.view.purge.is_some());
         let Some(checked) = purge_views.find(|v| v.view.name == hook.view) else {
-            continue; // it is only read
+            continue; // the view is only read
         };
         let (view, name) = (&hook.view, &hook.name);
         let kind = if hook.is_rule { "rule" } else { "trigger" };
         checked.object.refuse(
-            format!("the {kind} {name} on main_app.{view} stands between the purge and the table"),
+            format!("the {kind} {name} on main_app.{view} intercepts the purge's statements on the table"),
             format!("DROP {} {name} ON main_app.{view}", kind.to_uppercase()),
         );
     }
     Ok(())
 }
 
-/// Where payloads are stored, a trigger of ours tells which were written again after a purge.
+/// Checks that each table with payloads has our trigger, which notes payloads that are written again after a purge.
 pub(super) async fn check_rewriting(
     database: &Database,
     tables: &PurgedTables,
@@ -211,7 +212,7 @@ pub(super) async fn check_rewriting(
         let of_table: Vec<_> = triggers.iter().filter(|t| t.table == table.oid).collect();
         if let Some(wrong) = of_table.iter().find(|trigger| !trigger.names_column) {
             object.refuse(
-                format!("the trigger {} on {} names no column of it: every write would fail", wrong.name, table.plain_name),
+                format!("the argument of the trigger {} is not a column of {}: every write would fail", wrong.name, table.plain_name),
                 format!(
                     "DROP TRIGGER {} ON {name}, and create it with the column that holds the incident's id as its argument",
                     wrong.name

@@ -1,9 +1,9 @@
-//! Is the mapping right? The main app's owner maps their own tables to the views, the domain and the functions of schema
-//! `main_app`; here we prove, before a row goes, that what they wrote means what we take it for.
+//! Checks the mapping. The main app's owner maps their tables to the views, the domain and the functions of schema
+//! `main_app`. Before a row is deleted, this module proves that the mapping means what the purge assumes.
 //!
-//! There are three depths. The *structure* is what the catalogue says: it is checked at every start, and once a minute
-//! while serving. The *trial* calls the two functions on a few rows, in a transaction that is rolled back: before a process
-//! purges. The *values* are read only by `attach check`.
+//! There are three depths. The *structure* comes from the catalogue. It is checked at every start, and once a minute
+//! while serving. The *trial* calls the two functions on a few rows, in a transaction that is rolled back, before a
+//! process purges. Only `attach check` reads the *values*.
 
 mod catalog;
 mod foreign_keys;
@@ -21,29 +21,29 @@ pub use self::report::{Object, Problem, Report, Severity};
 use self::{shape::VIEWS, tables::PurgedTables};
 use crate::postgres::{Database, MappedTable, Mapping, migrations};
 
-/// The mapping of the reference main app, with what a reader needs to write their own.
+/// The mapping of the reference main app, with comments that explain how to write another one.
 pub const TEMPLATE: &str = include_str!("../../migrations/main_app/1006_mapping.up.sql");
 
-/// Why a process may not go on.
+/// Why a process may not use the mapping.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The mapping is missing or wrong.
     #[error(
         "the mapping to the main app's tables (schema main_app) cannot be used: {0}; \
-         `drift-retention attach check` tells all of it, with remedies"
+         `drift-retention attach check` lists all problems and remedies"
     )]
     Refused(String),
-    /// Somebody changed it after this process had checked it.
+    /// The mapping changed after this process had checked it.
     #[error(
         "the mapping to the main app's tables (schema main_app) has changed since this process checked it: it has stopped, \
-         and gave back what it was purging. Run `drift-retention attach check`, then start it again"
+         and other workers will continue its runs. Run `drift-retention attach check`, then start it again"
     )]
     Changed,
-    /// Nobody has mapped the main app's tables yet.
+    /// The main app's tables are not mapped yet.
     #[error(
-        "this database has no mapping to a main app's tables (schema main_app): write one, beginning with \
-         `drift-retention attach template`, and prove it with `drift-retention attach check`. Who has no main app yet gets a \
-         reference one: `drift-retention migrate up --main-app`"
+        "this database has no mapping to a main app's tables (schema main_app): write one, starting from \
+         `drift-retention attach template`, and check it with `drift-retention attach check`. If there is no main app yet, \
+         `drift-retention migrate up --main-app` creates a reference one"
     )]
     Missing,
     /// The database failed.
@@ -54,11 +54,11 @@ pub enum AttachError {
 /// How thoroughly to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
-    /// What the catalogue says.
+    /// The catalogue only.
     Structure,
-    /// And what the two functions do to a few rows, taken back at once.
+    /// Also the effect of the two functions on a few rows, which is rolled back.
     Trial,
-    /// And what the rows say: this reads tables whole.
+    /// Also the values of the rows. This reads whole tables.
     Values,
 }
 
@@ -70,7 +70,7 @@ pub async fn check(database: &Database, cascades: &[String], depth: Depth) -> sq
     Ok(Box::pin(inspect(database, cascades, depth)).await?.0)
 }
 
-/// Checks the mapping for a process that goes by it, and returns it with what was found.
+/// Checks the mapping for a process that uses it. Returns the mapping and the report.
 ///
 /// # Errors
 /// When the mapping is missing or wrong, or the database fails.
@@ -90,7 +90,7 @@ pub async fn prove(
     Ok((mapping, report))
 }
 
-/// What `retention.mapping_fingerprint()` says now.
+/// The present fingerprint of the mapping: `retention.mapping_fingerprint()`.
 ///
 /// # Errors
 /// When the database fails.
@@ -108,7 +108,8 @@ async fn inspect(
     cascades: &[String],
     depth: Depth,
 ) -> sqlx::Result<(Report, Mapping)> {
-    // First: if the mapping changes while we look, what we found belongs to another fingerprint, and is not gone by.
+    // Read the fingerprint first. If the mapping changes during the check, the result belongs to an old fingerprint and
+    // is not used.
     let fingerprint = fingerprint(database).await?;
     let found = catalog::views(database).await?;
     let sources = catalog::sources(database).await?;
@@ -137,8 +138,8 @@ async fn inspect(
     objects.push(functions::check_key(key.as_ref()));
     objects.push(functions::lock_plan(database).await?);
     objects.push(functions::erase_payloads(database).await?);
-    functions::check_keeper(database, &mut objects).await?;
-    // Only on a structure that holds: the rest reads and writes through it.
+    functions::check_schema_owner(database, &mut objects).await?;
+    // Only with a valid structure: the other checks read and write through it.
     if depth >= Depth::Trial && !objects.iter().any(Object::is_refused) {
         trial::check(database, depth, &mut objects).await?;
     }
@@ -158,7 +159,7 @@ fn mapped_tables(views: &[views::CheckedView<'_>]) -> Vec<MappedTable> {
     with_table.collect()
 }
 
-/// The object of this name.
+/// The object with this name.
 fn object<'a>(objects: &'a mut [Object], name: &str) -> Option<&'a mut Object> {
     let full = format!("main_app.{name}");
     objects.iter_mut().find(|object| object.name == full)

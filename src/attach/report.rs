@@ -1,10 +1,10 @@
-//! What a check of the mapping found, object by object.
+//! The result of a check of the mapping, object by object.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Whether the mapping can be used.
@@ -16,28 +16,28 @@ pub struct Report {
 /// One object of the mapping.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Object {
-    /// Its name, with the schema.
+    /// The object's name, with its schema.
     pub name: String,
     /// The tables behind it.
     pub maps_to: Option<String>,
     /// The type of its key.
     pub key_type: Option<String>,
-    /// The table's column that decides whether a row goes.
+    /// The table's column that decides whether a row has expired.
     pub clock: Option<String>,
-    /// Rows, as Postgres estimates them; none: it does not know.
+    /// The estimated number of rows. `None` if Postgres has no estimate.
     pub rows: Option<i64>,
-    /// What is wrong, or worth knowing.
+    /// The problems of this object.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong, or worth knowing.
+/// A refusal or a warning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Whether it must be mended before anything is purged.
+    /// Whether it must be fixed before anything is purged.
     pub severity: Severity,
-    /// What it is.
+    /// The problem.
     pub what: String,
-    /// What mends it: a statement, or a sentence.
+    /// The remedy: a statement or a sentence.
     pub remedy: String,
 }
 
@@ -45,9 +45,9 @@ pub struct Problem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Nothing is purged while it lasts.
+    /// Nothing is purged until the problem is fixed.
     Refuse,
-    /// It is worth knowing.
+    /// The problem does not prevent a purge.
     Warn,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Severity {
 }
 
 impl Object {
-    /// An object of which nothing is known yet.
+    /// An object without any findings.
     pub(super) fn named(name: &str) -> Self {
         Self {
             name: format!("main_app.{name}"),
@@ -69,12 +69,12 @@ impl Object {
         }
     }
 
-    /// Something that must be mended first.
+    /// Adds a problem that must be fixed before anything is purged.
     pub(super) fn refuse(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Refuse, what.into(), remedy.into());
     }
 
-    /// Something worth knowing.
+    /// Adds a warning.
     pub(super) fn warn(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Warn, what.into(), remedy.into());
     }
@@ -90,7 +90,7 @@ impl Object {
         }
     }
 
-    /// Whether something must be mended first.
+    /// Whether the object has a refusal.
     pub(super) fn is_refused(&self) -> bool {
         self.problems
             .iter()
@@ -99,7 +99,7 @@ impl Object {
 }
 
 impl Report {
-    /// Of these objects.
+    /// A report on these objects.
     pub(super) fn of(objects: Vec<Object>) -> Self {
         Self {
             ok: !objects.iter().any(Object::is_refused),
@@ -107,12 +107,12 @@ impl Report {
         }
     }
 
-    /// What must be mended first, each with its object's name.
+    /// The refusals, each with its object's name.
     pub fn refusals(&self) -> impl Iterator<Item = String> {
         self.problems(Severity::Refuse)
     }
 
-    /// What is worth knowing, each with its object's name.
+    /// The warnings, each with its object's name.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.problems(Severity::Warn)
     }

@@ -1,28 +1,28 @@
-//! What the mapping has to look like: the names, columns and types of schema `main_app`.
+//! The required form of the mapping: the names, columns and types of schema `main_app`.
 
-/// What a column of a view must be.
+/// The required type of a view's column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Where a row stands: the table's own `ctid`.
+    /// The location of a row: the table's own `ctid`.
     Place,
     /// The key of a drift check: the type of the domain `check_key`.
     CheckKey,
-    /// An id.
+    /// A UUID.
     Uuid,
-    /// A word or a text.
+    /// A text.
     Text,
-    /// A moment.
+    /// A time with time zone.
     Time,
-    /// A count.
+    /// An integer.
     Int,
-    /// A yes or no.
+    /// A boolean.
     Bool,
-    /// A document.
+    /// A JSON document.
     Json,
 }
 
 impl Kind {
-    /// Whether a column of this type, as `format_type` writes it, will do.
+    /// Whether a column may have this type, as `format_type` writes it.
     pub(super) fn accepts(self, type_name: &str, check_key: Option<&str>) -> bool {
         match self {
             Self::Place => type_name == "tid",
@@ -66,17 +66,17 @@ pub(super) struct View {
     pub(super) name: &'static str,
     /// Its columns.
     pub(super) columns: &'static [(&'static str, Kind)],
-    /// Columns of the table itself, without an expression: rows are found by them.
+    /// Columns that must be plain columns of the table, because rows are found by them.
     pub(super) plain: &'static [&'static str],
-    /// The timestamp that decides whether a row goes.
+    /// The timestamp that decides whether a row has expired.
     pub(super) clock: Option<&'static str>,
-    /// What is done through it, beside reading; none: it may be any SQL.
+    /// The purge's writes through this view. `None` if the view is only read and may be any SQL.
     pub(super) purge: Option<Purge>,
-    /// What the purge finds rows by; each the first columns of an index.
+    /// The columns by which the purge finds rows. Each list must be the beginning of an index.
     pub(super) indexes: &'static [&'static [&'static str]],
 }
 
-/// What is done through a purge view.
+/// The purge's writes through a purge view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purge {
     /// Rows are locked and deleted.
@@ -87,7 +87,7 @@ pub(super) enum Purge {
 
 use Kind::{Bool, CheckKey, Int, Json, Place, Text, Time, Uuid};
 
-/// Every view.
+/// Every view of the mapping.
 pub(super) const VIEWS: [View; 7] = [
     View {
         name: "organizations",
@@ -208,15 +208,15 @@ pub(super) const VIEWS: [View; 7] = [
     },
 ];
 
-/// What a purge view statement needs to be allowed: explained, never run.
+/// Statements that Postgres must accept on the view. They are explained, never run.
 impl View {
-    /// Reads every column.
+    /// A statement that reads every column.
     pub(super) fn select(&self) -> String {
         let columns: Vec<_> = self.columns.iter().map(|(name, _)| *name).collect();
         format!("SELECT {} FROM main_app.{}", columns.join(", "), self.name)
     }
 
-    /// Everything else that is done through it.
+    /// All other statements through the view.
     pub(super) fn statements(&self) -> Vec<String> {
         let name = self.name;
         let here = "ctid = '(0,0)'::tid";

@@ -1,4 +1,4 @@
-//! The tables behind the mapping that lose rows, and what the purge finds their rows by.
+//! The purged tables behind the mapping, and the indexes by which the purge finds their rows.
 
 use sqlx::postgres::types::Oid;
 
@@ -9,12 +9,12 @@ use super::{
 };
 use crate::postgres::Database;
 
-/// The tables behind the views that lose rows, or parts of them.
+/// The tables that lose rows or payloads.
 pub(super) struct PurgedTables {
     pub(super) checks: Option<Source>,
     pub(super) flags: Option<Source>,
     pub(super) incidents: Option<Source>,
-    /// Where payloads are stored: tables of their own, and the incidents' where they stand in columns of it.
+    /// The tables that hold payloads: separate tables, and the incidents' table if payloads are columns of it.
     pub(super) payloads: Vec<Source>,
     pub(super) approvals: Option<Source>,
 }
@@ -35,13 +35,13 @@ impl PurgedTables {
             incidents: one("incidents"),
             payloads: all("incident_payloads")
                 .into_iter()
-                .filter(|table| !is_read_elsewhere(views, table))
+                .filter(|table| !is_read_by_other_view(views, table))
                 .collect(),
             approvals: one("approvals"),
         }
     }
 
-    /// Payloads in tables of their own: there rows are deleted.
+    /// The separate payload tables, whose rows are deleted.
     pub(super) fn payload_tables(&self) -> impl Iterator<Item = &Source> {
         let incidents = self.incidents.as_ref().map(|table| table.oid);
         self.payloads
@@ -49,7 +49,7 @@ impl PurgedTables {
             .filter(move |table| Some(table.oid) != incidents)
     }
 
-    /// Every table that loses rows or payloads.
+    /// The ids of all tables that lose rows or payloads.
     pub(super) fn oids(&self) -> Vec<Oid> {
         let single = [&self.checks, &self.flags, &self.approvals];
         let single = single.into_iter().flatten();
@@ -60,7 +60,7 @@ impl PurgedTables {
     }
 }
 
-/// The object of the view of this name.
+/// The object of the view with this name.
 pub(super) fn object_of<'a>(
     views: &'a mut [CheckedView<'_>],
     name: &str,
@@ -69,9 +69,9 @@ pub(super) fn object_of<'a>(
     checked.map(|checked| &mut checked.object)
 }
 
-/// Whether another view than those of incidents and their payloads reads the table: then it holds no payloads, and is only
-/// looked up.
-fn is_read_elsewhere(views: &[CheckedView<'_>], table: &Source) -> bool {
+/// Whether a view other than those of incidents and payloads reads the table. Then the table holds no payloads and is
+/// only used for lookups.
+fn is_read_by_other_view(views: &[CheckedView<'_>], table: &Source) -> bool {
     let others = views
         .iter()
         .filter(|checked| !matches!(checked.view.name, "incidents" | "incident_payloads"));
@@ -80,7 +80,7 @@ fn is_read_elsewhere(views: &[CheckedView<'_>], table: &Source) -> bool {
         .any(|other| other.oid == table.oid)
 }
 
-/// What the purge finds rows by.
+/// Checks the indexes by which the purge finds rows.
 pub(super) async fn check_indexes(
     database: &Database,
     views: &mut [CheckedView<'_>],
@@ -118,21 +118,19 @@ pub(super) async fn check_indexes(
                 .map(|column| checked.columns.get(column).cloned())
                 .collect();
             let Some(columns) = columns else {
-                continue; // something else is wrong with it
+                continue; // another check reports this view
             };
-            let serves = |index: &Index| {
-                let begins = index.columns.len() >= columns.len()
-                    && index
-                        .columns
-                        .iter()
-                        .zip(&columns)
-                        .all(|(has, wants)| bare(has) == bare(wants));
-                begins
-                    && index
-                        .condition
-                        .as_ref()
-                        .is_none_or(|c| c.contains("IS NULL") && checked.view.name == "incidents")
-            };
+            let serves =
+                |index: &Index| {
+                    let begins = index.columns.len() >= columns.len()
+                        && index.columns.iter().zip(&columns).all(|(has, wants)| {
+                            without_parentheses(has) == without_parentheses(wants)
+                        });
+                    begins
+                        && index.condition.as_ref().is_none_or(|c| {
+                            c.contains("IS NULL") && checked.view.name == "incidents"
+                        })
+                };
             if !indexes.iter().any(serves) {
                 let condition = match (
                     checked.view.name,
@@ -162,7 +160,7 @@ pub(super) async fn check_indexes(
     Ok(())
 }
 
-/// An expression with and without its parentheses is the same column.
-fn bare(column: &str) -> &str {
+/// The expression without parentheses, so that both spellings compare equal.
+fn without_parentheses(column: &str) -> &str {
     column.trim_start_matches('(').trim_end_matches(')')
 }

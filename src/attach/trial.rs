@@ -1,5 +1,5 @@
-//! What the two functions of the mapping do, tried on a few rows in transactions that are rolled back; and whether the words
-//! that decide about rows are written as we take them.
+//! Tests the two functions of the mapping on a few rows, in transactions that are rolled back. Also checks the spelling
+//! of the status values that decide whether a row expires.
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 use uuid::Uuid;
@@ -7,48 +7,57 @@ use uuid::Uuid;
 use super::{Depth, object, report::Object};
 use crate::postgres::{self, Database, Transaction};
 
-/// How many organizations and incidents a trial takes.
-const FEW: i64 = 3;
-/// How many it takes for `attach check`.
-const MANY: i64 = 200;
-/// How many organizations are looked at: rows are found by theirs, so that no table is read whole.
-const SAMPLED: i64 = 50;
-/// How many rows of each are looked at for words in another spelling.
-const ROWS_OF_EACH: i64 = 20;
+/// Organizations and incidents per trial.
+const TRIAL_ROWS: i64 = 3;
+/// Organizations and incidents per trial of `attach check`.
+const CHECK_TRIAL_ROWS: i64 = 200;
+/// Organizations whose rows are sampled. Rows are found by organization, so that no whole table is read.
+const SAMPLED_ORGS: i64 = 50;
+/// Rows of each organization that are checked for other spellings.
+const SAMPLED_ROWS_PER_ORG: i64 = 20;
 
-/// A trial holds rows only briefly, and gives way.
-const BRIEFLY: [&str; 3] = [
-    // Of each organization a few rows are read, by index. A plan by statistics may read the whole table for each.
+/// Settings of a trial, so that it holds rows only briefly and does not wait for other sessions.
+const TRIAL_SETTINGS: [&str; 3] = [
+    // A trial reads a few rows of each organization, by index. Without this setting, Postgres may read the whole table
+    // for each.
     "SET LOCAL enable_seqscan = off",
     "SET LOCAL lock_timeout = '100ms'",
     "SET LOCAL statement_timeout = '10s'",
 ];
 
-/// Tries both functions; for `attach check` also a deletion from each purge view.
+/// Tests both functions, and for `attach check` also a deletion from each purge view.
 pub(super) async fn check(
     database: &Database,
     depth: Depth,
     objects: &mut [Object],
 ) -> sqlx::Result<()> {
-    let rows = if depth >= Depth::Values { MANY } else { FEW };
-    check_words(database, objects).await?;
-    let tried = try_lock_plan(database, rows).await;
-    conclude(tried, depth, object(objects, "lock_plan"))?;
-    let tried = try_erase_payloads(database, rows).await;
-    conclude(tried, depth, object(objects, "erase_payloads"))?;
+    let rows = if depth >= Depth::Values {
+        CHECK_TRIAL_ROWS
+    } else {
+        TRIAL_ROWS
+    };
+    check_closed_spelling(database, objects).await?;
+    let tried = test_lock_plan(database, rows).await;
+    record_result(tried, depth, object(objects, "lock_plan"))?;
+    let tried = test_erase_payloads(database, rows).await;
+    record_result(tried, depth, object(objects, "erase_payloads"))?;
     if depth >= Depth::Values {
-        try_deletions(database, depth, objects).await?;
+        test_deletions(database, depth, objects).await?;
     }
     Ok(())
 }
 
-/// What a trial showed: nothing, or what is wrong.
-type Tried = sqlx::Result<Option<String>>;
+/// The result of a trial: the problem, if there is one.
+type TrialResult = sqlx::Result<Option<String>>;
 
-/// Puts what a trial showed on its object. A trigger of the main app's may refuse a row today and not tomorrow: at the start of
-/// a process that is a warning, because the runs that meet it are retried. An error that no retry mends is a refusal, and for
-/// `attach check` every error is.
-fn conclude(tried: Tried, depth: Depth, object: Option<&mut Object>) -> sqlx::Result<()> {
+/// Adds the result of a trial to its object. A trigger of the main app may reject a row only for a while. So at the
+/// start of a process its error is a warning, because the affected runs are retried. A permanent error is a refusal.
+/// For `attach check`, every error is a refusal.
+fn record_result(
+    tried: TrialResult,
+    depth: Depth,
+    object: Option<&mut Object>,
+) -> sqlx::Result<()> {
     let Some(object) = object else {
         return Ok(());
     };
@@ -56,10 +65,10 @@ fn conclude(tried: Tried, depth: Depth, object: Option<&mut Object>) -> sqlx::Re
         Ok(None) => {}
         Ok(Some(what)) => object.refuse(what, "correct the function"),
         Err(error) if postgres::is_contention(&error) => object.warn(
-            "it could not be tried: other sessions hold the rows, or it takes too long",
+            "it could not be tested: other sessions hold locks on the rows, or it takes too long",
             "run `drift-retention attach check` again when the main app is quiet",
         ),
-        // The functions have nothing to do with it.
+        // The functions did not cause this error.
         Err(error) if postgres::is_read_only_error(&error) => return Err(error),
         Err(sqlx::Error::Database(error)) => {
             let (says, remedy) = failure(error.as_ref());
@@ -76,7 +85,7 @@ fn conclude(tried: Tried, depth: Depth, object: Option<&mut Object>) -> sqlx::Re
     Ok(())
 }
 
-/// What Postgres says, and in which function it says so: that may be a trigger of the main app's.
+/// Postgres's message and the function that raised it, which may be a trigger of the main app.
 fn failure(error: &dyn DatabaseError) -> (String, String) {
     let context = error
         .try_downcast_ref::<PgDatabaseError>()
@@ -98,9 +107,9 @@ fn failure(error: &dyn DatabaseError) -> (String, String) {
     }
 }
 
-/// It must answer what `main_app.organizations` says, and lock something.
-async fn try_lock_plan(database: &Database, organizations: i64) -> Tried {
-    let mut tx = database.begin_with(&BRIEFLY).await?;
+/// Checks that `lock_plan` returns the plan in `main_app.organizations` and locks a row.
+async fn test_lock_plan(database: &Database, organizations: i64) -> TrialResult {
+    let mut tx = database.begin_with(&TRIAL_SETTINGS).await?;
     let answers = sqlx::query!(
         r#"-- attach.try_lock_plan
         SELECT o.id AS "id!", retention.excerpt(o.plan) AS plan, retention.excerpt(main_app.lock_plan(o.id)) AS locked
@@ -134,7 +143,7 @@ async fn try_lock_plan(database: &Database, organizations: i64) -> Tried {
     };
     Ok(differing.map(|answer| {
         format!(
-            "it says {} for organization {}, of which main_app.organizations says {}",
+            "it returns {} for organization {}, but main_app.organizations has {}",
             shown(&answer.locked),
             answer.id,
             shown(&answer.plan)
@@ -142,12 +151,13 @@ async fn try_lock_plan(database: &Database, organizations: i64) -> Tried {
     }))
 }
 
-/// It must leave no payload that a reader can see, say how many had one, and delete no incident.
-async fn try_erase_payloads(database: &Database, incidents: i64) -> Tried {
-    // One snapshot: what others write meanwhile is not the function's doing.
+/// Checks that `erase_payloads` leaves no visible payload, returns the number of incidents that had one, and deletes no
+/// incident.
+async fn test_erase_payloads(database: &Database, incidents: i64) -> TrialResult {
+    // Use one snapshot, so that concurrent writes of other sessions are not attributed to the function.
     let one_snapshot = ["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"];
     let mut tx = database
-        .begin_with(&[one_snapshot.as_slice(), &BRIEFLY].concat())
+        .begin_with(&[one_snapshot.as_slice(), &TRIAL_SETTINGS].concat())
         .await?;
     let picked = pick_incidents(&mut tx, incidents).await?;
     if picked.is_empty() {
@@ -166,18 +176,20 @@ async fn try_erase_payloads(database: &Database, incidents: i64) -> Tried {
     let after = witness(&mut tx, &picked).await?;
     tx.rollback().await?;
     let count = i64::try_from(picked.len()).unwrap_or(i64::MAX);
-    if let Some(wrong) = before.differs(&after) {
+    if let Some(wrong) = before.first_change(&after) {
         return Ok(Some(wrong));
     }
     Ok((erased != count).then(|| {
-        format!("it says that {erased} of {count} incidents had a payload, and all of them had one")
+        format!(
+            "it returns that {erased} of {count} incidents had a payload, but all of them had one"
+        )
     }))
 }
 
-/// What erasing payloads must not touch.
+/// Data that `erase_payloads` must not change.
 struct Witness {
     incidents: i64,
-    /// Every other column of these incidents; `updated_at` aside, which triggers of many apps set.
+    /// Every other column of these incidents, except `updated_at`, which many apps set by trigger.
     columns: Option<String>,
     approvals: i64,
     /// Payloads of other incidents of the same organizations.
@@ -185,8 +197,8 @@ struct Witness {
 }
 
 impl Witness {
-    /// What was touched all the same, in words.
-    fn differs(&self, after: &Self) -> Option<String> {
+    /// A description of the first change, if there is one.
+    fn first_change(&self, after: &Self) -> Option<String> {
         let what = if after.incidents < self.incidents {
             format!(
                 "it deleted {} incidents, which must stay without their payloads",
@@ -196,9 +208,9 @@ impl Witness {
             "it changed other columns of incidents: status, closed_at and the like must stay"
                 .to_owned()
         } else if after.approvals != self.approvals {
-            "it deleted approvals, which go by their own rule".to_owned()
+            "it deleted approvals, which have their own retention rule".to_owned()
         } else if after.others != self.others {
-            "it erased payloads of incidents that it was not asked for".to_owned()
+            "it erased payloads of incidents that were not passed to it".to_owned()
         } else {
             return None;
         };
@@ -222,13 +234,13 @@ async fn witness(tx: &mut Transaction<'_>, picked: &[Uuid]) -> sqlx::Result<Witn
                 WHERE EXISTS (SELECT FROM main_app.incident_payloads p WHERE p.incident_id = n.id)) AS "others!"
         FROM main_app.incidents i WHERE i.id = ANY ($1)"#,
         picked,
-        ROWS_OF_EACH
+        SAMPLED_ROWS_PER_ORG
     )
     .fetch_one(tx)
     .await
 }
 
-/// Stamps them as a purge does: triggers of the main app's run on that with this role's rights.
+/// Stamps the incidents as a purge does. Triggers of the main app run on this with the rights of this role.
 async fn stamp(tx: &mut Transaction<'_>, picked: &[Uuid]) -> sqlx::Result<()> {
     sqlx::query!(
         "-- attach.stamp
@@ -240,13 +252,13 @@ async fn stamp(tx: &mut Transaction<'_>, picked: &[Uuid]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Deletes one check and one approval, as a purge would if they were expired, each in a transaction that is rolled back.
-async fn try_deletions(
+/// Deletes one check and one approval as a purge does, each in a transaction that is rolled back.
+async fn test_deletions(
     database: &Database,
     depth: Depth,
     objects: &mut [Object],
 ) -> sqlx::Result<()> {
-    let mut tx = database.begin_with(&BRIEFLY).await?;
+    let mut tx = database.begin_with(&TRIAL_SETTINGS).await?;
     let check = sqlx::query!(
         "-- attach.try_check
          DELETE FROM main_app.drift_checks WHERE ctid = ANY (ARRAY (
@@ -255,13 +267,13 @@ async fn try_deletions(
                  SELECT c.ctid FROM main_app.drift_checks c WHERE c.org_id = o.id
                  ORDER BY c.checked_at, c.id LIMIT 1 FOR UPDATE SKIP LOCKED) c
              LIMIT 1))",
-        SAMPLED
+        SAMPLED_ORGS
     )
     .execute(&mut tx)
     .await;
     tx.rollback().await?;
-    conclude(check.map(|_| None), depth, object(objects, "drift_checks"))?;
-    let mut tx = database.begin_with(&BRIEFLY).await?;
+    record_result(check.map(|_| None), depth, object(objects, "drift_checks"))?;
+    let mut tx = database.begin_with(&TRIAL_SETTINGS).await?;
     let approval = sqlx::query!(
         "-- attach.try_approval
          DELETE FROM main_app.approvals WHERE ctid = ANY (ARRAY (
@@ -270,19 +282,19 @@ async fn try_deletions(
                  SELECT a.ctid FROM main_app.approvals a WHERE a.org_id = o.id
                  ORDER BY a.created_at, a.id LIMIT 1 FOR UPDATE SKIP LOCKED) a
              LIMIT 1))",
-        SAMPLED
+        SAMPLED_ORGS
     )
     .execute(&mut tx)
     .await;
     tx.rollback().await?;
-    conclude(approval.map(|_| None), depth, object(objects, "approvals"))
+    record_result(approval.map(|_| None), depth, object(objects, "approvals"))
 }
 
 async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"-- attach.pick_incidents
         WITH picked AS MATERIALIZED (
-            -- One that is listed twice is told of elsewhere: none of its incidents is picked twice.
+            -- Another check reports organizations that are listed twice. Here, none of their incidents is picked twice.
             SELECT i.id FROM (SELECT DISTINCT l.id FROM (SELECT id FROM main_app.organizations LIMIT $2) l) o
             CROSS JOIN LATERAL (
                 SELECT i.id FROM main_app.incidents i
@@ -295,23 +307,23 @@ async fn pick_incidents(tx: &mut Transaction<'_>, limit: i64) -> sqlx::Result<Ve
         CROSS JOIN LATERAL (
             SELECT i.id FROM main_app.incidents i WHERE i.id = picked.id FOR UPDATE SKIP LOCKED) i"#,
         limit,
-        limit.max(SAMPLED)
+        limit.max(SAMPLED_ORGS)
     )
     .fetch_all(tx)
     .await
 }
 
-/// Where `CLOSED` is written and `closed` never, nothing would ever go.
-async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
-    let mut tx = database.begin_with(&BRIEFLY).await?;
+/// Refuses a main app that writes `CLOSED` and never `closed`: nothing would be purged.
+async fn check_closed_spelling(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
+    let mut tx = database.begin_with(&TRIAL_SETTINGS).await?;
     let closed = sqlx::query_scalar!(
         r#"-- attach.closed_spelling
         SELECT retention.excerpt(min(i.status) FILTER (WHERE lower(trim(i.status)) = 'closed'))
         FROM (SELECT id FROM main_app.organizations LIMIT $1) o
         CROSS JOIN LATERAL (SELECT i.status FROM main_app.incidents i WHERE i.org_id = o.id LIMIT $2) i
         HAVING NOT bool_or(i.status = 'closed')"#,
-        SAMPLED,
-        ROWS_OF_EACH
+        SAMPLED_ORGS,
+        SAMPLED_ROWS_PER_ORG
     )
     .fetch_optional(&mut tx)
     .await?
@@ -323,10 +335,10 @@ async fn check_words(database: &Database, objects: &mut [Object]) -> sqlx::Resul
     Ok(())
 }
 
-/// A word that decides about rows, in another spelling.
+/// Refuses another spelling of a status value that decides whether a row expires.
 pub(super) fn refuse_spelling(object: &mut Object, word: &str, found: &str) {
     object.refuse(
-        format!("status is written {found:?}, and {word:?} is the word that counts"),
+        format!("status is written {found:?}, but it must be {word:?}"),
         "write lower(trim(status)) AS status in the view",
     );
 }

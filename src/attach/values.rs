@@ -1,4 +1,4 @@
-//! What the rows themselves say: words that we do not know, and moments and ids that are missing. This reads tables whole.
+//! Checks the values of all rows: unknown status values, and missing times and ids. This reads whole tables.
 
 use super::{object, report::Object, trial::refuse_spelling};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     retention::Plan,
 };
 
-/// The words of a status, the one first that decides about rows.
+/// The known values of each status. The first one decides whether a row expires.
 const CHECK_STATUSES: [&str; 3] = ["in_sync", "drift", "unknown"];
 const INCIDENT_STATUSES: [&str; 5] = [
     "closed",
@@ -17,13 +17,13 @@ const INCIDENT_STATUSES: [&str; 5] = [
 ];
 const APPROVAL_STATUSES: [&str; 4] = ["pending", "approved", "rejected", "cancelled"];
 
-/// A word, and how many rows have it.
-struct Word {
+/// A status value and the number of rows that have it.
+struct StatusCount {
     word: Option<String>,
     count: i64,
 }
 
-/// Reads what decides about rows, of every row.
+/// Checks the deciding columns of every row.
 pub(super) async fn check(database: &Database, objects: &mut [Object]) -> sqlx::Result<()> {
     let mut tx = database.begin_reading().await?;
     check_organizations(&mut tx, objects).await?;
@@ -35,7 +35,7 @@ pub(super) async fn check(database: &Database, objects: &mut [Object]) -> sqlx::
 
 async fn check_organizations(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx::Result<()> {
     let plans = sqlx::query_as!(
-        Word,
+        StatusCount,
         r#"-- attach.plans
         SELECT retention.excerpt(plan) AS word, count(*) AS "count!" FROM main_app.organizations GROUP BY 1 ORDER BY 1"#
     )
@@ -54,21 +54,23 @@ async fn check_organizations(tx: &mut Transaction<'_>, objects: &mut [Object]) -
     if ids.repeated > 0 {
         object.refuse(
             format!(
-                "{} rows repeat an organization: with two plans nobody knows which counts",
+                "{} rows repeat an organization: with two plans, its plan is ambiguous",
                 ids.repeated
             ),
-            "give one row for each organization: DISTINCT ON (id), ordered by what decides",
+            "return one row per organization: DISTINCT ON (id), with the deciding row first",
         );
     }
-    for Word { word, count } in plans {
+    for StatusCount { word, count } in plans {
         if word
             .as_ref()
             .is_none_or(|plan| plan.parse::<Plan>().is_err())
         {
             let plan = word.map_or("NULL".to_owned(), |plan| format!("{plan:?}"));
             object.warn(
-                format!("{count} organizations have the plan {plan}, which is unknown: nothing of theirs is purged"),
-                "map it to free, pro, agency or enterprise, or leave it: such runs fail closed",
+                format!(
+                    "{count} organizations have the unknown plan {plan}: their data is not purged"
+                ),
+                "map it to free, pro, agency or enterprise, or leave it: their runs fail closed",
             );
         }
     }
@@ -77,21 +79,21 @@ async fn check_organizations(tx: &mut Transaction<'_>, objects: &mut [Object]) -
 
 async fn check_statuses(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx::Result<()> {
     let checks = sqlx::query_as!(
-        Word,
+        StatusCount,
         r#"-- attach.check_statuses
         SELECT retention.excerpt(status) AS word, count(*) AS "count!" FROM main_app.drift_checks GROUP BY 1 ORDER BY 1"#
     )
     .fetch_all(&mut *tx)
     .await?;
     let incidents = sqlx::query_as!(
-        Word,
+        StatusCount,
         r#"-- attach.incident_statuses
         SELECT retention.excerpt(status) AS word, count(*) AS "count!" FROM main_app.incidents GROUP BY 1 ORDER BY 1"#
     )
     .fetch_all(&mut *tx)
     .await?;
     let approvals = sqlx::query_as!(
-        Word,
+        StatusCount,
         r#"-- attach.approval_statuses
         SELECT retention.excerpt(status) AS word, count(*) AS "count!" FROM main_app.approvals GROUP BY 1 ORDER BY 1"#
     )
@@ -104,15 +106,20 @@ async fn check_statuses(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sql
     ];
     for (view, known, decisive, found) in known {
         if let Some(object) = object(objects, view) {
-            tell_of_words(object, known, decisive, found);
+            report_unknown_statuses(object, known, decisive, found);
         }
     }
     Ok(())
 }
 
-fn tell_of_words(object: &mut Object, known: &[&str], decisive: Option<&str>, found: Vec<Word>) {
+fn report_unknown_statuses(
+    object: &mut Object,
+    known: &[&str],
+    decisive: Option<&str>,
+    found: Vec<StatusCount>,
+) {
     let has_decisive = found.iter().any(|found| found.word.as_deref() == decisive);
-    for Word { word, count } in found {
+    for StatusCount { word, count } in found {
         let Some(word) = word else {
             object.warn(
                 format!("{count} rows have no status"),
@@ -120,12 +127,12 @@ fn tell_of_words(object: &mut Object, known: &[&str], decisive: Option<&str>, fo
             );
             continue;
         };
-        // An approval is pending in any spelling.
+        // Any spelling of pending keeps an approval.
         if known.contains(&word.as_str()) || word.trim().eq_ignore_ascii_case("pending") {
             continue;
         }
         let is_close = |decisive: &&str| word.trim().eq_ignore_ascii_case(decisive);
-        // A few incidents in another spelling only stay.
+        // A few incidents with another spelling are only kept.
         if let Some(decisive) = decisive.filter(is_close).filter(|_| !has_decisive) {
             refuse_spelling(object, decisive, &word);
         } else {
@@ -140,7 +147,7 @@ fn tell_of_words(object: &mut Object, known: &[&str], decisive: Option<&str>, fo
     }
 }
 
-/// Rows that no run ever looks at, and rows that are never expendable.
+/// Reports rows that no run can find and rows that never expire.
 async fn check_owners(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx::Result<()> {
     let found = sqlx::query!(
         r#"-- attach.owners
@@ -161,8 +168,8 @@ async fn check_owners(tx: &mut Transaction<'_>, objects: &mut [Object]) -> sqlx:
     ] {
         if let (1.., Some(object)) = (rows, object(objects, view)) {
             object.warn(
-                format!("{rows} rows belong to no organization of main_app.organizations: they are never purged"),
-                "check what is mapped as org_id, and whether the view of organizations leaves some out",
+                format!("{rows} rows belong to an organization that is not in main_app.organizations: they are never purged"),
+                "check the column that is mapped as org_id, and whether the view of organizations omits some",
             );
         }
     }

@@ -1,5 +1,5 @@
-//! Whether each view of the mapping is there, has its columns, may be used by this role, and is plain where rows are locked
-//! and deleted through it.
+//! Checks that each view of the mapping exists, has its columns and may be used by this role. A view through which rows
+//! are locked and deleted must also be a plain view of one table.
 
 use std::collections::HashMap;
 
@@ -10,17 +10,17 @@ use super::{
 };
 use crate::postgres::{Database, PlanNode, explain};
 
-/// A view, with what the tables behind it have to answer for.
+/// A view and the tables behind it, with the result of its check.
 pub(super) struct CheckedView<'a> {
     pub(super) view: &'static View,
     pub(super) object: Object,
-    /// The tables that it reads.
+    /// The tables that the view reads.
     pub(super) tables: Vec<&'a Source>,
-    /// The table's column behind each plain column, as SQL writes it.
+    /// The table's column behind each plain column, in SQL.
     pub(super) columns: HashMap<&'static str, String>,
 }
 
-/// Everything about one view that needs no row.
+/// Checks a view without reading its rows.
 pub(super) async fn check<'a>(
     database: &Database,
     view: &'static View,
@@ -69,7 +69,7 @@ impl CheckedView<'_> {
         self.object.key_type = key.and_then(|(name, _)| found.types.get(*name).cloned());
     }
 
-    /// Whether every column is there, whatever its type.
+    /// Checks the columns. Returns whether every column exists, with any type.
     fn check_columns(&mut self, found: &FoundView, check_key: Option<&CheckKey>) -> bool {
         let mut has_all = true;
         for (column, kind) in self.view.columns {
@@ -108,10 +108,10 @@ impl CheckedView<'_> {
         has_all
     }
 
-    /// A purge view reads one ordinary table, and nothing else.
+    /// Checks that a purge view reads one ordinary table and nothing else.
     fn check_sources(&mut self, found: &FoundView, sources: &[&Source]) {
         for (option, why) in [
-            ("security_barrier", "rows would be locked that do not go"),
+            ("security_barrier", "it would lock rows that are not purged"),
             (
                 "security_invoker",
                 "the worker would need rights on the table itself",
@@ -132,7 +132,7 @@ impl CheckedView<'_> {
         }
         match sources.iter().filter(|s| s.is_direct).collect::<Vec<_>>().as_slice() {
             [source] => {
-                if let Some(kind) = source.kind_in_words() {
+                if let Some(kind) = source.kind_name() {
                     self.object.refuse(
                         format!("{} is {kind}: rows are purged from ordinary tables only", source.plain_name),
                         "select from the ordinary table that holds the rows",
@@ -153,18 +153,18 @@ impl CheckedView<'_> {
         }
     }
 
-    /// What Postgres says of the statements that go through the view.
+    /// Lets Postgres plan the statements that use the view.
     async fn explain_all(&mut self, database: &Database, found: &FoundView) -> sqlx::Result<()> {
         match explain(database, &self.view.select()).await {
             Ok(plan) => self.check_plan(&plan),
             Err(error) => self.refused_by_postgres(error, found)?,
         }
         if self.object.is_refused() {
-            return Ok(()); // what follows would only repeat it
+            return Ok(()); // the next statements would only repeat the error
         }
         for statement in self.view.statements() {
             match explain(database, &statement).await {
-                // A rule that leaves nothing of the statement leaves no plan either: rules are refused by their names.
+                // A rule that replaces the statement by nothing leaves no plan. The check of rules refuses it by name.
                 Ok(_) | Err(sqlx::Error::RowNotFound) => {}
                 Err(error) => self.refused_by_postgres(error, found)?,
             }
@@ -172,7 +172,7 @@ impl CheckedView<'_> {
         Ok(())
     }
 
-    /// Which columns of the table stand behind the plain columns, and whether they do.
+    /// Finds the table's column behind each plain column, and refuses expressions.
     fn check_plan(&mut self, plan: &PlanNode) {
         let has_no_rows = plan.one_time_filter.as_deref() == Some("false");
         if has_no_rows && self.view.purge.is_none() {
@@ -180,14 +180,14 @@ impl CheckedView<'_> {
             if self.view.name == "incident_payloads" {
                 self.object.warn(
                     "the view shows no row at all: no payload is ever purged",
-                    "show the payloads, wherever they are stored; if the main app has none, nothing is to be done",
+                    "select the payloads from where they are stored; if the main app has none, do nothing",
                 );
             }
             return;
         }
         if self.view.purge.is_some() && plan.relation.is_none() {
             self.object.refuse(
-                format!("the view is no plain view of one table: reading it takes a {}", plan.node_type),
+                format!("the view is not a plain view of one table: reading it takes a {}", plan.node_type),
                 "SELECT columns FROM one ordinary table, without DISTINCT, LIMIT, UNION or grouping",
             );
             return;
@@ -195,7 +195,7 @@ impl CheckedView<'_> {
         if let (Some(condition), Some(_)) = (&plan.filter, self.view.purge) {
             self.object.warn(
                 format!("the view has a condition, {condition}: other rows of the table are never purged"),
-                "leave the condition out, unless that is wanted",
+                "remove the condition, unless this is intended",
             );
         }
         for ((column, _), output) in self.view.columns.iter().zip(&plan.output) {
@@ -217,7 +217,7 @@ impl CheckedView<'_> {
                 self.columns.insert(column, as_written(output).to_owned());
             } else if let (true, Some((name, written))) = (is_clock, shifted) {
                 self.object.warn(
-                    format!("{name} has no time zone: it is taken as UTC"),
+                    format!("{name} has no time zone: it is read as UTC"),
                     format!("check that the main app writes UTC into {name}"),
                 );
                 self.object.clock = Some(name);
@@ -231,10 +231,10 @@ impl CheckedView<'_> {
 
     fn refuse_expression(&mut self, column: &str, output: &str) {
         if self.view.purge.is_none() && self.tables.len() != 1 {
-            return; // any SQL
+            return; // such a view may be any SQL
         }
         self.object.refuse(
-            format!("column {column} is the expression {output}: rows are found by it, which takes the table's column itself"),
+            format!("column {column} is the expression {output}: rows are found by it, so it must be the table's column itself"),
             format!("select the column itself AS {column}, without a cast"),
         );
     }
@@ -246,7 +246,7 @@ impl CheckedView<'_> {
     }
 }
 
-/// Whether Postgres takes this for true: it keeps an option as it was written.
+/// Whether Postgres reads this option as true. It keeps an option as it was written.
 fn is_true(written: &str) -> bool {
     let written = written.to_ascii_lowercase();
     let begins = |word: &str| !written.is_empty() && word.starts_with(&written);
@@ -268,7 +268,7 @@ fn type_remedy(column: &str, kind: Kind, type_name: &str) -> String {
     }
 }
 
-/// What Postgres says, and what mends it; an error that is not the mapping's comes back.
+/// Postgres's message and a remedy. Returns the error if the mapping did not cause it.
 pub(super) fn postgres_refusal(
     error: sqlx::Error,
     owner: &str,
@@ -293,7 +293,7 @@ pub(super) fn postgres_refusal(
         "42501" if says.contains("for table") => {
             format!("GRANT {rights} ON the table TO {owner}, the owner of the view")
         }
-        "42501" => "apply deploy/postgres/roles.sql once more: this role lacks a right".to_owned(),
+        "42501" => "apply deploy/postgres/roles.sql again: this role lacks a right".to_owned(),
         "55000" => {
             "SELECT columns FROM one ordinary table, without DISTINCT, LIMIT, UNION or grouping"
                 .to_owned()
@@ -304,20 +304,20 @@ pub(super) fn postgres_refusal(
     Ok((says, remedy))
 }
 
-/// The column's name, where `output` is a column and nothing else: `c.id`, `c."Id"`.
+/// The column's name, if `output` is only a column: `c.id`, `c."Id"`.
 fn plain_column(output: &str) -> Option<String> {
     let (_, rest) = identifier(output)?;
     let (name, rest) = identifier(rest.strip_prefix('.')?)?;
     rest.is_empty().then_some(name)
 }
 
-/// A plain column without its table, quoted where Postgres quotes it.
+/// A plain column without its table, quoted as Postgres quotes it.
 fn as_written(output: &str) -> &str {
     let rest = identifier(output).and_then(|(_, rest)| rest.strip_prefix('.'));
     rest.unwrap_or(output)
 }
 
-/// The identifier at the beginning, unquoted, and what follows it.
+/// The identifier at the start of the text, unquoted, and the rest of the text.
 fn identifier(text: &str) -> Option<(String, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
         let mut name = String::new();

@@ -1,4 +1,4 @@
-//! `attach`: the mapping to a main app that exists already: to fill in, and to prove.
+//! `attach`: prints the mapping to an existing main app as a template, and checks it.
 
 use std::process::ExitCode;
 
@@ -7,23 +7,23 @@ use clap::Subcommand;
 
 use super::{
     Settings,
-    database::{self, Use},
+    database::{self, Usage},
     output::{self, say},
 };
 use crate::{
     attach::{self, AttachError, Depth, Object, Report, Severity},
-    figures,
+    humanize,
     postgres::migrations,
 };
 
-/// What stands after the mapping itself: statements on the main app's tables, which the operator runs.
+/// The end of the template: statements on the main app's tables, which the operator runs.
 const ON_TABLES: &str = include_str!("attach/on_tables.sql");
 
-/// Functions that are tried only when everything else is right.
-const UNTRIED: [&str; 2] = ["main_app.lock_plan", "main_app.erase_payloads"];
+/// Functions that are tested only if everything else is right.
+const TESTED_LAST: [&str; 2] = ["main_app.lock_plan", "main_app.erase_payloads"];
 
-/// What lets the file be applied more than once, before the mapping itself.
-const AGAIN: &str = "
+/// The beginning of the template: it lets an operator apply the file more than once.
+const REAPPLY_HINT: &str = "
 -- To apply this file again after a correction, uncomment these two lines; then apply roles.sql again.
 -- DROP TRIGGER IF EXISTS note_rewritten_payload ON public.incident_payloads;
 -- DROP SCHEMA IF EXISTS main_app CASCADE;
@@ -31,9 +31,9 @@ const AGAIN: &str = "
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AttachCommand {
-    /// Print the mapping to fill in: SQL, with the reference names
+    /// Print the mapping as an SQL template, with the reference names
     Template,
-    /// Prove the mapping, table by table; changes nothing
+    /// Check the mapping, table by table; changes nothing
     Check {
         /// Print JSON
         #[arg(long)]
@@ -45,7 +45,7 @@ pub(super) async fn run(command: AttachCommand, settings: &Settings) -> Result<E
     match command {
         AttachCommand::Template => {
             let template = format!(
-                "BEGIN;\n{AGAIN}\n{}\nCOMMIT;\n\n{ON_TABLES}",
+                "BEGIN;\n{REAPPLY_HINT}\n{}\nCOMMIT;\n\n{ON_TABLES}",
                 attach::TEMPLATE
             );
             output::bytes(template.as_bytes())?;
@@ -57,7 +57,7 @@ pub(super) async fn run(command: AttachCommand, settings: &Settings) -> Result<E
 
 async fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
     let config = settings.load()?;
-    let database = database::open(&config, Use::Ask).await?;
+    let database = database::open(&config, Usage::Ask).await?;
     migrations::check(&database).await?;
     if !migrations::is_mapped(&database).await? {
         return Err(AttachError::Missing.into());
@@ -76,14 +76,17 @@ async fn check(settings: &Settings, json: bool) -> Result<ExitCode> {
 }
 
 fn print_report(report: &Report) -> Result<()> {
-    let is_untried = |object: &Object| UNTRIED.contains(&object.name.as_str());
-    let others = report.objects.iter().filter(|object| !is_untried(object));
+    let is_tested_last = |object: &Object| TESTED_LAST.contains(&object.name.as_str());
+    let others = report
+        .objects
+        .iter()
+        .filter(|object| !is_tested_last(object));
     let is_refused = others
         .flat_map(|object| &object.problems)
         .any(|problem| problem.severity == Severity::Refuse);
     for object in &report.objects {
-        let hint = if is_refused && is_untried(object) {
-            ": not tried yet, mend the others first"
+        let hint = if is_refused && is_tested_last(object) {
+            ": not tested yet, fix the others first"
         } else {
             ""
         };
@@ -102,7 +105,7 @@ fn print_report(report: &Report) -> Result<()> {
             counted(n, "warning")
         )?,
         (n, _) => say!(
-            "Refused: {} to mend before anything is purged.",
+            "Refused: {} to fix before anything is purged.",
             counted(n, "problem")
         )?,
     }
@@ -122,7 +125,7 @@ fn headline(object: &Object) -> String {
     parts.extend(
         object
             .rows
-            .map(|rows| format!("about {} rows", figures::number(rows))),
+            .map(|rows| format!("about {} rows", humanize::number(rows))),
     );
     if parts.is_empty() {
         return object.name.clone();

@@ -1,4 +1,4 @@
-//! `completions`: a script for the shell.
+//! `completions`: prints a completion script for a shell.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ pub(super) struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode> {
-    // First into memory: `generate` panics where it cannot write.
+    // Write to memory first, because `generate` panics if it cannot write.
     let mut script = Vec::new();
     generate(
         args.shell,

@@ -1,4 +1,4 @@
-//! `config`: are the settings right, what are they, and what can be set.
+//! `config`: checks the settings, shows them, and lists every setting.
 
 use std::process::ExitCode;
 
@@ -25,8 +25,8 @@ pub(super) fn run(command: &ConfigCommand, from: &Settings) -> Result<ExitCode> 
         ConfigCommand::Check => {
             let config = from.load()?;
             Schedule::new(&config.schedule)?;
-            for passed_over in database::check_urls(&config)? {
-                say!("note: {passed_over}")?;
+            for ignored in database::check_urls(&config)? {
+                say!("note: {ignored}")?;
             }
             config.database_url()?;
             say!("the settings are right")?;
@@ -37,12 +37,12 @@ pub(super) fn run(command: &ConfigCommand, from: &Settings) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// The settings as a file of ours would have them; what is not set is a comment.
+/// The settings as a TOML file. A setting without a value is a comment.
 fn as_toml(settings: &[Setting]) -> String {
     let mut lines = Vec::new();
     let mut open = "";
     for setting in settings {
-        // What stands in no section comes first, as TOML asks.
+        // Settings outside a section come first, as TOML requires.
         let (section, name) = setting.key.split_once('.').unwrap_or(("", &setting.key));
         if section != open {
             lines.extend((!lines.is_empty()).then(String::new));

@@ -1,4 +1,4 @@
-//! How a command reaches the database that the settings name: by which way, and over how many connections.
+//! Opens the database that the settings name: directly or through a pooler, and with how many connections.
 
 use anyhow::{Context, Result};
 
@@ -8,34 +8,33 @@ use crate::{
     postgres::{self, Database, Reading},
 };
 
-/// Connections for what counts a lot and changes nothing: one for the gauges, the others for HTTP requests. As many more to a
-/// replica.
+/// Connections for expensive counts: one for the gauges, the others for HTTP requests. A replica gets the same number.
 const COUNTING_CONNECTIONS: u32 = 4;
-/// Connections for HTTP requests that are soon done.
+/// Connections for HTTP requests that take little time.
 const QUICK_CONNECTIONS: u32 = 6;
 
-/// With three a process gets its work done, though readiness may lag; more than there are would be worse: a pool waits in
-/// vain for the next one while those that it has come free.
-const FEWEST_THAT_DO: u32 = 3;
+/// The fewest connections with which a process works, although readiness may lag. A pool that may open more
+/// connections than the server has left is worse: callers wait for a new one in vain while existing ones become free.
+const MIN_CONNECTIONS: u32 = 3;
 
-/// What a process does with the database.
+/// How a process uses the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    /// A command, and soon over.
+pub(super) enum Usage {
+    /// A command that ends soon.
     Ask,
-    /// A process that serves, with these roles among its own.
+    /// A process that serves.
     Serve {
-        /// It answers requests over HTTP: role `api`.
+        /// Whether it has the role `api`, which answers HTTP requests.
         answers: bool,
-        /// It purges: role `worker`.
+        /// Whether it has the role `worker`, which purges.
         purges: bool,
     },
 }
 
-/// Checks every URL in the settings, as far as that can be done without connecting; returns what is passed over in them, in words.
+/// Checks every URL in the settings without connecting. Returns a message for each parameter that is ignored.
 pub(super) fn check_urls(config: &Config) -> Result<Vec<String>> {
     let database = &config.database;
-    let mut passed_over = Vec::new();
+    let mut ignored = Vec::new();
     for (key, url) in [
         ("database.url", &database.url),
         ("database.direct_url", &database.direct_url),
@@ -44,34 +43,32 @@ pub(super) fn check_urls(config: &Config) -> Result<Vec<String>> {
         let Some(url) = url else { continue };
         let parameters =
             postgres::check_url(url).with_context(|| format!("{key} cannot be used"))?;
-        passed_over.extend(parameters.iter().map(|parameter| {
-            format!(
-                "{key} has a parameter {parameter:?}, which is not known here and is passed over"
-            )
+        ignored.extend(parameters.iter().map(|parameter| {
+            format!("{key} has an unknown parameter {parameter:?}, which is ignored")
         }));
     }
-    Ok(passed_over)
+    Ok(ignored)
 }
 
-/// The same, for who goes on to connect.
-pub(super) fn usable_urls(config: &Config) -> Result<()> {
-    for passed_over in check_urls(config)? {
-        tracing::warn!("{passed_over}");
+/// Checks every URL before connecting, and logs ignored parameters.
+pub(super) fn check_urls_and_warn(config: &Config) -> Result<()> {
+    for ignored in check_urls(config)? {
+        tracing::warn!("{ignored}");
     }
     Ok(())
 }
 
-/// The database, past a pooler where the settings name a way.
-pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
+/// Opens the database, with direct sessions past a pooler if the settings name `database.direct_url`.
+pub(super) async fn open(config: &Config, usage: Usage) -> Result<Database> {
     let url = config.database_url()?;
-    usable_urls(config)?;
-    let (answers, purges) = match to {
-        Use::Ask => (false, false),
-        Use::Serve { answers, purges } => (answers, purges),
+    check_urls_and_warn(config)?;
+    let (answers, purges) = match usage {
+        Usage::Ask => (false, false),
+        Usage::Serve { answers, purges } => (answers, purges),
     };
     let mut connections = allowed_connections(config, answers);
-    if to != Use::Ask {
-        connections = connections_to_be_had(config, connections).await?;
+    if usage != Usage::Ask {
+        connections = available_connections(config, connections).await?;
     }
     let (quick, counting) = if answers {
         for_requests(connections)
@@ -85,8 +82,9 @@ pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
             let sessions = jobs::sessions(concurrency).min(connections);
             Database::behind_pooler(url, own, direct, sessions)?
         }
-        // One for each that deletes, and one for a commit that waits for the disk. Who allows few connections has them shared.
-        None if purges && own >= enough_connections(concurrency) => {
+        // One for each run that deletes, and one for a commit that waits for the disk. If few connections are
+        // allowed, they are shared.
+        None if purges && own >= required_connections(concurrency) => {
             let purging = u32::try_from(concurrency + 1).unwrap_or(u32::MAX);
             Database::for_purging(url, own, purging)?
         }
@@ -98,8 +96,8 @@ pub(super) async fn open(config: &Config, to: Use) -> Result<Database> {
     Ok(database.with_requests(url, quick, counting)?)
 }
 
-/// How many of the connections requests over HTTP have to themselves: for what is soon done, and for what counts a lot. Where
-/// there are few, all are shared.
+/// The connections reserved for HTTP requests: for quick ones and for expensive counts. If there are few connections,
+/// all are shared.
 fn for_requests(connections: u32) -> (u32, u32) {
     match connections {
         0..8 => (0, 0),
@@ -108,9 +106,9 @@ fn for_requests(connections: u32) -> (u32, u32) {
     }
 }
 
-/// Where previews and gauges are read, on connections of their own: the replica that the settings name, and the database itself
-/// where it does not answer.
-/// A replica of a database behind a pooler may stand behind one too; nothing that is read there needs a session.
+/// Opens the connections on which previews and gauges are read: to the replica that the settings name, and to the
+/// database itself for when the replica does not answer. If the database is behind a pooler, the replica may be too.
+/// Reads on the replica need no session.
 pub(super) fn open_reading(config: &Config, database: &Database) -> Result<Reading> {
     let Some(url) = &config.replica_url else {
         return Ok(Reading::on(database.for_counting()));
@@ -127,11 +125,11 @@ pub(super) fn open_reading(config: &Config, database: &Database) -> Result<Readi
     Ok(Reading::on_replica(replica, database.for_counting()))
 }
 
-/// What the settings allow, or what the server has left of it: a pool that may open more than there are makes whoever asks
-/// wait for another connection in vain, while those that there are come free.
-async fn connections_to_be_had(config: &Config, allowed: u32) -> Result<u32> {
+/// The allowed connections, or as many as the server has left. A pool that may open more connections than the server
+/// has left makes callers wait for a new one in vain while existing ones become free.
+async fn available_connections(config: &Config, allowed: u32) -> Result<u32> {
     if config.database.direct_url.is_some() {
-        return Ok(allowed); // the pooler has them
+        return Ok(allowed); // the pooler holds the connections
     }
     let database = Database::new(config.database_url()?, 1)?;
     let left = postgres::connections_left(&database).await;
@@ -139,9 +137,9 @@ async fn connections_to_be_had(config: &Config, allowed: u32) -> Result<u32> {
     let connections = match left {
         Ok(left) => u32::try_from(left)
             .unwrap_or_default()
-            .clamp(FEWEST_THAT_DO, allowed),
+            .clamp(MIN_CONNECTIONS, allowed),
         Err(error) => {
-            // What is done next with the database says what is wrong with it.
+            // The next statement on the database will report the error.
             tracing::debug!(%error, "cannot see how many connections are left");
             allowed
         }
@@ -150,25 +148,25 @@ async fn connections_to_be_had(config: &Config, allowed: u32) -> Result<u32> {
         tracing::warn!(
             connections,
             wanted = allowed,
-            "the server has fewer connections left than this process would use; it does with them until its next start: \
+            "the server has fewer connections left than this process would use; the process keeps to this number until its next start: \
             raise max_connections, or the limit of the user or database, or lower database.connections"
         );
     }
     Ok(connections)
 }
 
-/// What the settings allow, or enough.
+/// The connections that the settings allow, or the number that this process needs.
 pub(super) fn allowed_connections(config: &Config, answers: bool) -> u32 {
     let for_requests = if answers {
         QUICK_CONNECTIONS + COUNTING_CONNECTIONS
     } else {
         0
     };
-    let enough = || enough_connections(config.worker.concurrency()) + for_requests;
-    config.database.connections.unwrap_or_else(enough)
+    let required = || required_connections(config.worker.concurrency()) + for_requests;
+    config.database.connections.unwrap_or_else(required)
 }
 
-/// Per run at once a connection for its batches and one for its record, and a few more for the loops and LISTEN.
-fn enough_connections(concurrency: usize) -> u32 {
+/// For each concurrent run, one connection for its batches and one for its record; and eight for the loops and LISTEN.
+fn required_connections(concurrency: usize) -> u32 {
     u32::try_from(concurrency * 2 + 8).unwrap_or(u32::MAX)
 }

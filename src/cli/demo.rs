@@ -1,4 +1,4 @@
-//! `demo`: a Postgres of its own, sample organizations, one real purge through the real queue, and what went.
+//! `demo`: starts a local Postgres with sample organizations, runs one real purge through the real queue, and shows its result.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -29,8 +29,8 @@ use crate::{
     config::{Config, HttpConfig, Secret},
     demo::sample_data,
     drift::organizations::{self, OrganizationFilter},
-    figures,
     http::{self, Identity},
+    humanize,
     postgres::{
         self, Database, Reading,
         local::{LocalServer, ServerBinaries, StopMode},
@@ -43,16 +43,16 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// Its database on a server of its own.
-const DATABASE: &str = "workflowops";
-/// How long somebody who took a printed link stays signed in.
-const SESSION: Duration = Duration::from_hours(8);
-/// The file with the secret of a demo whose settings name none.
+/// The demo's database on its own server.
+const DATABASE_NAME: &str = "workflowops";
+/// How long the session of a printed sign-in link lasts.
+const SESSION_LIFETIME: Duration = Duration::from_hours(8);
+/// The file that holds the demo's secret if the settings name none.
 const SECRET_FILE: &str = "hs256_secret";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
-    /// Throw the demo's data away and start over
+    /// Delete the demo's data and start over
     #[arg(long)]
     reset: bool,
     /// End after the purge instead of serving
@@ -67,7 +67,7 @@ pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode>
     let mut config = settings.load()?;
     let stop = stopping::on_signal()?;
     let dir = args.data_dir.clone().map_or_else(default_dir, Ok)?;
-    let _alone = lock(&dir)?;
+    let _lock = lock(&dir)?;
     if config.auth.hs256_secret.is_none() {
         set_own_secret(&mut config, &dir)?;
     }
@@ -76,25 +76,25 @@ pub(super) async fn run(args: DemoArgs, settings: &Settings) -> Result<ExitCode>
     }
     say!("Starting Postgres in {} …", dir.display())?;
     let server = start(&dir).await?;
-    let outcome = Box::pin(on(&server, &config, &args, settings, &stop)).await;
-    // The server stops whatever happened: nothing is left running.
+    let outcome = Box::pin(run_on(&server, &config, &args, settings, &stop)).await;
+    // Stop the server whatever the outcome, so that nothing keeps running.
     server.stop(StopMode::Fast).await?;
     outcome
 }
 
-async fn on(
+async fn run_on(
     server: &LocalServer,
     config: &Config,
     args: &DemoArgs,
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<ExitCode> {
-    server.create_database(DATABASE).await?;
-    let url = server.url(DATABASE);
+    server.create_database(DATABASE_NAME).await?;
+    let url = server.url(DATABASE_NAME);
     migrate(&url).await?;
     let database = Database::new(&url, allowed_connections(config, false))?;
     if sample_data::is_loaded(database.sessions()).await? {
-        say!("Going on with the data of the last demo; --reset starts over.")?;
+        say!("Continuing with the data of the last demo; --reset starts over.")?;
     } else {
         say!("Loading 40 sample organizations …")?;
         sample_data::load(database.sessions()).await?;
@@ -106,11 +106,18 @@ async fn on(
 
     let ids = tick(&database, config, stop).await?;
     say!(
-        "\nThe scheduler's slot came: {} runs are queued. The worker purges …",
+        "
+The scheduler's slot is due: {} runs are queued. The worker purges …",
         ids.len()
     )?;
     purge::work(config, &database, &ids, stop).await?;
-    say!("\nWhat went:\n\n{}", purge::totals(&database, &ids).await?)?;
+    say!(
+        "
+Purged rows:
+
+{}",
+        purge::totals(&database, &ids).await?
+    )?;
     print_failures(&database, &ids).await?;
     print_next(&url, config, args, settings, ids.first())?;
     if !args.exit {
@@ -129,18 +136,18 @@ async fn on(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Data that another version left is not converted: it is only a demo's.
+/// Migrates the demo's database. Data from another version is not converted, because it is only demo data.
 async fn migrate(url: &str) -> Result<()> {
     let migrated = migrations::up_main_app(&postgres::pool_for_migrations(url)?).await;
     match migrated {
         Err(error @ (SchemaError::OtherBuild(_) | SchemaError::Refused(_))) => Err(error).context(
-            "this demo's data is of another version: `drift-retention demo --reset` throws it away and starts over",
+            "the data of this demo is from another version: `drift-retention demo --reset` deletes it and starts over",
         ),
         migrated => Ok(migrated?),
     }
 }
 
-/// Where a user's data belongs; root's is where the server's own user can reach it.
+/// The user's data directory. For root, a directory that the server's own user can reach.
 fn default_dir() -> Result<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/drift-retention/demo"));
@@ -150,8 +157,7 @@ fn default_dir() -> Result<PathBuf> {
     Ok(base.data_dir().join("drift-retention/demo"))
 }
 
-/// One demo per directory, until the returned file or the program ends: of two, the first to end would stop the
-/// other's server.
+/// Allows one demo per directory, until the returned file is closed. Of two demos, the first to end would stop the other's server.
 fn lock(dir: &Path) -> Result<File> {
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot make {}; pass --data-dir", dir.display()))?;
@@ -170,8 +176,8 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// A secret of this demo's own. It stands in a file for the command that prints a new link, and ends the sessions of the demo
-/// before.
+/// Makes a secret for this demo. A file holds it for the command that prints a new link. A new secret also ends the
+/// sessions of the previous demo.
 fn set_own_secret(config: &mut Config, dir: &Path) -> Result<()> {
     let path = dir.join(SECRET_FILE);
     remove(&path)?;
@@ -203,7 +209,7 @@ pub(super) fn bin_dir() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Stops a server that a killed demo left, and removes its data. Touches nothing that is not a demo's.
+/// Stops a server that a killed demo left behind, and removes its data. It touches only a demo's files.
 async fn reset(dir: &Path) -> Result<()> {
     if !dir.join("data/PG_VERSION").exists() {
         return Ok(());
@@ -215,7 +221,7 @@ async fn reset(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file or a directory, if there is one.
+/// Removes a file or a directory if it exists.
 fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() {
         fs::remove_dir_all(path)
@@ -230,13 +236,13 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The scheduler at work on a slot that is due right now: the real one, with a cron of every second.
+/// Runs the real scheduler with a cron of every second, until it has enqueued runs.
 async fn tick(database: &Database, config: &Config, stop: &CancellationToken) -> Result<Vec<Uuid>> {
-    let mut now_and_then = config.schedule.clone();
-    "* * * * * *".clone_into(&mut now_and_then.cron);
+    let mut every_second = config.schedule.clone();
+    "* * * * * *".clone_into(&mut every_second.cron);
     let scheduler = Scheduler {
         database: database.clone(),
-        schedule: Schedule::new(&now_and_then)?,
+        schedule: Schedule::new(&every_second)?,
         metrics: new_metrics()?,
     };
     let began: DateTime<Utc> = postgres::now(database).await?;
@@ -268,7 +274,7 @@ async fn preview_by_plan(database: &Database) -> Result<output::Table> {
         let of_plan: Vec<&Preview> = previews.iter().filter(|p| p.plan == Some(plan)).collect();
         let mut row = vec![plan.to_string(), of_plan.len().to_string()];
         for index in 0..datasets::tables().count() {
-            row.push(figures::number(
+            row.push(humanize::number(
                 of_plan.iter().map(|p| p.tables.0[index].1).sum::<u64>(),
             ));
         }
@@ -291,7 +297,7 @@ async fn print_failures(database: &Database, ids: &[Uuid]) -> Result<()> {
     Ok(())
 }
 
-/// Commands to be pasted into a shell: they name this program wherever it is, and what is no command is a comment.
+/// Prints commands that can be pasted into a shell. They name this program wherever it is, and explanations are comments.
 fn print_next(
     url: &str,
     config: &Config,
@@ -309,10 +315,10 @@ fn print_next(
         let same = same.iter().filter_map(|(flag, path)| {
             let path = std::path::absolute(path.as_ref()?).ok()?;
             let path = path.display().to_string();
-            Some(format!(" {flag} {}", output::quoted(&path)))
+            Some(format!(" {flag} {}", output::quote(&path)))
         });
         let same: String = same.collect();
-        say!("  {program} demo{same}  # the same, and then it serves")?;
+        say!("  {program} demo{same}  # the same, and then serve")?;
         return Ok(());
     }
     say!("  export DATABASE_URL='{url}'")?;
@@ -333,7 +339,7 @@ fn print_next(
     Ok(())
 }
 
-/// What `token --link` takes to know this demo by, where it is not what another shell knows by itself.
+/// The environment variables that `token --link` needs to find this demo from another shell.
 fn link_environment(config: &Config) -> String {
     let listen = config.http.listen;
     let listen = (listen != HttpConfig::default().listen).then(|| listen.to_string());
@@ -346,25 +352,25 @@ fn link_environment(config: &Config) -> String {
         ),
     ];
     let variables = variables.iter().filter_map(|(name, value)| {
-        let value = output::quoted(value.as_ref()?);
+        let value = output::quote(value.as_ref()?);
         Some(format!("{name}={value} "))
     });
     variables.collect()
 }
 
-/// Where to look, and as whom.
+/// Prints sign-in links for the console: one as an operator, one as an admin.
 async fn print_links(database: &Database, config: &Config) -> Result<()> {
     let operator = Identity::new("demo operator".into(), http::Role::Operator, None)?;
     say!(
         "\nThe console, as an operator (this link works once, within {} minutes):",
-        http::LINK_LIFE.as_secs() / 60
+        http::LINK_LIFETIME.as_secs() / 60
     )?;
-    say!("  {}", signin_link(config, &operator, SESSION)?)?;
+    say!("  {}", signin_link(config, &operator, SESSION_LIFETIME)?)?;
     let first = organizations::list(database, &OrganizationFilter::default(), None, 1).await?;
     if let Some(org) = first.first() {
         let admin = Identity::new("demo admin".into(), http::Role::Admin, Some(org.id))?;
         say!("\nThe same, as an admin of {}:", org.name)?;
-        say!("  {}", signin_link(config, &admin, SESSION)?)?;
+        say!("  {}", signin_link(config, &admin, SESSION_LIFETIME)?)?;
     }
     say!(
         "\nServing on http://{}; Ctrl-C ends it, and Postgres with it.",

@@ -1,5 +1,4 @@
-//! `health`: asks the service at `http.listen` whether it is ready. For the health checks of containers: an image needs
-//! no curl for them.
+//! `health`: asks the service at `http.listen` whether it is ready. Container health checks use it, so an image needs no curl.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,22 +7,22 @@ use serde_json::Value;
 
 use super::{Settings, output::say};
 
-/// Longer than `/readyz` takes at most, which then says itself what is wrong.
-const TIMEOUT: Duration = Duration::from_secs(8);
+/// Longer than the longest `/readyz` answer, which says what is wrong.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     let address = settings.load()?.http.own_address();
     let url = format!("http://{address}/readyz");
-    // A proxy is for the way out, never for the way to ourselves.
+    // Never use a proxy for a request to this machine.
     let client = reqwest::Client::builder()
         .no_proxy()
-        .timeout(TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
         .build()?;
     let answer = client
         .get(&url)
         .send()
         .await
-        .with_context(|| format!("nothing answers at {address}, which is `http.listen`"))?;
+        .with_context(|| format!("no answer from {address} (`http.listen`)"))?;
     let status = answer.status();
     let body = answer.text().await.unwrap_or_default();
     if !status.is_success() {
@@ -33,7 +32,7 @@ pub(super) async fn run(settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `/readyz` found wrong: its parts that are not `ok`, on one line.
+/// The parts of the `/readyz` answer that are not `ok`, on one line.
 fn reason(body: &str) -> Option<String> {
     let parts: Value = serde_json::from_str(body).ok()?;
     let wrong: Vec<String> = parts

@@ -11,11 +11,11 @@ use super::{
 };
 use crate::postgres::{self, migrations};
 
-/// What comes after `migrate up` on a database without a mapping.
-const NEXT: &str = "
+/// The hint after `migrate up` on a database without a mapping.
+const NEXT_STEPS: &str = "
 Next, map the main app's tables:
   drift-retention attach template > main_app.sql    fill it in, apply it with psql
-  drift-retention attach check                      prove it
+  drift-retention attach check                      check it
 To try drift-retention without a main app:
   drift-retention migrate up --main-app             creates a reference main app";
 
@@ -23,13 +23,13 @@ To try drift-retention without a main app:
 pub(super) enum MigrateCommand {
     /// Bring the schemas retention and apalis up to this version; changes nothing else
     Up {
-        /// And create the reference main app in schema public, with its mapping
+        /// Also create the reference main app in schema public, with its mapping
         #[arg(long)]
         main_app: bool,
     },
-    /// Take one step back, or all those after a version
+    /// Undo the last migration, or all migrations after a version
     Down {
-        /// Step back to this version; 0: all the way
+        /// Undo all migrations after this version; 0: all of them
         #[arg(long, value_name = "VERSION")]
         to: Option<i64>,
     },
@@ -40,7 +40,7 @@ pub(super) enum MigrateCommand {
 pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<ExitCode> {
     let config = settings.load()?;
     let url = config.direct_database_url()?;
-    database::usable_urls(&config)?;
+    database::check_urls_and_warn(&config)?;
     let database = postgres::pool_for_migrations(url)?;
     match command {
         MigrateCommand::Up { main_app: true } => migrations::up_main_app(&database).await?,
@@ -59,7 +59,7 @@ pub(super) async fn run(command: MigrateCommand, settings: &Settings) -> Result<
     }
     say!("{table}")?;
     if matches!(command, MigrateCommand::Up { .. }) && !migrations::is_mapped(&database).await? {
-        say!("{NEXT}")?;
+        say!("{NEXT_STEPS}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

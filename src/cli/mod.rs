@@ -6,6 +6,7 @@ mod database;
 mod demo;
 mod health;
 mod migrate;
+mod org_selection;
 mod output;
 mod policy;
 mod preview;
@@ -15,14 +16,13 @@ mod serve;
 mod sessions;
 pub mod stopping;
 mod token;
-mod whose;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use self::database::Use;
+use self::database::Usage;
 use crate::{
     attach::{Depth, Report, prove},
     config::{Config, ConfigError},
@@ -50,7 +50,7 @@ pub struct Args {
 /// Where settings come from.
 #[derive(Debug, Clone, clap::Args)]
 struct Settings {
-    /// Settings file (TOML); the environment and flags come before it
+    /// Settings file (TOML); the environment and flags override it
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[arg(
@@ -64,12 +64,12 @@ struct Settings {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start a Postgres of its own with sample organizations, and watch one real purge
+    /// Start a local Postgres with sample organizations, and watch one real purge
     Demo(demo::DemoArgs),
     /// Bring the database schema up, step it back, or show where it stands
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
-    /// Map the tables of a main app that exists already, and prove the mapping
+    /// Map the tables of an existing main app, and check the mapping
     #[command(subcommand)]
     Attach(attach::AttachCommand),
     /// Run the service: HTTP, the scheduler and the worker
@@ -78,7 +78,7 @@ enum Command {
     Health,
     /// Enqueue a purge now
     Purge(purge::PurgeArgs),
-    /// Show what a purge now would remove; changes nothing
+    /// Show how many rows a purge would remove now; changes nothing
     Preview(preview::PreviewArgs),
     /// Show a plan's, or an organization's, retention windows
     Policy(policy::PolicyArgs),
@@ -98,7 +98,7 @@ enum Command {
 }
 
 impl Args {
-    /// What is logged where `RUST_LOG` says nothing: services speak, commands print what matters themselves.
+    /// The log level if `RUST_LOG` is not set. Services log; commands print what matters themselves.
     #[must_use]
     pub fn default_log_level(&self) -> &'static str {
         match &self.command {
@@ -119,50 +119,50 @@ impl Settings {
         Ok(config)
     }
 
-    /// The settings, and a database whose schema is the one this program knows: for what reads our own records.
+    /// The settings and the database, for commands that read our own records. The schema must be the one that this program knows.
     async fn records_database(&self) -> Result<(Config, Database)> {
         let config = self.load()?;
-        let database = database::open(&config, Use::Ask).await?;
+        let database = database::open(&config, Usage::Ask).await?;
         migrations::check(&database).await?;
         Ok((config, database))
     }
 
-    /// The same, with a proved mapping to the main app: for what reads or purges its tables.
+    /// The settings and the database with a checked mapping, for commands that read or purge the main app's tables.
     async fn ready_database(&self) -> Result<(Config, Database)> {
-        self.ready_database_to(Use::Ask, Depth::Structure).await
+        self.ready_database_for(Usage::Ask, Depth::Structure).await
     }
 
-    async fn ready_database_to(&self, to: Use, depth: Depth) -> Result<(Config, Database)> {
+    async fn ready_database_for(&self, usage: Usage, depth: Depth) -> Result<(Config, Database)> {
         let config = self.load()?;
-        let database = database::open(&config, to).await?;
+        let database = database::open(&config, usage).await?;
         migrations::check(&database).await?;
         let (mapping, report) = prove(&database, &config.attach.cascades, depth).await?;
-        tell_warnings(&report);
+        log_warnings(&report);
         Ok((config, database.with_mapping(mapping)))
     }
 }
 
-/// Logs what is worth knowing of the mapping.
-fn tell_warnings(report: &Report) {
+/// Logs the warnings about the mapping.
+fn log_warnings(report: &Report) {
     for warning in report.warnings() {
         tracing::warn!("mapping to the main app: {warning}");
     }
 }
 
-/// Runs the command that the program was called with. Exit status: 0 done, 1 it failed, 2 wrong usage, 141 nobody reads
-/// the output any more.
+/// Runs the command given on the command line. Exit status: 0 success, 1 failure, 2 wrong usage, 141 the reader of
+/// the output has gone.
 #[must_use]
 pub fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => return output::usage(&usage),
     };
-    // Every crate that speaks TLS asks for it. An error would say that the process has one already.
+    // Every crate that uses TLS needs a provider. An error means that the process already has one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::complain(format_args!("error: cannot start: {error}"));
+            output::print_error(format_args!("error: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -184,7 +184,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Logs and traces. A collector that cannot be used is said, and is no reason to stop.
+/// Starts logs and traces. A collector that cannot be used causes a warning, not an exit.
 fn start_telemetry(args: &Args) -> Option<Traces> {
     let started = Traces::from_environment();
     let traces = started.as_ref().ok().and_then(Option::as_ref);

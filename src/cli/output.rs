@@ -1,5 +1,5 @@
-//! How things look: tables for people, JSON for programs, ages, and errors as one chain. And how they are written: what
-//! cannot be written is an error, never a panic, and what others wrote steers no terminal.
+//! Formats and writes output: tables for people, JSON for programs, and an error with its causes on one line. A
+//! failed write is an error, never a panic, and text from other people cannot control a terminal.
 
 use std::{
     fmt::{self, Display},
@@ -16,14 +16,14 @@ use serde::Serialize;
 use crate::text;
 
 /// The exit status that a shell reports for a program that SIGPIPE ended: 128 + 13.
-const READER_GONE: u8 = 141;
+const READER_GONE_STATUS: u8 = 141;
 
-/// Standard output cannot be written: the disk is full, or nobody reads any more.
+/// Standard output cannot be written: the disk is full, or the reader has gone.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
-pub(super) struct Unwritten(#[source] io::Error);
+pub(super) struct StdoutError(#[source] io::Error);
 
-/// Prints a line, as `println!` does, and returns an error where that panics.
+/// Prints a line as `println!` does, but returns an error instead of a panic.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::output::line(&format!($($text)*))
@@ -31,60 +31,61 @@ macro_rules! say {
 }
 pub(super) use say;
 
-/// Prints `line` without what could steer a terminal, and ends it.
-pub(super) fn line(line: &str) -> Result<(), Unwritten> {
+/// Prints `line` with control characters escaped, and a line break.
+pub(super) fn line(line: &str) -> Result<(), StdoutError> {
     bytes(format!("{}\n", text::visible(line)).as_bytes())
 }
 
-/// Prints `bytes` as they are: nothing in them is of others. Flushed: what is left to the end of the process fails unnoticed.
-pub(super) fn bytes(bytes: &[u8]) -> Result<(), Unwritten> {
+/// Prints `bytes` unescaped: they contain no text from other people. It flushes, because a failed write at the end of
+/// the process would go unnoticed.
+pub(super) fn bytes(bytes: &[u8]) -> Result<(), StdoutError> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    written.map_err(Unwritten)
+    written.map_err(StdoutError)
 }
 
-/// Prints what clap has to say: help and the version, or what is wrong with the arguments. Returns the exit status.
+/// Prints clap's output: the help, the version, or an error in the arguments. Returns the exit status.
 pub(super) fn usage(usage: &clap::Error) -> ExitCode {
     if usage.use_stderr() {
-        // It repeats the arguments, which a script may have from others.
-        complain(usage.render().to_string().trim_end());
+        // The message repeats the arguments, which a script may take from other people.
+        print_error(usage.render().to_string().trim_end());
     } else if let Err(error) = usage.print().and_then(|()| io::stdout().flush()) {
-        return failure(&Unwritten(error).into());
+        return failure(&StdoutError(error).into());
     }
     ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
 }
 
-/// Says on stderr why the command failed; returns the exit status. When nobody reads the output any more (`… | head`),
-/// that is no failure to speak of: it ends as the shell expects, without a word.
+/// Prints to stderr why the command failed, and returns the exit status. If the reader of the output has gone (`… |
+/// head`), it prints nothing and returns the status that a shell expects.
 pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     let unwritten = error
         .chain()
-        .find_map(|cause| cause.downcast_ref::<Unwritten>());
-    if unwritten.is_some_and(|Unwritten(cause)| cause.kind() == io::ErrorKind::BrokenPipe) {
-        return ExitCode::from(READER_GONE);
+        .find_map(|cause| cause.downcast_ref::<StdoutError>());
+    if unwritten.is_some_and(|StdoutError(cause)| cause.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::from(READER_GONE_STATUS);
     }
-    complain(format_args!("error: {}", chain(error)));
+    print_error(format_args!("error: {}", chain(error)));
     ExitCode::FAILURE
 }
 
-/// Writes a line to stderr, if it can be written: there is nowhere else to say so.
-pub(super) fn complain(line: impl Display) {
+/// Writes a line to stderr. A failure is ignored, because there is nowhere else to report it.
+pub(super) fn print_error(line: impl Display) {
     let line = line.to_string();
     let _ = io::stderr().write_all(format!("{}\n", text::visible(&line)).as_bytes());
 }
 
-/// Prints `value` as JSON. Serde escapes some of what steers a terminal, and [`line()`] the rest, in a way that JSON reads back: the
-/// text is exactly what it was.
+/// Prints `value` as JSON. Serde escapes some control characters and [`line()`] the others, both as JSON escapes, so
+/// a parser restores the exact text.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     say!("{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
 }
 
-/// A table whose first column is never broken (an id must be copied in one piece), and whose columns from
-/// `numbers` on are numbers. Only a terminal's width breaks cells: what is piped has one line a row.
+/// A table. Its first column is never wrapped, so that an id can be copied in one piece. Cells are wrapped only to
+/// fit a terminal: piped output has one line per row.
 pub(super) struct Table(comfy_table::Table);
 
-/// A table with these columns.
+/// A table with these columns. The columns from index `numbers` on hold numbers.
 pub(super) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING.header_separator(LineStyle::new('─', '─', '─', '─')));
@@ -119,7 +120,7 @@ impl Display for Table {
     }
 }
 
-/// Who uses the command line, for the records.
+/// The user of the command line, as the records name them.
 pub(super) fn actor() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid())
         .ok()
@@ -130,25 +131,25 @@ pub(super) fn actor() -> String {
     )
 }
 
-/// How a shell finds this program: by its name where that leads here, and by its path otherwise.
+/// How a shell calls this program: by its name if PATH leads to it, otherwise by its path.
 pub(super) fn program() -> String {
     const NAME: &str = "drift-retention";
     let Ok(own) = std::env::current_exe() else {
         return NAME.to_owned();
     };
     let is_own = |found: PathBuf| found.canonicalize().ok() == own.canonicalize().ok();
-    if on_path(NAME).is_some_and(is_own) {
+    if find_on_path(NAME).is_some_and(is_own) {
         return NAME.to_owned();
     }
-    quoted(&own.display().to_string())
+    quote(&own.display().to_string())
 }
 
-/// The program that a shell runs by this name.
+/// The program that a shell runs for this name.
 #[expect(
     clippy::disallowed_methods,
-    reason = "PATH is the shell's, and no setting of ours"
+    reason = "PATH belongs to the shell and is not a setting of ours"
 )]
-fn on_path(name: &str) -> Option<PathBuf> {
+fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|directory| directory.join(name))
@@ -160,8 +161,8 @@ fn is_executable(file: &Path) -> bool {
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// A word of a shell's command line.
-pub(super) fn quoted(word: &str) -> String {
+/// Quotes a word for a shell's command line.
+pub(super) fn quote(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
@@ -169,7 +170,7 @@ pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// A progress bar over `length` steps; shown on a terminal only.
+/// A progress bar over `length` steps. It appears only on a terminal.
 pub(super) fn progress(length: usize, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());

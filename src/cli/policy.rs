@@ -1,4 +1,4 @@
-//! `policy`: how long a plan, or an organization's plan, keeps things.
+//! `policy`: shows the retention windows of a plan or of an organization's plan.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `preview`: what a purge now would remove.
+//! `preview`: counts the rows that a purge would remove now.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::{
     Settings, database,
+    org_selection::OrgSelection,
     output::{self, say},
-    whose::Whose,
 };
 use crate::{
-    figures,
+    humanize,
     ids::OrgId,
     postgres::Reading,
     purge::{self, Counting, Preview},
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct PreviewArgs {
     #[command(flatten)]
-    whose: Whose,
+    selection: OrgSelection,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -30,7 +30,7 @@ pub(super) struct PreviewArgs {
 pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitCode> {
     let (config, database) = settings.ready_database().await?;
     let reading = database::open_reading(&config, &database)?;
-    let orgs = args.whose.ids(&database).await?;
+    let orgs = args.selection.ids(&database).await?;
     let previews = previews(&reading, &orgs).await?;
     if args.json {
         output::json(&json!({"organizations": previews}))?;
@@ -40,7 +40,7 @@ pub(super) async fn run(args: &PreviewArgs, settings: &Settings) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// The previews of `orgs`, with a progress bar where they take a while.
+/// The previews of `orgs`, with a progress bar.
 pub(super) async fn previews(reading: &Reading, orgs: &[OrgId]) -> Result<Vec<Preview>> {
     let bar = output::progress(orgs.len(), "previewing");
     let mut previews = Vec::with_capacity(orgs.len());
@@ -72,7 +72,7 @@ fn to_table(previews: &[Preview]) -> output::Table {
                 .tables
                 .0
                 .iter()
-                .map(|(_, rows)| figures::number(*rows)),
+                .map(|(_, rows)| humanize::number(*rows)),
         );
         table.add_row(row);
     }

@@ -1,4 +1,4 @@
-//! `purge`: enqueues; follows the runs, or works them off here, when asked to.
+//! `purge`: enqueues runs. On request it follows them, or executes them in this process.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
@@ -10,16 +10,16 @@ use uuid::Uuid;
 
 use super::{
     Settings,
-    database::Use,
+    database::Usage,
+    org_selection::OrgSelection,
     output::{self, say},
     serve::new_metrics,
     stopping,
-    whose::Whose,
 };
 use crate::{
     attach::{AttachError, Depth},
     config::Config,
-    figures, jobs,
+    humanize, jobs,
     postgres::{self, Database},
     purge::datasets,
     retention::Plan,
@@ -27,19 +27,19 @@ use crate::{
     worker::Worker,
 };
 
-/// Organizations per transaction.
-const CHUNK: usize = 500;
-/// How often the runs are looked at.
-const POLL: Duration = Duration::from_millis(250);
+/// Organizations that one transaction enqueues.
+const ORGS_PER_TRANSACTION: usize = 500;
+/// How often the runs are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PurgeArgs {
     #[command(flatten)]
-    whose: Whose,
+    selection: OrgSelection,
     /// Follow the runs to their end
     #[arg(long, conflicts_with = "work")]
     wait: bool,
-    /// Work the runs off in this process, then exit
+    /// Execute the runs in this process, then exit
     #[arg(long)]
     work: bool,
     /// Why, for the record
@@ -51,18 +51,18 @@ pub(super) struct PurgeArgs {
 }
 
 pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode> {
-    // Who works them off here calls the mapping's functions: they are tried first.
+    // With --work this process calls the mapping's functions, so they are tested first.
     let depth = if args.work {
         Depth::Trial
     } else {
         Depth::Structure
     };
-    let (config, database) = settings.ready_database_to(Use::Ask, depth).await?;
-    let (mut runs, blocked) = enqueue(&database, &args.whose, args.reason.as_deref()).await?;
+    let (config, database) = settings.ready_database_for(Usage::Ask, depth).await?;
+    let (mut runs, blocked) = enqueue(&database, &args.selection, args.reason.as_deref()).await?;
     for org in &blocked {
-        output::complain(format_args!(
-            "error: no purge of organization {org} was enqueued: another transaction is asking for one and has not ended; \
-             ask again in a moment"
+        output::print_error(format_args!(
+            "error: no purge of organization {org} was enqueued: another transaction is enqueueing one and has not ended; \
+             try again in a moment"
         ));
     }
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
@@ -73,15 +73,15 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     } else if args.wait {
         let lease = Lease::of(config.worker.heartbeat);
         if jobs::live_workers(&database, lease).await? == 0 {
-            output::complain(
-                "warning: no worker is alive: the runs wait until `drift-retention serve` works them off; \
-                 `purge --work` does it here",
+            output::print_error(
+                "warning: no worker is alive: the runs wait until `drift-retention serve` executes them; \
+                 `purge --work` executes them here",
             );
         }
-        finished(&database, &ids, &stop).await?;
+        wait_until_final(&database, &ids, &stop).await?;
     }
     let failed = if follow {
-        conclude(&database, &mut runs, args.json).await?
+        print_results(&database, &mut runs, args.json).await?
     } else {
         false
     };
@@ -99,20 +99,20 @@ pub(super) async fn run(args: PurgeArgs, settings: &Settings) -> Result<ExitCode
     )
 }
 
-/// What was enqueued, and the organizations for which another transaction stood in the way.
+/// Enqueues the runs. Returns them and the organizations that another transaction had locked.
 async fn enqueue(
     database: &Database,
-    whose: &Whose,
+    selection: &OrgSelection,
     reason: Option<&str>,
 ) -> Result<(Vec<Enqueued>, Vec<Uuid>)> {
     let by = output::actor();
-    if let Some(org) = whose.org {
+    if let Some(org) = selection.org {
         let mut tx = database.begin_with(&[runs::ANSWER_SOON]).await?;
         let run = runs::enqueue_purge(&mut tx, org, &by, reason).await?;
         tx.commit().await?;
         return Ok((vec![run], Vec::new()));
     }
-    let orgs: Vec<Uuid> = whose
+    let orgs: Vec<Uuid> = selection
         .ids(database)
         .await?
         .into_iter()
@@ -120,10 +120,10 @@ async fn enqueue(
         .collect();
     let bar = output::progress(orgs.len(), "enqueueing");
     let (mut runs, mut blocked) = (Vec::with_capacity(orgs.len()), Vec::new());
-    for chunk in orgs.chunks(CHUNK) {
+    for chunk in orgs.chunks(ORGS_PER_TRANSACTION) {
         match enqueue_all(database, chunk, &by, reason).await? {
             Some(enqueued) => runs.extend(enqueued),
-            // The others are not to wait for it.
+            // One locked organization must not hold up the others, so enqueue them one by one.
             None => {
                 for org in chunk {
                     match enqueue_all(database, &[*org], &by, reason).await? {
@@ -139,7 +139,7 @@ async fn enqueue(
     Ok((runs, blocked))
 }
 
-/// Enqueues a purge of each of `orgs`, or of none where another transaction stands in the way of one.
+/// Enqueues a purge of each of `orgs`, or of none if another transaction has locked one of them.
 async fn enqueue_all(
     database: &Database,
     orgs: &[Uuid],
@@ -157,7 +157,7 @@ async fn enqueue_all(
     }
 }
 
-/// Works in this process until the runs are final.
+/// Runs a worker in this process until the runs are final.
 pub(super) async fn work(
     config: &Config,
     database: &Database,
@@ -169,7 +169,7 @@ pub(super) async fn work(
     let (followed, ()) = tokio::join!(
         async {
             let followed = tokio::select! {
-                followed = finished(database, ids, stop) => followed,
+                followed = wait_until_final(database, ids, stop) => followed,
                 () = worker.mapping_changed.cancelled() => Err(AttachError::Changed.into()),
             };
             enough.cancel();
@@ -180,8 +180,12 @@ pub(super) async fn work(
     followed
 }
 
-/// Follows the runs until they are final, or `stop`.
-async fn finished(database: &Database, ids: &[Uuid], stop: &CancellationToken) -> Result<()> {
+/// Polls the runs until they are final or `stop` is cancelled.
+async fn wait_until_final(
+    database: &Database,
+    ids: &[Uuid],
+    stop: &CancellationToken,
+) -> Result<()> {
     let bar = output::progress(ids.len(), "purging");
     let mut left = ids.to_vec();
     while !stop.is_cancelled() {
@@ -191,7 +195,7 @@ async fn finished(database: &Database, ids: &[Uuid], stop: &CancellationToken) -
             break;
         }
         tokio::select! {
-            () = sleep(POLL) => {}
+            () = sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -199,8 +203,8 @@ async fn finished(database: &Database, ids: &[Uuid], stop: &CancellationToken) -
     Ok(())
 }
 
-/// Tells what went and what failed; returns whether anything failed. The runs take their final status.
-async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Result<bool> {
+/// Prints the purged rows and the failed runs, and sets the final status in `runs`. Returns whether any run failed.
+async fn print_results(database: &Database, runs: &mut [Enqueued], json: bool) -> Result<bool> {
     let ids: Vec<Uuid> = runs.iter().map(|run| run.run_id.0).collect();
     let unsuccessful = runs::unsuccessful(database, &ids).await?;
     let unfinished = runs::unfinished(database, &ids).await?;
@@ -232,8 +236,8 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
         }
         if !unfinished.is_empty() {
             say!(
-                "{} of {} runs are not finished: the next `serve` or `purge --work` goes on with them; \
-                 `runs cancel ID` gives one up",
+                "{} of {} runs are not finished: the next `serve` or `purge --work` continues them; \
+                 `runs cancel ID` cancels one",
                 unfinished.len(),
                 ids.len()
             )?;
@@ -242,7 +246,7 @@ async fn conclude(database: &Database, runs: &mut [Enqueued], json: bool) -> Res
     Ok(!unsuccessful.is_empty())
 }
 
-/// What the runs purged, per plan and table; `+ n kept` are rows that a rule protects.
+/// The purged rows per plan and table. `+n kept` counts rows that a rule protects.
 pub(super) async fn totals(database: &Database, ids: &[Uuid]) -> Result<output::Table> {
     let totals = runs::totals(database, ids).await?;
     let mut header = vec!["plan"];
@@ -262,10 +266,10 @@ pub(super) async fn totals(database: &Database, ids: &[Uuid]) -> Result<output::
 }
 
 fn cell(total: &Total) -> String {
-    let purged = figures::number(total.rows_purged);
+    let purged = humanize::number(total.rows_purged);
     match total.rows_kept {
         0 => purged,
-        kept => format!("{purged} (+{} kept)", figures::number(kept)),
+        kept => format!("{purged} (+{} kept)", humanize::number(kept)),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     output::{self, say},
 };
 use crate::{
-    figures,
+    humanize,
     ids::{OrgId, RunId},
     postgres::{self, Database},
     runs::{self, Cursor, OperateError, Operator, Replayable, Replayed, Run, RunFilter, RunStatus},
@@ -30,7 +30,7 @@ pub(super) enum RunsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Repeat failed or cancelled runs, each as a new run
+    /// Replay failed or cancelled runs, each as a new run
     Replay(ReplayArgs),
     /// Cancel a live run; a running one stops at its next batch
     Cancel {
@@ -47,13 +47,13 @@ pub(super) struct ListArgs {
     /// Only runs in this status
     #[arg(long)]
     status: Option<RunStatus>,
-    /// Only this organization's
+    /// Only runs of this organization
     #[arg(long, value_name = "ID")]
     org: Option<OrgId>,
-    /// How many
+    /// The most runs to list
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Go on after a page: its `next_cursor`
+    /// Continue after a page: its `next_cursor`
     #[arg(long)]
     cursor: Option<Cursor>,
     /// Print JSON
@@ -67,10 +67,10 @@ pub(super) struct ReplayArgs {
     /// The runs
     #[arg(value_name = "ID")]
     ids: Vec<RunId>,
-    /// Of every organization the latest failed run, if nothing succeeded since
+    /// The latest failed run of each organization, unless a later run succeeded
     #[arg(long, conflicts_with = "ids")]
     failed: bool,
-    /// With --failed: only those of this error kind
+    /// With --failed: only runs with this error kind
     #[arg(long, requires = "failed", value_name = "KIND")]
     error_kind: Option<String>,
     /// With --failed: only show what would be replayed
@@ -127,10 +127,10 @@ async fn list(database: &Database, args: ListArgs) -> Result<ExitCode> {
         table.add_row([
             run.id.to_string(),
             run.status.to_string(),
-            // The whole id, and the plan, are in `runs show` and --json: 80 columns hold one id.
+            // 80 columns hold only one whole id. `runs show` and --json have the organization's whole id and the plan.
             run.org_id.to_string().chars().take(8).collect(),
-            figures::age(now, run.created_at),
-            figures::number(run.rows_purged()),
+            humanize::age(now, run.created_at),
+            humanize::number(run.rows_purged()),
         ]);
     }
     say!("{table}")?;
@@ -155,7 +155,7 @@ async fn show(database: &Database, id: RunId, json: bool) -> Result<ExitCode> {
             .filter_map(|step| Some((step, step.cascaded_in_words()?)))
         {
             say!(
-                "With rows of {} went {along}, by a foreign key.",
+                "A foreign key also removed {along} with rows of {}.",
                 step.table_name
             )?;
         }
@@ -206,8 +206,8 @@ fn steps(run: &Run) -> output::Table {
             step.cutoff.map_or("no rule".into(), |cutoff| {
                 cutoff.format("%F %T UTC").to_string()
             }),
-            figures::number(step.rows_purged),
-            figures::number(step.rows_kept),
+            humanize::number(step.rows_purged),
+            humanize::number(step.rows_kept),
             step.batches.to_string(),
         ]);
     }

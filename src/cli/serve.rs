@@ -1,4 +1,4 @@
-//! `serve`: HTTP, the scheduler and the worker, together or apart.
+//! `serve`: runs HTTP, the scheduler and the worker, in one process or in several.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Settings,
-    database::{self, Use},
+    database::{self, Usage},
     stopping,
 };
 use crate::{
@@ -25,15 +25,15 @@ use crate::{
     worker::Worker,
 };
 
-/// How often the mapping is looked at while serving.
-const WATCH_EVERY: Duration = Duration::from_mins(1);
+/// How often the mapping is checked while serving.
+const MAPPING_CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
-    /// What this process does; health and metrics are served in every role
+    /// The roles of this process; every role serves health and metrics
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Api, Role::Scheduler, Role::Worker])]
     roles: Vec<Role>,
-    /// When scheduled runs may purge, in `schedule.timezone`; in place of `purge.between`
+    /// When scheduled runs may purge, in `schedule.timezone`; overrides `purge.between`
     #[arg(long, value_name = "HH:MM-HH:MM")]
     between: Option<Hours>,
 }
@@ -44,7 +44,7 @@ pub(super) enum Role {
     Api,
     /// Enqueues a run per organization and slot
     Scheduler,
-    /// Works off runs
+    /// Executes runs
     Worker,
 }
 
@@ -56,8 +56,8 @@ pub(super) async fn run(args: &ServeArgs, settings: &Settings) -> Result<ExitCod
     } else {
         Depth::Structure
     };
-    let to = Use::Serve { answers, purges };
-    let (mut config, database) = settings.ready_database_to(to, depth).await?;
+    let usage = Usage::Serve { answers, purges };
+    let (mut config, database) = settings.ready_database_for(usage, depth).await?;
     config.purge.between = args.between.or(config.purge.between);
     let stop = stopping::on_signal()?;
     serve(&config, database, &args.roles, stop).await?;
@@ -79,7 +79,7 @@ fn verifier(config: &Config) -> Verifier {
     verifier
 }
 
-/// Serves until `stop`; health and metrics answer until the worker has drained.
+/// Serves until `stop` is cancelled. Health and metrics answer until the worker has drained.
 pub(super) async fn serve(
     config: &Config,
     database: Database,
@@ -107,7 +107,7 @@ pub(super) async fn serve(
     tracing::info!(address = %listener.local_addr()?, ?roles, "serving");
 
     let drained = CancellationToken::new();
-    let watched = Watched::of(&database);
+    let watched = MappingWatch::of(&database);
     let health = Health {
         unnoticed: watched.unnoticed.clone(),
         last: Arc::default(),
@@ -121,7 +121,7 @@ pub(super) async fn serve(
     };
     let reading = database::open_reading(config, &database)?;
     let connections = database.most_connections() + reading.most_connections_to_a_replica();
-    let connections = http::connections_beside(connections);
+    let connections = http::max_client_connections(connections);
     let verifier = Arc::new(verifier(config));
     if roles.contains(&Role::Api) {
         let ended = verifier.end_sessions_of_other_secrets(&database).await;
@@ -175,39 +175,39 @@ pub(super) async fn serve(
     };
     let grace = config.worker.shutdown_grace;
     let (.., mapping) = tokio::join!(
-        at_most_after(&stop, grace, Box::pin(async { tokio::join!(http, loops) })),
-        at_most_after(&stop, grace, Box::pin(watch)),
+        wait_within_grace(&stop, grace, Box::pin(async { tokio::join!(http, loops) })),
+        wait_within_grace(&stop, grace, Box::pin(watch)),
     );
     tracing::info!("stopped");
     Ok(mapping.unwrap_or(Ok(()))?)
 }
 
-/// What `ending` comes to, unless that takes longer than the grace once the process is stopping: a client that reads nothing,
-/// and a database that does not answer, keep no process alive.
-async fn at_most_after<T>(
+/// Waits for `work`, but no longer than `grace` after `stop` is cancelled. A client that reads nothing or a
+/// database that does not answer must not keep the process alive.
+async fn wait_within_grace<T>(
     stop: &CancellationToken,
     grace: Duration,
-    ending: impl Future<Output = T>,
+    work: impl Future<Output = T>,
 ) -> Option<T> {
-    // What ends the process after this takes a moment too.
+    // Leave some time for the end of the process.
     let until = grace.saturating_sub((grace / 10).min(Duration::from_millis(200)));
     tokio::select! {
-        ended = ending => Some(ended),
+        ended = work => Some(ended),
         () = async { stop.cancelled().await; sleep(until).await } => {
-            tracing::warn!("worker.shutdown_grace is over; what is still open is closed");
+            tracing::warn!("worker.shutdown_grace is over; closing everything that is still open");
             None
         }
     }
 }
 
-/// The mapping as this process goes by it: looked at again and again, while it serves.
-struct Watched {
+/// The mapping that this process uses, and a loop that checks it while the process serves.
+struct MappingWatch {
     fingerprint: String,
-    /// Tables whose payloads can be written again unnoticed.
+    /// Tables whose payloads can be written again without a trigger that notes it.
     unnoticed: Arc<Mutex<Vec<String>>>,
 }
 
-impl Watched {
+impl MappingWatch {
     fn of(database: &Database) -> Self {
         let mapping = database.mapping();
         Self {
@@ -218,8 +218,8 @@ impl Watched {
         }
     }
 
-    /// Ends with `stop`, or stops the process: once the mapping has changed, or cannot be used any more. Where a run of the
-    /// `worker` is the first to notice, it is looked at at once.
+    /// Checks the mapping until `stop` is cancelled. Stops the process if the mapping has changed or can no longer be
+    /// used. If a run of the `worker` doubts the mapping, it is checked at once.
     async fn watch(
         &self,
         database: &Database,
@@ -236,7 +236,7 @@ impl Watched {
                 () = stop.cancelled() => return Ok(()),
                 () = changed.cancelled() => break Err(AttachError::Changed),
                 () = doubted.notified() => {}
-                () = sleep(WATCH_EVERY) => {}
+                () = sleep(MAPPING_CHECK_INTERVAL) => {}
             }
             match attach::prove(database, cascades, Depth::Structure).await {
                 Ok((mapping, _)) if mapping.fingerprint != self.fingerprint => {
@@ -248,13 +248,13 @@ impl Watched {
                         mapping.unnoticed.clone(),
                     );
                     if before != mapping.unnoticed {
-                        super::tell_warnings(&report);
+                        super::log_warnings(&report);
                     }
                 }
                 Err(AttachError::Database(error)) => {
                     tracing::warn!(
                         error = chain(&error),
-                        "cannot look at the mapping to the main app; trying again"
+                        "cannot check the mapping to the main app; trying again"
                     );
                 }
                 Err(refused) => break Err(refused),

@@ -1,4 +1,4 @@
-//! `sessions`: who is signed in to the console, and ending that.
+//! `sessions`: lists the sessions of the console, and ends them.
 
 use std::process::ExitCode;
 
@@ -12,8 +12,8 @@ use super::{
     output::{self, say},
 };
 use crate::{
-    figures,
     http::sessions::{self, Session, SessionId, Which},
+    humanize,
     postgres::{self, Database},
     runs::{Cursor, Operator},
 };
@@ -22,19 +22,19 @@ use crate::{
 pub(super) enum SessionsCommand {
     /// List who is signed in, newest first
     List(ListArgs),
-    /// End sessions; whoever has them has to sign in again
+    /// End sessions; their users must sign in again
     Revoke(RevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
-    /// Only those of this person
+    /// Only sessions of this person
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// How many
+    /// The most sessions to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Go on after a page: its `next_cursor`
+    /// Continue after a page: its `next_cursor`
     #[arg(long)]
     cursor: Option<Cursor>,
     /// Print JSON
@@ -45,13 +45,13 @@ pub(super) struct ListArgs {
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("which").args(["ids", "subject", "all"]).required(true)))]
 pub(super) struct RevokeArgs {
-    /// The sessions, by the first eight characters of their ids or more
+    /// The sessions, by their ids or at least the first eight characters
     #[arg(value_name = "ID")]
     ids: Vec<SessionId>,
-    /// All of this person
+    /// All sessions of this person
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// Everybody's
+    /// All sessions
     #[arg(long)]
     all: bool,
     /// Why, for the record
@@ -92,16 +92,16 @@ fn table(now: DateTime<Utc>, sessions: &[Session]) -> output::Table {
     let header = ["session", "who", "role", "org", "since", "ends in", "used"];
     let mut table = output::table(&header, header.len());
     for session in sessions {
-        // The beginnings of ids: 80 columns hold no whole one beside the rest. --json has them.
+        // 80 columns have no room for whole ids, so this shows their beginnings. --json has the whole ids.
         let org = session.org_id.map(|org| org.to_string());
         table.add_row([
             session.id.to_string().chars().take(8).collect(),
             session.subject.clone(),
             session.role.clone(),
             org.map_or_else(|| "–".into(), |org| org.chars().take(8).collect()),
-            figures::age(now, session.since),
-            figures::duration(session.until - now),
-            figures::age(now, session.last_seen_at),
+            humanize::age(now, session.since),
+            humanize::duration(session.until - now),
+            humanize::age(now, session.last_seen_at),
         ]);
     }
     table

@@ -1,4 +1,4 @@
-//! Stopping: the first SIGTERM, SIGINT or SIGHUP lets the process finish in order, the second ends it at once.
+//! Stop signals: the first SIGTERM, SIGINT or SIGHUP lets the process finish its work, the second ends it at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// The terminal is gone. None: whoever started the process wants it to outlive the terminal.
+    /// The terminal has closed. `None` if the process was started to outlive its terminal.
     hang_up: Option<Signal>,
 }
 
@@ -36,13 +36,13 @@ impl Signals {
     }
 }
 
-/// Whether SIGHUP was ignored when the process started, as `nohup` has it: then it stays so. Linux tells; elsewhere
-/// nothing is known of it, and SIGHUP stops the process.
+/// Whether SIGHUP was ignored when the process started, as with `nohup`. Then it stays ignored. Only Linux reports
+/// this; elsewhere SIGHUP stops the process.
 fn ignores_hang_up() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_hang_up_ignored(&status))
 }
 
-/// `SigIgn` is a bit mask, in hexadecimal; SIGHUP is number 1, the lowest bit.
+/// `SigIgn` is a hexadecimal bit mask. SIGHUP is signal 1, the lowest bit.
 fn is_hang_up_ignored(status: &str) -> bool {
     status
         .lines()

@@ -11,24 +11,24 @@ use crate::{
     ids::OrgId,
 };
 
-/// The longest that a token is valid.
-const LONGEST: Duration = Duration::from_hours(36_500 * 24);
+/// The longest lifetime of a token.
+const MAX_LIFETIME: Duration = Duration::from_hours(36_500 * 24);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TokenArgs {
-    /// Who: the name that stands in the records
+    /// The bearer's name, as the records show it
     #[arg(long, value_name = "NAME")]
     sub: String,
-    /// What the bearer may do
+    /// The bearer's role
     #[arg(long, value_enum)]
     role: Role,
-    /// Whose things; a viewer and an admin have one, an operator has none
+    /// The bearer's organization; required for a viewer and an admin, not allowed for an operator
     #[arg(long, value_name = "ID")]
     org: Option<OrgId>,
-    /// How long the token is valid, or the session that the link begins
-    #[arg(long, default_value = "1h", value_parser = lifetime)]
+    /// How long the token is valid, or the session of the link
+    #[arg(long, default_value = "1h", value_parser = parse_lifetime)]
     ttl: Duration,
-    /// Print a link that signs in to the console: once, and within ten minutes
+    /// Print a link that signs in to the console once, within ten minutes
     #[arg(long)]
     link: bool,
 }
@@ -44,10 +44,10 @@ pub(super) fn run(args: TokenArgs, settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A length of time after which there is still a date.
-fn lifetime(text: &str) -> Result<Duration, String> {
+/// Parses a duration that chrono can add to the present time.
+fn parse_lifetime(text: &str) -> Result<Duration, String> {
     let length = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if length > LONGEST {
+    if length > MAX_LIFETIME {
         return Err("it must be at most 36500d".to_owned());
     }
     Ok(length)

@@ -1,11 +1,11 @@
-//! Durations as people write them: read in any units (`90s`, `1m 30s`), shown in the largest that is exact.
+//! Durations as people write them. They are read in any units (`90s`, `1m 30s`) and written in the largest exact unit.
 
 use std::time::Duration;
 
 use serde::{Deserializer, Serializer};
 
-/// Longer than anybody means; what is counted on from any length up to here overflows nowhere.
-pub(super) const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+/// The longest duration of a setting. No calculation with a duration up to this length overflows.
+pub(super) const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     humantime_serde::deserialize(from)
@@ -13,14 +13,14 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration
 
 #[allow(
     clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands over a reference"
+    reason = "serde passes a reference"
 )]
 pub(super) fn serialize<S: Serializer>(length: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&shown(*length))
+    to.serialize_str(&to_text(*length))
 }
 
-/// In the largest unit that is exact.
-pub(super) fn shown(length: Duration) -> String {
+/// The duration in the largest exact unit.
+pub(super) fn to_text(length: Duration) -> String {
     let millis = length.as_millis();
     let units = [
         ("d", 86_400_000),
@@ -54,16 +54,16 @@ mod tests {
             ("400d", 34_560_000_000),
         ] {
             let length = Duration::from_millis(length);
-            assert_eq!(shown(length), text);
+            assert_eq!(to_text(length), text);
             assert_eq!(humantime::parse_duration(text).unwrap(), length);
         }
     }
 
     proptest! {
         #[test]
-        fn any_length_that_a_setting_can_have_reads_back_as_the_same(millis in 0..=LONGEST.as_secs() * 1000) {
+        fn any_length_that_a_setting_can_have_reads_back_as_the_same(millis in 0..=MAX_DURATION.as_secs() * 1000) {
             let length = Duration::from_millis(millis);
-            prop_assert_eq!(humantime::parse_duration(&shown(length)), Ok(length));
+            prop_assert_eq!(humantime::parse_duration(&to_text(length)), Ok(length));
         }
 
         #[test]

@@ -1,5 +1,5 @@
-//! Settings from the environment. A variable that is empty is as good as none, whatever it is for: container platforms and
-//! templates set those that nobody filled in.
+//! Settings from the environment. An empty variable counts as not set, because container platforms and templates set
+//! variables that nobody filled in.
 
 use config::Environment;
 
@@ -8,18 +8,18 @@ use super::ConfigError;
 /// The prefix of every environment name; levels are joined by `__`.
 pub(super) const PREFIX: &str = "DRIFT_RETENTION";
 
-/// `DATABASE_URL`, the one variable without our prefix: every Postgres tool knows it.
-#[expect(clippy::disallowed_methods, reason = "the home of settings")]
+/// `DATABASE_URL`, the only variable without our prefix: every Postgres tool knows it.
+#[expect(clippy::disallowed_methods, reason = "this module reads the settings")]
 pub(super) fn database_url() -> Option<String> {
     std::env::var("DATABASE_URL")
         .ok()
         .filter(|url| !url.is_empty())
 }
 
-/// Every setting that the environment has.
+/// The settings in the environment.
 ///
 /// # Errors
-/// When Kubernetes has added variables of its own that look like settings.
+/// When Kubernetes has added variables that look like settings.
 pub(super) fn settings() -> Result<Environment, ConfigError> {
     if let Some(link) = std::env::vars_os()
         .filter(|(_, value)| !value.is_empty())
@@ -35,8 +35,8 @@ pub(super) fn settings() -> Result<Environment, ConfigError> {
         .ignore_empty(true))
 }
 
-/// Whether it is one of the variables by which Kubernetes tells a container of a Service (`NAME_SERVICE_HOST`, `NAME_PORT`,
-/// `NAME_PORT_8080_TCP_ADDR`) that is named as the program is, or begins so.
+/// Whether Kubernetes set the variable to describe a Service (`NAME_SERVICE_HOST`, `NAME_PORT`,
+/// `NAME_PORT_8080_TCP_ADDR`) whose name begins with the program's name.
 fn is_service_link(variable: &str) -> bool {
     let Some(name) = variable.strip_prefix(PREFIX).filter(|n| !n.contains("__")) else {
         return false;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A key is unknown, or a value is not of its kind.
+    /// A key is unknown, or a value has the wrong type.
     #[error("the settings cannot be read; docs/configuration.md lists every key")]
     Read(#[from] config::ConfigError),
     /// A file that a setting names cannot be read.
@@ -15,7 +15,7 @@ pub enum ConfigError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// A value and its file are both set.
@@ -26,9 +26,9 @@ pub enum ConfigError {
     OutOfBounds {
         /// The key, as in TOML.
         key: &'static str,
-        /// What it must be.
+        /// The allowed values.
         must: &'static str,
-        /// What it is.
+        /// The value.
         is: String,
     },
     /// Kubernetes has set a variable that looks like a setting.

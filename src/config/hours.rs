@@ -1,4 +1,4 @@
-//! Hours of the day, as `22:00-06:00`.
+//! Hours of the day, such as `22:00-06:00`.
 
 use std::{fmt, str::FromStr};
 
@@ -6,14 +6,14 @@ use chrono::{DateTime, Days, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// From one time of the day, included, to another, excluded; over midnight where the second is earlier.
+/// A range of hours from a start, included, to an end, excluded. It spans midnight if the end is earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hours {
     from: NaiveTime,
     to: NaiveTime,
 }
 
-/// Not hours of a day.
+/// The text is not a range of hours.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} are not hours of a day such as \"22:00-06:00\"")]
 pub struct BadHours(String);
@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for Hours {
 }
 
 impl Hours {
-    /// When they begin next, in `timezone`; none: it is within them at `now`.
+    /// The next start of the hours in `timezone`, or `None` if `now` is within them.
     #[must_use]
     pub fn closed_until(self, now: DateTime<Utc>, timezone: Tz) -> Option<DateTime<Utc>> {
         let local = now.with_timezone(&timezone);
@@ -75,7 +75,7 @@ impl Hours {
         } else {
             date.checked_add_days(Days::new(1))
         };
-        // An hour that the clocks skip begins with the next one.
+        // If the clocks skip the start, the hours begin after the gap.
         let opens = day?.and_time(self.from);
         [opens, opens + TimeDelta::hours(1)]
             .into_iter()

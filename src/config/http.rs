@@ -1,4 +1,4 @@
-//! `http.*`: where HTTP is served, and which proxies stand before it.
+//! `http.*`: the address of the HTTP server, the trusted proxies in front of it, and the rate limits.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -9,32 +9,33 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use utoipa::ToSchema;
 
-use super::attach::several;
+use super::attach::list_or_text;
 
 /// `http.*`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Where HTTP is served: health, metrics, the API and the console.
+    /// The address of the HTTP server: health, metrics, the API and the console.
     #[schema(value_type = String)]
     pub listen: SocketAddr,
-    /// Addresses and networks of proxies that are believed when they say `X-Forwarded-Proto: https`, and where a
-    /// request comes from (`X-Forwarded-For`): `["127.0.0.1", "10.0.0.0/8"]`. In the environment separated by commas.
+    /// Addresses and networks of proxies whose `X-Forwarded-Proto` and `X-Forwarded-For` are trusted: `["127.0.0.1",
+    /// "10.0.0.0/8"]`. In the environment, separated by commas.
     #[schema(value_type = Vec<String>)]
     pub trusted_proxies: TrustedProxies,
-    /// How many requests the people of one organization may send in a minute, to the API and the console. Operators may send more.
+    /// Requests per minute that the members of one organization may send to the API and the console. Operators have no
+    /// limit.
     #[schema(value_type = u32)]
     pub requests_per_minute: NonZeroU32,
-    /// How many purges of one organization may be asked for in a minute, over HTTP.
+    /// Purges per minute that may be requested for one organization over HTTP.
     #[schema(value_type = u32)]
     pub purges_per_minute: NonZeroU32,
-    /// How many attempts to sign in to the console one address may make in a minute; a sign-in link that is looked at is one.
+    /// Sign-in attempts per minute that one address may make at the console. Opening a sign-in link counts as one.
     #[schema(value_type = u32)]
     pub sign_ins_per_minute: NonZeroU32,
 }
 
 impl HttpConfig {
-    /// Where this machine reaches the service: `listen`, or loopback where it listens on every address.
+    /// The address at which this machine reaches the service: `listen`, or loopback if it listens on every address.
     #[must_use]
     pub fn own_address(&self) -> SocketAddr {
         let mut address = self.listen;
@@ -60,15 +61,15 @@ impl Default for HttpConfig {
     }
 }
 
-/// The proxies that are believed when they say how a request came to them.
+/// The proxies whose forwarding headers are trusted.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Whether `address` is one of them.
+    /// Whether `address` is a trusted proxy.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {
-        // On a socket for both families an IPv4 address comes as ::ffff:10.0.0.1.
+        // A socket for both families reports an IPv4 address as ::ffff:10.0.0.1.
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
@@ -82,7 +83,7 @@ impl Serialize for TrustedProxies {
 
 impl<'de> Deserialize<'de> for TrustedProxies {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let entries = several(deserializer)?;
+        let entries = list_or_text(deserializer)?;
         let networks = entries.iter().map(|entry| {
             let one_address = || entry.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
             entry.parse().or_else(|_| one_address()).map_err(|_| {

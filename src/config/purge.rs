@@ -1,32 +1,34 @@
-//! `purge.*`: how gently, and when.
+//! `purge.*`: how fast scheduled runs may purge, and when.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Hours, attach::several, duration};
+use super::{Hours, attach::list_or_text, duration};
 
 /// `purge.*`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PurgeConfig {
-    /// Rows per batch; absent: the worker follows the time that batches take.
+    /// Rows per batch. If absent, the worker adapts the size to the duration of batches.
     pub batch_size: Option<u32>,
-    /// When scheduled runs may purge, in `schedule.timezone`: `22:00-06:00`. A purge now may at any time. Absent: always.
+    /// The hours in which scheduled runs may purge, in `schedule.timezone`: `22:00-06:00`. If absent: always. A purge
+    /// now may run at any time.
     #[schema(value_type = Option<String>)]
     pub between: Option<Hours>,
     /// Whether to slow down for the main app, replicas, lock waits, autovacuum and write-ahead log.
     pub throttle: bool,
-    /// Whose sessions count as the main app at work: database users and application names. None: everybody's but ours. Name the
-    /// main app's where others have sessions on the database who should not slow the purge down. In the environment separated by commas.
-    #[serde(deserialize_with = "several")]
+    /// Database users and application names whose sessions count as the main app. If empty, all sessions except ours
+    /// count. Name the main app's if other sessions should not slow the purge down. In the environment, separated by
+    /// commas.
+    #[serde(deserialize_with = "list_or_text")]
     pub foreground: Vec<String>,
-    /// How far a replica may be behind before nothing more is deleted until it has caught up.
+    /// The replica lag above which the purge stops deleting until the replica has caught up.
     #[serde(with = "duration")]
     #[schema(value_type = String)]
     pub max_replica_lag: Duration,
-    /// How many megabytes of write-ahead log a second the whole server may write before the purge slows down.
+    /// Megabytes of write-ahead log per second, of the whole server, above which the purge slows down.
     pub max_wal_mb_per_second: u32,
 }
 

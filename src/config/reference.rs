@@ -1,4 +1,4 @@
-//! Every setting as the code declares it: its key, its environment name, its default and what it says of itself.
+//! The list of all settings, derived from the code: key, environment variable, default and description.
 
 use serde_json::Value;
 use utoipa::{
@@ -16,9 +16,9 @@ use super::{
 pub struct Setting {
     /// As in TOML: `worker.heartbeat`.
     pub key: String,
-    /// Its value as TOML has it: the default, or what is configured; none: not set.
+    /// The value in TOML, or `None` if it is not set.
     pub value: Option<String>,
-    /// What it is for.
+    /// The description.
     pub about: String,
 }
 
@@ -50,7 +50,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
             continue;
         };
         for (name, property) in &object.properties {
-            // A reference is a section; it has its own turn.
+            // A reference is a section, which the outer loop handles.
             let about = match property {
                 RefOr::T(Schema::Object(property)) => &property.description,
                 RefOr::T(Schema::Array(property)) => &property.description,
@@ -62,7 +62,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
             };
             settings.push(Setting {
                 key,
-                value: (!value.is_null()).then(|| shown(name, value)),
+                value: (!value.is_null()).then(|| display_value(name, value)),
                 about: about.clone().unwrap_or_default(),
             });
         }
@@ -70,8 +70,8 @@ pub fn settings(config: &Config) -> Vec<Setting> {
     settings
 }
 
-/// A value as TOML has it. Whatever is written as a URL, and whatever should be, is shown as one.
-fn shown(name: &str, value: &Value) -> String {
+/// A value in TOML. A value that is a URL, or should be one, is shown without its secrets.
+fn display_value(name: &str, value: &Value) -> String {
     match value {
         Value::String(text) if name.ends_with("url") || text.contains("://") => {
             Value::from(without_secrets(text)).to_string()

@@ -1,4 +1,4 @@
-//! Values that are never shown, and those that come from a file of their own.
+//! Secret values, which are never shown, and values that are read from their own file.
 
 use std::{fmt, path::Path};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ConfigError;
 
-/// What stands in the place of a secret.
+/// The text that replaces a secret.
 const HIDDEN: &str = "(hidden)";
 
 /// A value that is never shown.
@@ -20,7 +20,7 @@ impl Secret {
         Self(value)
     }
 
-    /// One that nobody else knows, for a service that lives as long as the demo.
+    /// A random secret, for the demo.
     #[must_use]
     pub fn random() -> Self {
         Self(format!(
@@ -30,7 +30,7 @@ impl Secret {
         ))
     }
 
-    /// The value, for the one place that needs it.
+    /// The value, for code that must use it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -49,13 +49,14 @@ impl Serialize for Secret {
     }
 }
 
-/// A URL without what can be secret in it: user, password and query. What is not understood is not shown at all.
+/// A URL without the parts that can be secret: user, password and query. A URL that cannot be parsed is hidden
+/// entirely.
 pub(super) fn without_secrets(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return HIDDEN.to_owned();
     };
     let (before, after) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
-    // It may belong to a password that begins earlier.
+    // The `@` may belong to a password that begins earlier.
     if after.contains('@') {
         return HIDDEN.to_owned();
     }
@@ -67,7 +68,7 @@ pub(super) fn without_secrets(url: &str) -> String {
     format!("{scheme}://{place}{}", query.unwrap_or_default())
 }
 
-/// Takes the value from its file, without the line's end: it is set directly, or by its file, but not by both.
+/// Reads a value from its file, without the final line break. A value may be set directly or by file, not both.
 pub(super) fn read_in_place_of<T>(
     key: &'static str,
     value: &mut Option<T>,

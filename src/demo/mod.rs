@@ -1,3 +1,3 @@
-//! The quick start: sample organizations that look like a real `WorkflowOps`.
+//! The quick start: sample data that looks like a real `WorkflowOps`.
 
 pub mod sample_data;

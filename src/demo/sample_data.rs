@@ -1,16 +1,16 @@
-//! Sample organizations for the quick start: forty customers of `WorkflowOps` with years of history on both sides of
-//! every plan's windows. The same rows every time, dated back from the moment of loading.
+//! Sample data for the quick start: forty customers of `WorkflowOps` with years of history on both sides of every
+//! plan's windows. Every load creates the same rows, dated back from the time of loading.
 
 use sqlx::PgPool;
 
-/// In order: later files refer to the rows of earlier ones, and to their temporary tables.
+/// The scripts in order. Later scripts use the rows and temporary tables of earlier ones.
 const SCRIPTS: [&str; 3] = [
     include_str!("sample_data/organizations.sql"),
     include_str!("sample_data/drift_checks.sql"),
     include_str!("sample_data/incidents.sql"),
 ];
 
-/// Whether there is any organization: then the database is somebody's, or loaded already.
+/// Whether there is any organization. Then the database is in use or already loaded.
 ///
 /// # Errors
 /// When the database cannot be reached or is not migrated.
@@ -23,7 +23,7 @@ pub async fn is_loaded(pool: &PgPool) -> Result<bool, sqlx::Error> {
     sqlx::Row::try_get(&row, 0)
 }
 
-/// Fills an empty, migrated database: all of it or, on an error, nothing.
+/// Fills an empty, migrated database in one transaction.
 ///
 /// # Errors
 /// When the database cannot be reached, is not migrated, or holds sample data already.
@@ -33,7 +33,7 @@ pub async fn load(pool: &PgPool) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(script).execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
-    // Plans for the first purge should know how large the tables have become.
+    // The query plans of the first purge need current table statistics.
     sqlx::raw_sql(
         "-- demo.sample_data.analyze\n\
          ANALYZE public.organizations, public.environments, public.drift_checks, public.workflow_drift_flags, \

@@ -1,4 +1,4 @@
-//! The drift dashboard: figures from what a purge leaves, so that they are the same before and after one.
+//! The drift dashboard. Its figures use only data that a purge keeps, so they are the same before and after a purge.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{MOST_WORDS, environments};
+use super::{MAX_NAMED_GROUPS, environments};
 use crate::{
     ids::OrgId,
     postgres::{Database, Transaction},
@@ -18,13 +18,14 @@ const WEEKS: i32 = 12;
 /// The figures of one organization.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Dashboard {
-    /// Incidents that are not closed, by status; those of rare ones as `other`, where there are more than fifty.
+    /// Incidents that are not closed, by status. If there are more than fifty statuses, the rare ones are counted as
+    /// `other`.
     pub open_incidents_by_status: BTreeMap<String, i64>,
-    /// Incidents that are not closed, by severity; `none` where it is not set, `other` as above.
+    /// Incidents that are not closed, by severity: `none` if it is not set, `other` as above.
     pub open_incidents_by_severity: BTreeMap<String, i64>,
     /// Incidents opened and closed in each of the last twelve weeks, oldest first.
     pub weeks: Vec<Week>,
-    /// Mean time from detection to closing, in seconds, of all closed incidents; none: none is closed.
+    /// Mean time from detection to closing of all closed incidents, in seconds. Absent if no incident is closed.
     pub mean_seconds_to_close: Option<f64>,
     /// Environments by drift status.
     pub environments_by_status: BTreeMap<String, i64>,
@@ -35,22 +36,22 @@ pub struct Dashboard {
 /// One week, from Monday 00:00 UTC.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Week {
-    /// Its Monday.
+    /// The Monday.
     pub week: DateTime<Utc>,
-    /// Incidents detected in it.
+    /// Incidents detected in this week.
     pub opened: i64,
-    /// Incidents closed in it.
+    /// Incidents closed in this week.
     pub closed: i64,
 }
 
-/// What is gone.
+/// The purged data of an organization.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Purged {
     /// Incidents whose details were purged.
     pub incidents: i64,
     /// Rows purged by all recorded runs, by table.
     pub rows: BTreeMap<String, i64>,
-    /// When a purge was last verified; none: never.
+    /// When a purge was last verified. Absent if never.
     pub last_verified_at: Option<DateTime<Utc>>,
 }
 
@@ -103,7 +104,7 @@ async fn open_incidents(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<(C
               GROUP BY status, severity) words
         GROUP BY 1, 2"#,
         org.0,
-        MOST_WORDS
+        MAX_NAMED_GROUPS
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -116,7 +117,7 @@ async fn open_incidents(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<(C
 }
 
 async fn weeks(tx: &mut Transaction<'_>, org: OrgId) -> sqlx::Result<Vec<Week>> {
-    // Each incident is looked at once, not once for every week.
+    // Read each incident once, not once per week.
     sqlx::query_as!(
         Week,
         r#"-- drift.incidents_per_week
@@ -154,7 +155,7 @@ async fn purged(tx: &mut Transaction<'_>, org: OrgId, incidents: i64) -> sqlx::R
         FROM retention.purge_runs r JOIN retention.purge_run_steps s ON s.run_id = r.id
         WHERE r.org_id = $1 GROUP BY s.table_name ORDER BY 2 DESC LIMIT $2"#,
         org.0,
-        MOST_WORDS
+        MAX_NAMED_GROUPS
     )
     .fetch_all(tx)
     .await?;

@@ -1,4 +1,4 @@
-//! Environments, each with its badge: from the newest retained check that is not dated in the future.
+//! Environments with their badges. A badge comes from the newest retained check that is not dated in the future.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use sqlx::PgExecutor;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::MOST_WORDS;
+use super::MAX_NAMED_GROUPS;
 use crate::{ids::OrgId, postgres::Database};
 
 /// An environment and its badge.
@@ -18,11 +18,11 @@ pub struct Environment {
     pub name: String,
     /// `in_sync`, `drift`, `unknown`, or `never_checked`.
     pub drift_status: String,
-    /// When the newest check was made; none: never checked.
+    /// When the newest check was made. Absent if there is none.
     pub last_checked_at: Option<DateTime<Utc>>,
     /// Workflows that differ from git.
     pub modified_count: i32,
-    /// Workflows that git does not have.
+    /// Workflows that are not in git.
     pub not_in_git_count: i32,
     /// Workflows that could not be compared.
     pub unknown_count: i32,
@@ -117,7 +117,8 @@ pub async fn flags(database: &Database, check: &str) -> sqlx::Result<Vec<Workflo
     .await
 }
 
-/// How many environments are in each drift status; where there are more than fifty, the rarer ones are counted as `other`.
+/// The number of environments per drift status. If there are more than fifty statuses, the rare ones are counted as
+/// `other`.
 ///
 /// # Errors
 /// When the database fails.
@@ -137,7 +138,7 @@ pub async fn count_by_status(
               GROUP BY e.status) s
         GROUP BY 1"#,
         org.0,
-        MOST_WORDS
+        MAX_NAMED_GROUPS
     )
     .fetch_all(on)
     .await?;

@@ -1,4 +1,4 @@
-//! Incidents: everything but the payload outlives a purge, and whatever is gone is said, never an error.
+//! Incidents. A purge removes only the payload. A missing payload is reported as a state, never as an error.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,17 +9,18 @@ use uuid::Uuid;
 use super::{MISSING_NOTICE, PURGED_NOTICE, TOO_LARGE_NOTICE};
 use crate::{ids::OrgId, postgres::Database};
 
-/// Whether the payload is there, and if not, why.
+/// Whether the payload is available, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PayloadState {
-    /// It is there.
+    /// The payload is available.
     Available,
-    /// It is there, and too large for an answer: more than 256 KiB, as it is stored or as JSON. A list does not look at that.
+    /// The payload exists but is too large for an answer: more than 256 KiB, as stored or as JSON. A list does not
+    /// check the size.
     TooLarge,
-    /// It was purged per retention policy.
+    /// The payload was purged per retention policy.
     Purged,
-    /// It is not there, and no purge took it.
+    /// The payload does not exist, and no purge removed it.
     Missing,
 }
 
@@ -32,7 +33,7 @@ impl PayloadState {
         }
     }
 
-    /// What is shown in the payload's place.
+    /// The text that is shown in place of the payload.
     #[must_use]
     pub fn notice(self) -> Option<&'static str> {
         match self {
@@ -44,7 +45,7 @@ impl PayloadState {
     }
 }
 
-/// An incident without its payload: what stays after a purge.
+/// An incident without its payload. All of this stays after a purge.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[allow(missing_docs, reason = "the columns of main_app.incidents")]
 pub struct Incident {
@@ -59,13 +60,13 @@ pub struct Incident {
     pub stabilized_at: Option<DateTime<Utc>>,
     pub reconciled_at: Option<DateTime<Utc>>,
     pub closed_at: Option<DateTime<Utc>>,
-    /// Whether the details are there.
+    /// Whether the details are available.
     pub payload_available: bool,
-    /// Whether they are there, are too large, were purged, or are missing.
+    /// Whether the details are available, too large, purged, or missing.
     pub payload_state: PayloadState,
-    /// When they were purged, if they were.
+    /// When the details were purged, if they were.
     pub payload_purged_at: Option<DateTime<Utc>>,
-    /// What to show in their place.
+    /// The text to show in place of the details.
     pub notice: Option<&'static str>,
 }
 
@@ -86,15 +87,15 @@ pub struct Approval {
 /// Which incidents to list.
 #[derive(Debug, Clone, Default)]
 pub struct IncidentFilter {
-    /// Only those in this status.
+    /// Only incidents in this status.
     pub status: Option<String>,
-    /// Only those of this severity.
+    /// Only incidents of this severity.
     pub severity: Option<String>,
-    /// Only those of this environment.
+    /// Only incidents of this environment.
     pub env: Option<Uuid>,
 }
 
-/// At most `limit` incidents of `org`, newest first, after the incident `cursor`. Deleted ones are left out.
+/// At most `limit` incidents of `org`, newest first, after the incident `cursor`, without deleted ones.
 ///
 /// # Errors
 /// When the database fails.
@@ -117,8 +118,8 @@ pub async fn get(database: &Database, org: OrgId, id: Uuid) -> sqlx::Result<Opti
     Ok(select(database, org, Some(id), &any, None, 1).await?.pop())
 }
 
-/// Postgres can hold times that no JSON can (infinite, or of a year beyond four digits): where a time may be absent
-/// they are, the others are moved to the nearest that can be written.
+/// Reads incidents. Postgres can hold times that JSON cannot (infinite ones, or years beyond four digits). Optional
+/// times of this kind become absent; the others become the nearest time that JSON can hold.
 async fn select(
     database: &Database,
     org: OrgId,
@@ -182,24 +183,24 @@ async fn select(
     Ok(incidents.collect())
 }
 
-/// The largest payload that is read, in bytes: as it is stored, and as JSON. A page and an answer have room for it, and what is
-/// stored compressed takes a hundred times that at most, for a moment, in Postgres.
-const LARGEST_PAYLOAD: i32 = 256 * 1024;
+/// The largest payload that is read, in bytes, as stored and as JSON. It fits on a page and in an answer. Decompressing
+/// it takes at most a hundred times as much memory in Postgres, briefly.
+const MAX_PAYLOAD_BYTES: i32 = 256 * 1024;
 
-/// An incident's payload as it can be shown.
+/// An incident's payload in a form that can be shown.
 #[derive(Debug, Clone)]
 pub enum Payload {
-    /// It is JSON as programs read it.
+    /// JSON that parsers can read.
     Json(Value),
-    /// `jsonb` holds more than programs read: a number beyond all limits, a nesting of hundreds. This is its text.
+    /// The text of a `jsonb` that parsers cannot read, because of a very large number or very deep nesting.
     Text(String),
-    /// It is larger than an answer may be, and is not read.
+    /// Larger than an answer may be, so it was not read.
     TooLarge,
 }
 
 impl Payload {
     fn of(text: Option<String>) -> Self {
-        let largest = usize::try_from(LARGEST_PAYLOAD).unwrap_or(usize::MAX);
+        let largest = usize::try_from(MAX_PAYLOAD_BYTES).unwrap_or(usize::MAX);
         match text.filter(|text| text.len() <= largest) {
             None => Self::TooLarge,
             Some(text) => serde_json::from_str(&text).map_or(Self::Text(text), Self::Json),
@@ -212,14 +213,14 @@ impl Payload {
 /// # Errors
 /// When the database fails.
 pub async fn payload(database: &Database, incident: Uuid) -> sqlx::Result<Option<Payload>> {
-    // Its stored size is known without reading it. Only its text tells how large it is without compression.
+    // The stored size is known without reading the payload. Its uncompressed size is known only from its text.
     let text = sqlx::query_scalar!(
         "-- drift.incident_payload
          SELECT CASE WHEN pg_column_size(p.payload_json) <= $2 THEN left(p.payload_json::text, $2 + 1)
                      WHEN p.payload_json IS NULL THEN 'null' END
          FROM main_app.incident_payloads p WHERE p.incident_id = $1 LIMIT 1",
         incident,
-        LARGEST_PAYLOAD
+        MAX_PAYLOAD_BYTES
     )
     .fetch_optional(database)
     .await?;

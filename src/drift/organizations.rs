@@ -1,4 +1,4 @@
-//! Organizations.
+//! Reads the main app's organizations.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub async fn ids(database: &Database) -> sqlx::Result<Vec<OrgId>> {
     .await
 }
 
-/// Whether there is such an organization.
+/// Whether the organization exists.
 ///
 /// # Errors
 /// When the database fails.
@@ -38,9 +38,9 @@ pub async fn exists(database: &Database, org: OrgId) -> sqlx::Result<bool> {
 pub struct Organization {
     /// Its id.
     pub id: OrgId,
-    /// Its name, or how it begins.
+    /// Its name, shortened if it is long.
     pub name: String,
-    /// Its plan, as the main app wrote it, or how it begins; empty where it has none.
+    /// Its plan as the main app wrote it, shortened if it is long. Empty if it has none.
     pub plan: String,
 }
 
@@ -63,9 +63,9 @@ pub async fn get(database: &Database, org: OrgId) -> sqlx::Result<Option<Organiz
 /// Which organizations to list.
 #[derive(Debug, Clone, Default)]
 pub struct OrganizationFilter {
-    /// Only those whose name holds this text, or whose id begins with it.
+    /// Only organizations whose name contains this text or whose id begins with it.
     pub search: Option<String>,
-    /// Only those whose plan is written in one of these ways, or begins so.
+    /// Only organizations whose plan is one of these spellings, or begins with one.
     pub plans: Option<Vec<String>>,
 }
 
@@ -97,7 +97,7 @@ pub async fn list(
     .await
 }
 
-/// The names of these organizations, as far as they exist.
+/// The names of those of these organizations that exist.
 ///
 /// # Errors
 /// When the database fails.

@@ -2,7 +2,7 @@
 //! ES256, `EdDSA`).
 //!
 //! The key decides the algorithm, never the token: `alg: none`, and a public key used as an HMAC secret, fail.
-//! Without any key configured every token is refused. There is no default secret.
+//! If no key is configured, every token is refused. There is no default secret.
 
 use std::time::Duration;
 
@@ -24,39 +24,39 @@ use super::{
 };
 use crate::{config::AuthConfig, postgres::Database};
 
-/// What a shared secret is known by begins so. The thumbprint of a public key has no colon.
-pub(super) const OF_SECRET: &str = "hs256:";
-/// What the secret signs for that. No token is signed over such text.
-const FINGERPRINT_OF: &[u8] = b"the fingerprint of auth.hs256_secret";
+/// The fingerprint of a shared secret begins with this prefix. The thumbprint of a public key has no colon.
+pub(super) const SECRET_FINGERPRINT_PREFIX: &str = "hs256:";
+/// The fingerprint is the secret's signature of this text. No token has such text as its signed part.
+const FINGERPRINT_MESSAGE: &[u8] = b"the fingerprint of auth.hs256_secret";
 
-/// A key that tokens are verified with.
+/// A key that verifies tokens.
 #[derive(Debug, Clone)]
 pub(super) struct VerifyingKey {
     pub decoding: DecodingKey,
-    /// What it is known by. It is the same in every process, and tells nothing of a secret.
+    /// Identifies the key. It is the same in every process and reveals nothing of a secret.
     pub fingerprint: String,
 }
 
 /// A token that is valid now.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
-    /// Whose it is.
+    /// The bearer.
     pub identity: Identity,
     /// When it expires.
     pub expires_at: DateTime<Utc>,
-    /// When a session ends that it begins.
+    /// When a session that the token begins must end.
     pub session_ends_at: DateTime<Utc>,
-    /// What the key is known by that it was verified with.
+    /// The fingerprint of the key that verified the token.
     pub key: String,
 }
 
 impl Token {
-    /// From when on it is taken no longer: what lasts longer than a request ends then.
-    pub(super) fn last_moment(&self) -> Instant {
+    /// The moment after which the token is refused. A stream of events ends at that moment.
+    pub(super) fn deadline(&self) -> Instant {
         let now = i64::try_from(get_current_timestamp()).unwrap_or(i64::MAX);
         let left = self.expires_at.timestamp().saturating_sub(now);
         let left = left.saturating_add_unsigned(LEEWAY.as_secs());
-        // What is further away than a day is not waited for.
+        // Nothing waits for longer than a day.
         let left = Duration::from_secs(u64::try_from(left).unwrap_or_default());
         Instant::now() + left.min(Duration::from_hours(24))
     }
@@ -69,20 +69,20 @@ impl FromRequestParts<ApiState> for Token {
         let token = state.verifier.bearer(&parts.headers).await?;
         state
             .limits
-            .request(&token.identity, &parts.extensions)
+            .admit_request(&token.identity, &parts.extensions)
             .await?;
         Ok(token)
     }
 }
 
-/// How a key stands now that something was signed with once.
+/// The state of a key that once verified a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyStanding {
-    /// It still verifies tokens.
+pub(super) enum KeyState {
+    /// The key still verifies tokens.
     Configured,
-    /// It verifies none any more.
+    /// The key no longer verifies tokens.
     Gone,
-    /// The set of keys cannot be read now.
+    /// The key set cannot be read now.
     Unknown,
 }
 
@@ -96,33 +96,32 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier with the keys that are configured; none: it refuses every token.
+    /// A verifier with the configured keys. Without keys it refuses every token.
     #[must_use]
     pub fn new(config: &AuthConfig) -> Self {
         let secret = config.hs256_secret.as_ref();
         Self {
-            secret: secret.and_then(|secret| of_secret(secret.reveal().as_bytes())),
+            secret: secret.and_then(|secret| secret_key(secret.reveal().as_bytes())),
             jwks: config.jwks.clone().map(Jwks::new),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
         }
     }
 
-    /// Whether there is any key to verify a token with.
+    /// Whether any key is configured.
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.secret.is_some() || self.jwks.is_some()
     }
 
-    /// Ends the console's sessions that came from another shared secret than the present one: they are over for good, whether
-    /// somebody comes back with them or not.
+    /// Ends the console's sessions that a former shared secret signed. They end for good, even if nobody uses them again.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn end_sessions_of_other_secrets(&self, database: &Database) -> sqlx::Result<()> {
         let secret = self.secret.as_ref();
         let fingerprint = secret.map(|secret| secret.fingerprint.as_str());
-        let sessions = console::end_of_other_secrets(database, fingerprint).await?;
+        let sessions = console::delete_sessions_of_other_secrets(database, fingerprint).await?;
         if sessions > 0 {
             tracing::info!(sessions, "ended sessions: auth.hs256_secret has changed");
         }
@@ -132,7 +131,7 @@ impl Verifier {
     /// The bearer of the request's token.
     ///
     /// # Errors
-    /// 401 without a valid token. The answer says what is missing, not what a forger would want to know.
+    /// 401 without a valid token. The answer says what is missing and nothing that would help a forger.
     pub async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
         Ok(self.bearer(headers).await?.identity)
     }
@@ -149,10 +148,10 @@ impl Verifier {
         self.verify(token, Purpose::Api).await
     }
 
-    /// What `token` says, if it is valid for this.
+    /// Verifies `token` for this purpose and returns its contents.
     ///
     /// # Errors
-    /// 401 if it is not.
+    /// 401 if the token is not valid.
     pub(super) async fn verify(&self, token: &str, purpose: Purpose) -> Result<Token, Problem> {
         if !self.is_configured() {
             return Err(Problem::unauthorized(
@@ -164,7 +163,9 @@ impl Verifier {
         let (header, payload) = signed.split_once('.').ok_or_else(no_jwt)?;
         let header: TokenHeader = decode(header).ok_or_else(no_jwt)?;
         if header.crit {
-            return Err(refused("it has an extension (crit) that is not known here"));
+            return Err(refused(
+                "it has an extension (crit) that this service does not know",
+            ));
         }
         let algorithm = algorithm(&header.alg).ok_or_else(no_jwt)?;
         let keys = self.keys(header.kid.as_deref(), algorithm).await?;
@@ -175,9 +176,9 @@ impl Verifier {
         let key = key.ok_or_else(|| refused("its signature does not verify"))?;
         let claims: Claims =
             decode(payload).ok_or_else(|| refused("a claim is missing or malformed"))?;
-        let lifetime = claims.holds(purpose).map_err(refused)?;
+        let lifetime = claims.check_lifetime(purpose).map_err(refused)?;
         claims
-            .are_for(self.issuer.as_deref(), self.audience.as_deref())
+            .check_issuer_and_audience(self.issuer.as_deref(), self.audience.as_deref())
             .map_err(refused)?;
         Ok(Token {
             identity: claims.identity().map_err(refused)?,
@@ -187,7 +188,7 @@ impl Verifier {
         })
     }
 
-    /// The keys that the header asks for. Each is for this one algorithm.
+    /// The keys that match the token's header, each for this algorithm.
     async fn keys(
         &self,
         kid: Option<&str>,
@@ -210,31 +211,31 @@ impl Verifier {
         Ok(keys)
     }
 
-    /// How the key stands that verified something so long ago.
-    pub(super) async fn standing(&self, fingerprint: &str, ago: Duration) -> KeyStanding {
+    /// The present state of the key that verified a token `ago`.
+    pub(super) async fn key_state(&self, fingerprint: &str, ago: Duration) -> KeyState {
         let secret = self.secret.as_ref();
         if secret.is_some_and(|secret| secret.fingerprint == fingerprint) {
-            return KeyStanding::Configured;
+            return KeyState::Configured;
         }
         match &self.jwks {
-            Some(jwks) if !fingerprint.starts_with(OF_SECRET) => {
-                jwks.standing(fingerprint, ago).await
+            Some(jwks) if !fingerprint.starts_with(SECRET_FINGERPRINT_PREFIX) => {
+                jwks.key_state(fingerprint, ago).await
             }
-            _ => KeyStanding::Gone,
+            _ => KeyState::Gone,
         }
     }
 }
 
-fn of_secret(secret: &[u8]) -> Option<VerifyingKey> {
+fn secret_key(secret: &[u8]) -> Option<VerifyingKey> {
     let signing = EncodingKey::from_secret(secret);
-    let signed = crypto::sign(FINGERPRINT_OF, &signing, Algorithm::HS256).ok()?;
+    let signed = crypto::sign(FINGERPRINT_MESSAGE, &signing, Algorithm::HS256).ok()?;
     Some(VerifyingKey {
         decoding: DecodingKey::from_secret(secret),
-        fingerprint: format!("{OF_SECRET}{signed}"),
+        fingerprint: format!("{SECRET_FINGERPRINT_PREFIX}{signed}"),
     })
 }
 
-/// The algorithm of this name. RFC 9864 gives each curve of `EdDSA` a name of its own.
+/// The algorithm with this name. RFC 9864 gives each curve of `EdDSA` its own name.
 fn algorithm(name: &str) -> Option<Algorithm> {
     match name {
         "Ed25519" => Some(Algorithm::EdDSA),
@@ -254,7 +255,7 @@ pub fn mint(config: &AuthConfig, identity: &Identity, ttl: Duration) -> Result<S
     sign(config, &Claims::new(config, identity, Purpose::Api, ttl))
 }
 
-/// Signs the token of a sign-in link, for a session of this length. The link itself is valid for ten minutes at most.
+/// Signs the token of a sign-in link, for a session of this length. The link itself is valid for at most ten minutes.
 ///
 /// # Errors
 /// When no secret is configured.
@@ -276,7 +277,7 @@ fn sign(config: &AuthConfig, claims: &Claims) -> Result<String, MintError> {
 /// Why no token was signed.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    /// There is no secret, and never a default one.
+    /// No secret is configured, and there is no default.
     #[error(
         "auth.hs256_secret is not set; set DRIFT_RETENTION_AUTH__HS256_SECRET to the service's secret (`openssl rand -hex 32` makes one)"
     )]

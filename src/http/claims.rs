@@ -1,6 +1,6 @@
-//! What a token says: its header and its claims, and whether they hold now, for us, and for what it is used for.
+//! A token's header and claims, and the checks that they are valid now, for this service and for this purpose.
 //!
-//! Claims are read strictly. Each stands once, in its one form, and a token is either for the API or a sign-in link's.
+//! Claims are read strictly: each occurs once, in one form. A token is for the API or for a sign-in link, never for both.
 
 use std::time::Duration;
 
@@ -14,38 +14,38 @@ use uuid::Uuid;
 use super::{Identity, Role};
 use crate::{config::AuthConfig, ids::OrgId};
 
-/// How far clocks may differ.
+/// How far the clocks of issuer and service may differ.
 pub(super) const LEEWAY: Duration = Duration::from_secs(30);
-/// How long a sign-in link can be taken at most.
-pub const LINK_LIFE: Duration = Duration::from_mins(10);
-/// What `use` says in a link's token. A token for the API has no `use`.
+/// The longest time that a sign-in link is valid.
+pub const LINK_LIFETIME: Duration = Duration::from_mins(10);
+/// The `use` claim of a link's token. A token for the API has no `use`.
 const CONSOLE_LINK: &str = "console_link";
 
-/// What a token is used for.
+/// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To ask the API, and to sign in to the console by its form.
+    /// Calling the API, and signing in to the console with the form.
     Api,
-    /// To sign in to the console by a link, once.
+    /// Signing in to the console with a link, once.
     ConsoleLink,
 }
 
-/// A token's header, as far as it matters to us.
+/// The parts of a token's header that this service reads.
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenHeader {
     pub alg: String,
     pub kid: Option<String>,
-    /// Extensions that whoever does not know them must refuse. We know none.
+    /// Extensions that a verifier must know or refuse. We know none.
     #[serde(default, deserialize_with = "present")]
     pub crit: bool,
 }
 
-/// Present in whatever shape, null included.
+/// True if the field is present, with any value, including null.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     serde::de::IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
-/// A token's claims. Times are seconds, which may have a fraction.
+/// A token's claims. Times are in seconds and may have a fraction.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Claims {
     sub: String,
@@ -57,7 +57,7 @@ pub(super) struct Claims {
     nbf: Option<Number>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<Number>,
-    /// Tells two tokens of one second apart: each is a sign-in link of its own.
+    /// Makes two tokens of the same second different, so that each is its own sign-in link.
     #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
     jti: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,22 +66,22 @@ pub(super) struct Claims {
     aud: Option<Value>,
     #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
     purpose: Option<String>,
-    /// Of a link: when the session that it begins ends.
+    /// For a link: when its session ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     session_exp: Option<Number>,
 }
 
-/// How long a token is good for.
+/// How long a token and its session are valid.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetime {
     /// When the token expires.
     pub expires_at: DateTime<Utc>,
-    /// When a session ends that it begins.
+    /// When a session that the token begins must end.
     pub session_ends_at: DateTime<Utc>,
 }
 
 impl Claims {
-    /// The claims of a new token, from now on.
+    /// The claims of a new token that is valid from now on.
     pub(super) fn new(
         config: &AuthConfig,
         identity: &Identity,
@@ -95,7 +95,7 @@ impl Claims {
             sub: identity.subject.clone(),
             role: identity.role.name().to_owned(),
             org_id: identity.org.map(|org| org.0),
-            exp: after(if is_link { ttl.min(LINK_LIFE) } else { ttl }),
+            exp: after(if is_link { ttl.min(LINK_LIFETIME) } else { ttl }),
             nbf: None,
             iat: Some(now.into()),
             jti: Some(Uuid::new_v4()),
@@ -106,8 +106,8 @@ impl Claims {
         }
     }
 
-    /// How long these claims hold, if they hold now; or why not.
-    pub(super) fn holds(&self, purpose: Purpose) -> Result<Lifetime, &'static str> {
+    /// Returns the lifetime if the claims are valid now for this purpose, or the reason why they are not.
+    pub(super) fn check_lifetime(&self, purpose: Purpose) -> Result<Lifetime, &'static str> {
         #[expect(clippy::cast_precision_loss, reason = "seconds, far below 2^53")]
         let now = get_current_timestamp() as f64;
         let leeway = LEEWAY.as_secs_f64();
@@ -124,15 +124,15 @@ impl Claims {
             (Purpose::ConsoleLink, Some(CONSOLE_LINK)) => self.session_of_link(now)?,
             (Purpose::Api, Some(CONSOLE_LINK)) => {
                 return Err(
-                    "it is a sign-in link's, which signs in to the console, once, and opens nothing else",
+                    "it belongs to a sign-in link, which only signs in to the console, once",
                 );
             }
             (Purpose::ConsoleLink, None) => {
                 return Err(
-                    "it is no sign-in link's: a link has a token of its own, with use: console_link",
+                    "it does not belong to a sign-in link: the token of a link has use: console_link",
                 );
             }
-            (_, Some(_)) => return Err("its use is none that is known here"),
+            (_, Some(_)) => return Err("this service does not know its use"),
         };
         Ok(Lifetime {
             expires_at,
@@ -140,29 +140,29 @@ impl Claims {
         })
     }
 
-    /// When a session ends that this link begins, if it is a link as it should be.
+    /// When the session of this link ends, if the link is well-formed.
     fn session_of_link(&self, now: f64) -> Result<DateTime<Utc>, &'static str> {
         let made = self.iat.as_ref().and_then(Number::as_f64);
         let is_short = made.zip(self.exp.as_f64()).is_some_and(|(made, exp)| {
-            made <= now + LEEWAY.as_secs_f64() && exp <= made + LINK_LIFE.as_secs_f64()
+            made <= now + LEEWAY.as_secs_f64() && exp <= made + LINK_LIFETIME.as_secs_f64()
         });
         if !is_short {
             return Err(
-                "a link says when it was made (iat), and expires at most ten minutes after that",
+                "a link must say when it was made (iat) and expire at most ten minutes later",
             );
         }
         let ends = self.session_exp.as_ref();
         if ends.and_then(Number::as_f64).is_none_or(|ends| ends < now) {
             return Err(
-                "a link says when its session ends (session_exp), and that is still to come",
+                "a link must say when its session ends (session_exp), and that time must be in the future",
             );
         }
         ends.and_then(date)
             .ok_or("its session_exp is no date before the year 10000")
     }
 
-    /// Whether they are from this issuer and for this audience; or why not.
-    pub(super) fn are_for(
+    /// Checks that the claims come from this issuer and are for this audience.
+    pub(super) fn check_issuer_and_audience(
         &self,
         issuer: Option<&str>,
         audience: Option<&str>,
@@ -173,43 +173,46 @@ impl Claims {
             return Err("it is from another issuer");
         }
         if let Some(audience) = audience
-            && !self.aud.as_ref().is_some_and(|aud| names(aud, audience))
+            && !self
+                .aud
+                .as_ref()
+                .is_some_and(|aud| contains_audience(aud, audience))
         {
             return Err("it is for another audience");
         }
         Ok(())
     }
 
-    /// Whose they are; or why nobody's.
+    /// The bearer, or the reason why the claims do not identify one.
     pub(super) fn identity(self) -> Result<Identity, String> {
         let role =
-            Role::named(&self.role).ok_or("its role is none of viewer, admin and operator")?;
+            Role::from_name(&self.role).ok_or("its role is none of viewer, admin and operator")?;
         let identity = Identity::new(self.sub, role, self.org_id.map(OrgId));
         identity.map_err(|why| why.to_string())
     }
 }
 
-/// A part of a token; none where it is not what it should be. Serde would read an array as a struct's fields, in their
-/// order.
+/// Decodes a part of a token, or returns `None` if it is malformed. Serde would read an array as a struct's fields in
+/// their order, so only an object is accepted.
 pub(super) fn decode<T: DeserializeOwned>(part: &str) -> Option<T> {
     let text = BASE64_URL_SAFE_NO_PAD.decode(part).ok()?;
     let is_object = text.trim_ascii_start().first() == Some(&b'{');
     serde_json::from_slice(&text).ok().filter(|_| is_object)
 }
 
-/// Whether an audience, or a list of them, has this one.
-fn names(aud: &Value, audience: &str) -> bool {
+/// Whether the claim is this audience or a list that contains it.
+fn contains_audience(aud: &Value, audience: &str) -> bool {
     match aud {
-        Value::Array(several) => several.iter().any(|one| one == audience),
-        one => one == audience,
+        Value::Array(audiences) => audiences.iter().any(|entry| entry == audience),
+        single => single == audience,
     }
 }
 
-/// A date that can be written, to the second.
+/// The date, to the second, if its year has four digits.
 fn date(date: &Number) -> Option<DateTime<Utc>> {
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "a cast saturates, and no calendar has what that cuts off"
+        reason = "a cast saturates, and no calendar reaches the saturated value"
     )]
     let whole = date.as_f64()? as i64;
     DateTime::from_timestamp(whole, 0).filter(|at| at.year() < 10_000)

@@ -1,4 +1,4 @@
-//! Path, query and body, with rejections that are problems like any other.
+//! Extractors for path, query and body. A rejection is a [`Problem`] like any other error.
 
 use axum::{
     body::Bytes,
@@ -21,7 +21,7 @@ pub(super) struct Path<T>(pub T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub T);
 
-/// A JSON body; no body at all, and `null`, are the default value.
+/// A JSON body. An empty body or `null` gives the default value.
 #[derive(Debug)]
 pub(super) struct OptionalJson<T>(pub T);
 
@@ -57,7 +57,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
     }
 }
 
-/// Text that can be stored and shown anywhere: no control characters, not blank, of a bounded length.
+/// Checks that a text can be stored and shown anywhere: it has no control characters and at most `max` characters. A
+/// blank text becomes `None`.
 pub(super) fn bounded_text(
     name: &str,
     text: Option<String>,
@@ -72,7 +73,7 @@ pub(super) fn bounded_text(
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }
 
-/// A time of four-digit years: Postgres stores no more of them than chrono reads.
+/// Checks that a time's year has four digits: chrono and Postgres do not read and store the same range beyond that.
 pub(super) fn bounded_time(
     name: &str,
     time: Option<DateTime<Utc>>,

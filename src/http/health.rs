@@ -1,6 +1,6 @@
 //! `/healthz`: the process answers. `/readyz`: it can do its work. `/metrics`: for Prometheus.
 //!
-//! They answer anybody, so `/readyz` has fixed words. What Postgres says goes to the log, once when the state changes.
+//! They answer anybody, so `/readyz` uses fixed texts. Postgres's own error goes to the log, once per change of state.
 
 use std::{
     sync::Arc,
@@ -28,56 +28,57 @@ use crate::{
     worker::Refusals,
 };
 
-/// How long a check may take: a load balancer does not wait either.
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a check may take. A load balancer does not wait longer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 const OK: &str = "ok";
 const NO_ANSWER: &str = "the database does not answer";
 const READ_ONLY: &str = "the database is read-only: database.url leads to a standby, or to the old primary after a failover, or \
     default_transaction_read_only is on";
-const REFUSED: &str = "the database refuses to record what becomes of runs: the log has its words";
-const UNNOTICED: &str = "warning: each run looks at every purged incident of its organization: the trigger note_rewritten_payload \
+const RECORDS_REFUSED: &str =
+    "the database refuses to record the progress of runs: the log has its error";
+const UNTRACKED_PAYLOADS: &str = "warning: each run looks at every purged incident of its organization: the trigger note_rewritten_payload \
     is missing, or is not ENABLE ALWAYS, on a table that the log names";
 
-/// What health is told from.
+/// The state from which the health routes answer.
 #[derive(Debug, Clone)]
 pub struct Health {
     /// The database.
     pub database: Database,
     /// The metrics of this process.
     pub metrics: Arc<Metrics>,
-    /// Of this process's worker; none where it has no worker role.
+    /// This process's worker. `None` if it does not have the role `worker`.
     pub worker: Option<WorkerHealth>,
-    /// Tables whose payloads can be written again unnoticed.
+    /// Tables whose payloads can be written again without a trigger that notes it.
     pub unnoticed: Arc<Mutex<Vec<String>>>,
-    /// What the last probe found, and when it began.
+    /// The result of the last probe, and when that probe began.
     pub last: Arc<Mutex<Option<(Instant, Readiness)>>>,
 }
 
-/// What a worker's health is told from.
+/// The state from which a worker's health is derived.
 #[derive(Debug, Clone)]
 pub struct WorkerHealth {
-    /// The names of its workers in the queue begin with it.
+    /// The prefix of its workers' names in the queue.
     pub identity: WorkerIdentity,
-    /// How long they may be silent.
+    /// How long its workers may go without a heartbeat.
     pub lease: Lease,
-    /// Which steps of runs the database refuses to record.
+    /// The steps of runs that the database refuses to record.
     pub refusals: Refusals,
 }
 
-/// What `/readyz` found; every part is `ok` or says what is wrong.
+/// The result of a probe. Every part is `ok` or says what is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Readiness {
     ready: bool,
     schema: &'static str,
-    /// A warning, which keeps nobody from being ready.
+    /// A warning. It does not affect readiness.
     mapping: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<&'static str>,
 }
 
 impl Default for Readiness {
-    /// Before the first probe: what is wrong then is news.
+    /// The state before the first probe, so that the first probe logs whatever is wrong.
     fn default() -> Self {
         Self {
             ready: true,
@@ -88,17 +89,17 @@ impl Default for Readiness {
     }
 }
 
-/// A part of readiness: its words, and the database's, if there are any.
-type Found = (&'static str, Option<String>);
+/// One part of readiness: its text, and the database's error if there is one.
+type Check = (&'static str, Option<String>);
 
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready: the database answers and takes writes, its schema is the one we know, our worker's heartbeat is fresh, and what it
-/// records is taken.
+/// The process is ready if the database answers and takes writes, its schema is the one that this program knows, the
+/// worker's heartbeat is fresh, and the database accepts the worker's records.
 pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
-    // Anybody may ask, and as often as they like: one probe at a time, and it is for all who asked before it began.
+    // Anybody may ask, as often as they like. So one probe runs at a time and answers everybody who asked before it began.
     let asked = Instant::now();
     let mut last = health.last.lock().await;
     let found = match *last {
@@ -120,12 +121,12 @@ pub(super) async fn readyz(State(health): State<Arc<Health>>) -> Response {
     (status, Json(found)).into_response()
 }
 
-/// Looks at every part, and logs what has changed since `before`.
+/// Checks every part, and logs a change since `before`.
 async fn probe(health: &Health, before: Readiness) -> Readiness {
     let (schema, why) = schema(&health.database).await;
     let (worker, workers_why) = match &health.worker {
-        Some(told) => {
-            let (worker, why) = worker(&health.database, told).await;
+        Some(worker_health) => {
+            let (worker, why) = worker(&health.database, worker_health).await;
             (Some(worker), why)
         }
         None => (None, None),
@@ -134,7 +135,7 @@ async fn probe(health: &Health, before: Readiness) -> Readiness {
     let found = Readiness {
         ready: schema == OK && worker.is_none_or(|worker| worker == OK),
         schema,
-        mapping: if is_noticed { OK } else { UNNOTICED },
+        mapping: if is_noticed { OK } else { UNTRACKED_PAYLOADS },
         worker,
     };
     match (before.ready, found.ready) {
@@ -149,13 +150,13 @@ async fn probe(health: &Health, before: Readiness) -> Readiness {
     found
 }
 
-async fn schema(database: &Database) -> Found {
-    match timeout(TIMEOUT, migrations::check(database)).await {
+async fn schema(database: &Database) -> Check {
+    match timeout(CHECK_TIMEOUT, migrations::check(database)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return (words(&error), Some(chain(&error))),
+        Ok(Err(error)) => return (schema_message(&error), Some(chain(&error))),
         Err(_) => return (NO_ANSWER, None),
     }
-    match timeout(TIMEOUT, postgres::is_read_only(database)).await {
+    match timeout(CHECK_TIMEOUT, postgres::is_read_only(database)).await {
         Ok(Ok(false)) => (OK, None),
         Ok(Ok(true)) => (READ_ONLY, None),
         Ok(Err(error)) => (NO_ANSWER, Some(chain(&error))),
@@ -163,7 +164,7 @@ async fn schema(database: &Database) -> Found {
     }
 }
 
-fn words(error: &SchemaError) -> &'static str {
+fn schema_message(error: &SchemaError) -> &'static str {
     match error {
         SchemaError::Behind { .. } => {
             "the database schema is behind this program; run `drift-retention migrate up`"
@@ -175,18 +176,23 @@ fn words(error: &SchemaError) -> &'static str {
             "the database was migrated by another build of drift-retention"
         }
         SchemaError::Unreachable => NO_ANSWER,
-        _ => "the database's schema cannot be read: the log says why",
+        _ => "the database schema cannot be read: the log says why",
     }
 }
 
-async fn worker(database: &Database, told: &WorkerHealth) -> Found {
+async fn worker(database: &Database, worker_health: &WorkerHealth) -> Check {
     let WorkerHealth {
         identity,
         lease,
         refusals,
-    } = told;
-    match timeout(TIMEOUT, jobs::workers_alive(database, identity, *lease)).await {
-        Ok(Ok(_)) if refusals.are_any() => (REFUSED, None),
+    } = worker_health;
+    match timeout(
+        CHECK_TIMEOUT,
+        jobs::workers_alive(database, identity, *lease),
+    )
+    .await
+    {
+        Ok(Ok(_)) if refusals.are_any() => (RECORDS_REFUSED, None),
         Ok(Ok(true)) => (OK, None),
         Ok(Ok(false)) => ("the worker's heartbeat is older than its lease", None),
         Ok(Err(error)) => (
@@ -199,7 +205,7 @@ async fn worker(database: &Database, told: &WorkerHealth) -> Found {
 
 pub(super) async fn metrics(State(health): State<Arc<Health>>) -> Response {
     let (open, idle) = health.database.connections();
-    health.metrics.show_pool(open, idle);
+    health.metrics.set_pool_connections(open, idle);
     match health.metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response(),
         Err(error) => Problem::internal(&error).into_response(),

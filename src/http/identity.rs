@@ -1,26 +1,26 @@
-//! Who calls, and what they may do. A thing of another organization is not forbidden but not there.
+//! The caller and the caller's rights. A resource of another organization is reported as missing, not as forbidden.
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::{ApiState, Problem, auth::Token};
 use crate::{ids::OrgId, runs::Run, text::is_control};
 
-/// The longest subject that is kept in records.
-const MAX_SUBJECT: usize = 200;
+/// The longest subject, in characters.
+const MAX_SUBJECT_CHARS: usize = 200;
 
-/// What a token's bearer may do.
+/// The rights of a token's bearer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
-    /// Reads its organization's things.
+    /// Reads the data of its organization.
     Viewer,
-    /// Reads them, and asks for purges.
+    /// Reads the data of its organization and requests purges.
     Admin,
-    /// Everything, of every organization.
+    /// May do everything, for every organization.
     Operator,
 }
 
 impl Role {
-    /// Its name in tokens and records.
+    /// The role's name in tokens and records.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -30,18 +30,20 @@ impl Role {
         }
     }
 
-    /// The role of this name.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    /// The role with this name.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         let all = [Self::Viewer, Self::Admin, Self::Operator];
         all.into_iter().find(|role| role.name() == name)
     }
 }
 
-/// Who cannot be anybody.
+/// Why claims do not make an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadIdentity {
-    /// `sub` is empty, too long, or could steer a terminal.
-    #[error("sub must be a name of at most {MAX_SUBJECT} characters, without control characters")]
+    /// `sub` is empty, too long, or contains control characters.
+    #[error(
+        "sub must be a name of at most {MAX_SUBJECT_CHARS} characters, without control characters"
+    )]
     Subject,
     /// An operator acts for every organization.
     #[error("an operator belongs to no organization: leave org_id (--org) out")]
@@ -54,23 +56,23 @@ pub enum BadIdentity {
 /// The bearer of a valid token.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// `sub`: who, as it stands in the records.
+    /// `sub`: the name in the records.
     pub subject: String,
     /// `role`.
     pub role: Role,
-    /// `org_id`: whose; operators have none.
+    /// `org_id`: the organization. Operators have none.
     pub org: Option<OrgId>,
 }
 
 impl Identity {
-    /// Somebody of this name, with this role.
+    /// An identity with this name and role.
     ///
     /// # Errors
-    /// When the name cannot be kept in records, or role and organization do not go together.
+    /// When the name cannot be stored in records, or the role does not fit the organization.
     pub fn new(subject: String, role: Role, org: Option<OrgId>) -> Result<Self, BadIdentity> {
         if subject.trim().is_empty()
             || subject.contains(is_control)
-            || subject.chars().count() > MAX_SUBJECT
+            || subject.chars().count() > MAX_SUBJECT_CHARS
         {
             return Err(BadIdentity::Subject);
         }
@@ -81,7 +83,7 @@ impl Identity {
         }
     }
 
-    /// Reading an organization's things: its own people, and operators.
+    /// Allows members of the organization and operators to read its data.
     pub(super) fn may_read(&self, org: OrgId) -> Result<(), Problem> {
         if self.role == Role::Operator || self.org == Some(org) {
             return Ok(());
@@ -89,7 +91,7 @@ impl Identity {
         Err(Problem::not_found())
     }
 
-    /// Asking for a purge: admins of the organization, and operators.
+    /// Allows admins of the organization and operators to request a purge.
     pub(super) fn may_purge(&self, org: OrgId) -> Result<(), Problem> {
         self.may_read(org)?;
         if self.role == Role::Viewer {
@@ -100,8 +102,8 @@ impl Identity {
         Ok(())
     }
 
-    /// A run as this person may see it.
-    pub(super) fn shown(&self, run: Run) -> Run {
+    /// The run without the fields that this identity may not see.
+    pub(super) fn visible_run(&self, run: Run) -> Run {
         if self.role == Role::Operator {
             run
         } else {
@@ -109,7 +111,7 @@ impl Identity {
         }
     }
 
-    /// Acting on all organizations' runs.
+    /// Allows operators to act on the runs of all organizations.
     pub(super) fn may_operate(&self) -> Result<(), Problem> {
         if self.role == Role::Operator {
             return Ok(());

@@ -1,7 +1,7 @@
-//! A set of public keys (JWKS) from a file or a URL, read again when a token names a key it does not hold: that is
-//! how keys rotate.
+//! A set of public keys (JWKS) from a file or a URL. It is read again when a token names a key that it does not hold,
+//! so that keys can rotate.
 //!
-//! It is read by one request at a time, and a token whose key is known does not wait for that: the URL may hang, and
+//! One request at a time reads the set. A token whose key is known does not wait for it, because the URL may hang and
 //! anybody can name a key that does not exist.
 
 use std::{
@@ -20,33 +20,32 @@ use reqwest::redirect::{Attempt, Policy};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
-    sync::{Mutex as Turn, Semaphore},
+    sync::{Mutex as AsyncMutex, Semaphore},
     time::{Instant, timeout},
 };
 
-use super::auth::{KeyStanding, VerifyingKey};
+use super::auth::{KeyState, VerifyingKey};
 use crate::telemetry::logs::chain;
 
-/// What keys of a set can be for.
+/// The algorithms that a key of the set may have.
 pub(super) const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-/// How long a set is trusted without looking again: a key that was withdrawn is honoured no longer than this, and until
-/// the next token comes.
-const FRESH: Duration = Duration::from_mins(10);
-/// How often tokens with unknown keys can make us look.
-const SOONEST: Duration = Duration::from_secs(5);
+/// The age at which the next token causes another read of the set. A withdrawn key stays valid until then.
+const MAX_SET_AGE: Duration = Duration::from_mins(10);
+/// The shortest time between two reads that tokens with unknown keys cause.
+const MIN_READ_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the source may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a token whose key is known waits for a set that is due: most sources answer within it.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// How many requests with unknown keys wait for a reading. Beyond that they are refused at once.
-const WAITING: usize = 32;
-/// The largest set that is read, in bytes.
-const MAX_SIZE: usize = 1024 * 1024;
-/// The most redirects that are followed.
-const MOST_REDIRECTS: usize = 3;
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a token whose key is known waits for a read that is due. Most sources answer within this time.
+const KNOWN_KEY_WAIT: Duration = Duration::from_millis(50);
+/// How many requests with unknown keys may wait for a read. Further ones are refused at once.
+const MAX_WAITING_REQUESTS: usize = 32;
+/// The largest key set, in bytes.
+const MAX_SET_BYTES: usize = 1024 * 1024;
+/// The longest chain of redirects.
+const MAX_REDIRECTS: usize = 3;
 
-/// Where the keys are, and those read last.
+/// The location of the keys and the keys that were read last.
 #[derive(Debug, Clone)]
 pub(super) struct Jwks(Arc<Source>);
 
@@ -54,25 +53,25 @@ pub(super) struct Jwks(Arc<Source>);
 struct Source {
     location: String,
     last: Mutex<Reading>,
-    /// Whoever has it reads.
-    turn: Arc<Turn<()>>,
-    /// Places to wait for that.
+    /// Held by the request that reads the set.
+    read_lock: Arc<AsyncMutex<()>>,
+    /// Limits the requests that wait for that read.
     waiting: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct Reading {
     keys: Vec<Key>,
-    /// When the reading of these keys began.
+    /// When the read of these keys began.
     read_at: Option<Instant>,
-    /// When it was last tried, whatever came of it.
+    /// When the last read ended, whether it succeeded or not.
     tried_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Key {
     id: Option<String>,
-    /// The one algorithm that it is for.
+    /// The algorithm that the key is for.
     algorithm: Algorithm,
     verifying: VerifyingKey,
 }
@@ -84,18 +83,18 @@ enum JwksError {
     File(#[from] std::io::Error),
     #[error("cannot fetch auth.jwks")]
     Url(#[source] reqwest::Error),
-    #[error("it redirects, and not to https on the same host")]
+    #[error("it redirects to another host or to a URL without https")]
     Redirect,
-    #[error("auth.jwks is no set of keys")]
+    #[error("auth.jwks is not a JSON Web Key Set")]
     Json(#[from] serde_json::Error),
-    #[error("auth.jwks is larger than {MAX_SIZE} bytes")]
+    #[error("auth.jwks is larger than {MAX_SET_BYTES} bytes")]
     TooLarge,
-    #[error("auth.jwks does not answer within {} s", TIMEOUT.as_secs())]
+    #[error("auth.jwks does not answer within {} s", READ_TIMEOUT.as_secs())]
     TooLate,
 }
 
 impl From<reqwest::Error> for JwksError {
-    /// The URL may hold a password or a token, and the setting's name says enough.
+    /// Removes the URL, which may hold a password or a token. The setting's name says enough.
     fn from(error: reqwest::Error) -> Self {
         Self::Url(error.without_url())
     }
@@ -106,14 +105,14 @@ impl Jwks {
         Self(Arc::new(Source {
             location,
             last: Mutex::default(),
-            turn: Arc::default(),
-            waiting: Semaphore::new(WAITING),
+            read_lock: Arc::default(),
+            waiting: Semaphore::new(MAX_WAITING_REQUESTS),
         }))
     }
 
-    /// The keys for `algorithm` that are named `kid`; a set of one key needs no name.
+    /// The keys for `algorithm` whose id is `kid`. In a set with one key, a token needs no `kid`.
     pub(super) async fn keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<VerifyingKey> {
-        let wanted = |keys: &[Key]| {
+        let select = |keys: &[Key]| {
             let named: &[Key] = match kid {
                 None if keys.len() > 1 => &[],
                 _ => keys,
@@ -123,50 +122,50 @@ impl Jwks {
             });
             fitting.map(|key| key.verifying.clone()).collect()
         };
-        self.find(wanted).await
+        self.find(select).await
     }
 
-    /// How the key stands that verified something so long ago. Only a set that was read since then can say that it is gone.
-    pub(super) async fn standing(&self, fingerprint: &str, ago: Duration) -> KeyStanding {
-        let wanted = |keys: &[Key]| -> Vec<()> {
+    /// The present state of the key that verified a token `ago`. Only a set that was read since then proves that the key is gone.
+    pub(super) async fn key_state(&self, fingerprint: &str, ago: Duration) -> KeyState {
+        let select = |keys: &[Key]| -> Vec<()> {
             let same = |key: &&Key| key.verifying.fingerprint == fingerprint;
             keys.iter().filter(same).map(|_| ()).collect()
         };
-        if !self.find(wanted).await.is_empty() {
-            return KeyStanding::Configured;
+        if !self.find(select).await.is_empty() {
+            return KeyState::Configured;
         }
         let read_at = self.0.last().read_at;
         if read_at.is_some_and(|at| at.elapsed() < ago) {
-            KeyStanding::Gone
+            KeyState::Gone
         } else {
-            KeyStanding::Unknown
+            KeyState::Unknown
         }
     }
 
-    /// What is wanted of the keys, which are read again where that is due.
-    async fn find<T>(&self, wanted: impl Fn(&[Key]) -> Vec<T>) -> Vec<T> {
-        let find = || wanted(&self.0.last().keys);
+    /// Applies `select` to the keys, after reading them again if that is due.
+    async fn find<T>(&self, select: impl Fn(&[Key]) -> Vec<T>) -> Vec<T> {
+        let find = || select(&self.0.last().keys);
         let known = find();
-        match self.0.turn.clone().try_lock_owned() {
-            Ok(turn) if self.0.is_due(known.is_empty()) => {
+        match self.0.read_lock.clone().try_lock_owned() {
+            Ok(read_lock) if self.0.is_due(known.is_empty()) => {
                 let source = self.0.clone();
-                // A task of its own: it goes on when the request that it began with is given up.
+                // A separate task, so that the read continues when the request that started it is cancelled.
                 let reading = tokio::spawn(async move {
                     source.read_again().await;
-                    drop(turn);
+                    drop(read_lock);
                 });
-                let patience = if known.is_empty() {
+                let max_wait = if known.is_empty() {
                     Duration::MAX
                 } else {
-                    PATIENCE
+                    KNOWN_KEY_WAIT
                 };
-                let _ = timeout(patience, reading).await;
+                let _ = timeout(max_wait, reading).await;
             }
-            // Somebody reads already, and may find it. Few wait for that: whoever sends tokens with unknown keys must not
-            // hold connections.
+            // Another request is reading and may find the key. Few requests wait for it: tokens with unknown keys
+            // must not occupy connections.
             Err(_) if known.is_empty() => {
-                if let Ok(_waiting) = self.0.waiting.try_acquire() {
-                    drop(self.0.turn.lock().await);
+                if let Ok(_permit) = self.0.waiting.try_acquire() {
+                    drop(self.0.read_lock.lock().await);
                 }
             }
             _ => return known,
@@ -180,16 +179,17 @@ impl Source {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether to read again: for a key that is missing soon, otherwise when the set is old.
+    /// Whether to read again: after a short interval if a key is missing, otherwise when the set is old.
     fn is_due(&self, is_missing: bool) -> bool {
         let last = self.last();
         let is_older = |at: Option<Instant>, age| at.is_none_or(|at| at.elapsed() > age);
-        is_older(last.tried_at, SOONEST) && (is_missing || is_older(last.read_at, FRESH))
+        is_older(last.tried_at, MIN_READ_INTERVAL)
+            && (is_missing || is_older(last.read_at, MAX_SET_AGE))
     }
 
     async fn read_again(&self) {
         let began = Instant::now();
-        let read = timeout(TIMEOUT, self.read()).await;
+        let read = timeout(READ_TIMEOUT, self.read()).await;
         let read = read.unwrap_or(Err(JwksError::TooLate));
         let mut last = self.last();
         last.tried_at = Some(Instant::now());
@@ -211,7 +211,7 @@ impl Source {
         } else {
             tokio::fs::read(&self.location).await?
         };
-        if text.len() > MAX_SIZE {
+        if text.len() > MAX_SET_BYTES {
             return Err(JwksError::TooLarge);
         }
         parse(&text)
@@ -219,7 +219,7 @@ impl Source {
 
     async fn fetch(&self) -> Result<Vec<u8>, JwksError> {
         let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
+            .timeout(READ_TIMEOUT)
             .redirect(Policy::custom(follow))
             .referer(false)
             .build()?;
@@ -231,7 +231,7 @@ impl Source {
         let mut text = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
             text.extend_from_slice(&chunk);
-            if text.len() > MAX_SIZE {
+            if text.len() > MAX_SET_BYTES {
                 return Err(JwksError::TooLarge);
             }
         }
@@ -239,13 +239,14 @@ impl Source {
     }
 }
 
-/// Whoever can answer in the place of the set's host must not lead us to keys of their own, or to services inside.
+/// Follows redirects only to https on the same host. An attacker who answers for the host must not lead us to other
+/// keys or to internal services.
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let first = attempt.previous().first();
     let is_same_host = first.is_some_and(|first| first.host() == attempt.url().host());
     let is_followed = is_same_host
         && attempt.url().scheme() == "https"
-        && attempt.previous().len() <= MOST_REDIRECTS;
+        && attempt.previous().len() <= MAX_REDIRECTS;
     if is_followed {
         attempt.follow()
     } else {
@@ -253,7 +254,7 @@ fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     }
 }
 
-/// The keys of a set that tokens can be verified with. What else stands in it is skipped.
+/// The keys of a set that can verify tokens. Other entries are skipped.
 fn parse(text: &[u8]) -> Result<Vec<Key>, JwksError> {
     #[derive(Deserialize)]
     struct Set {
@@ -267,7 +268,7 @@ fn parse(text: &[u8]) -> Result<Vec<Key>, JwksError> {
         let kid = entry.get("kid").cloned().unwrap_or_default();
         match read_entry(entry) {
             Ok(Some(key)) => keys.push(key),
-            Ok(None) => tracing::debug!(%kid, "a key of auth.jwks is not for tokens"),
+            Ok(None) => tracing::debug!(%kid, "a key of auth.jwks does not verify tokens"),
             Err(error) => tracing::warn!(
                 error = chain(&error), %kid, entry = at + 1,
                 "a key of auth.jwks cannot be read and is skipped"
@@ -277,9 +278,9 @@ fn parse(text: &[u8]) -> Result<Vec<Key>, JwksError> {
     Ok(keys)
 }
 
-/// A key that signs tokens; none where it is for something else.
+/// A key that verifies tokens, or `None` if the entry is for something else.
 fn read_entry(mut entry: Value) -> jsonwebtoken::errors::Result<Option<Key>> {
-    // RFC 9864 gives each curve of EdDSA a name of its own.
+    // RFC 9864 gives each curve of EdDSA its own name.
     if let Some(name) = entry.get_mut("alg").filter(|name| *name == "Ed25519") {
         *name = "EdDSA".into();
     }
@@ -305,7 +306,7 @@ fn may_verify(jwk: &Jwk) -> bool {
         && operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify))
 }
 
-/// The one algorithm of a key. A shared secret (`oct`) has no business in a set of public keys.
+/// The algorithm of a key. A shared secret (`oct`) is ignored: this is a set of public keys.
 fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
     let by_key = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
@@ -317,9 +318,9 @@ fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
         }
         _ => return None,
     };
-    let (algorithm, stated) = by_key;
+    let (algorithm, expected) = by_key;
     jwk.common
         .key_algorithm
-        .is_none_or(|said| said == stated)
+        .is_none_or(|algorithm| algorithm == expected)
         .then_some(algorithm)
 }

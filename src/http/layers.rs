@@ -1,5 +1,5 @@
-//! What stands around every route: request ids, limits, timeouts, compression, security headers, and answers to
-//! what no route answers. CORS is off: no origin but our own is answered.
+//! The layers around every route: request ids, limits, timeouts, compression, security headers, and answers for
+//! unknown routes. CORS is off: only our own origin may read answers.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use tracing::{Instrument, field};
 use super::{Problem, proxies::keep_to_https};
 use crate::{config::TrustedProxies, telemetry::traces};
 
-/// The largest body taken, in bytes.
-const MAX_BODY: usize = 64 * 1024;
-/// How long a request may take; a stream only has to begin.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest request body, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a request may take. A stream only has to begin within this time.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
@@ -46,12 +46,12 @@ const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-pub(super) fn around(routes: Router, proxies: TrustedProxies) -> Router {
+pub(super) fn with_layers(routes: Router, proxies: TrustedProxies) -> Router {
     let mut routes = routes
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn(bounded))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(time_limited))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
         }))
@@ -66,7 +66,7 @@ pub(super) fn around(routes: Router, proxies: TrustedProxies) -> Router {
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
 }
 
-/// A span per request, in the caller's trace if it sends one.
+/// Opens a span per request, in the caller's trace if the request names one.
 pub(super) async fn traced(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("unknown", MatchedPath::as_str).to_owned();
@@ -85,9 +85,9 @@ pub(super) async fn traced(request: Request, next: Next) -> Response {
     response
 }
 
-/// Ends a request that takes too long with a problem like any other.
-async fn bounded(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+/// Answers a request that takes too long with a [`Problem`].
+async fn time_limited(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::of_status(StatusCode::REQUEST_TIMEOUT).into_response(),
     }

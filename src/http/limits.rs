@@ -1,5 +1,5 @@
-//! What one caller may ask for: how often, and how much at once. One organization, or one address, must not keep the others
-//! from being answered. Each process counts for itself.
+//! Limits per caller: requests per minute and requests at once. One organization or one address must not block the
+//! others. Each process counts for itself.
 
 use std::{
     collections::HashMap,
@@ -23,84 +23,84 @@ use tokio::{
 use super::{Identity, Problem, Role};
 use crate::{config::HttpConfig, ids::OrgId, postgres::AtOnce, telemetry::metrics::Metrics};
 
-/// Requests of one organization that are worked on at once. More of them would take the database's connections from others.
-const AT_WORK_PER_ORG: usize = 10;
+/// Requests of one organization at once. More of them would take the database's connections from others.
+const MAX_REQUESTS_PER_ORG: usize = 10;
 /// Previews and dashboards of one organization at once.
-const COUNTING_PER_ORG: usize = 1;
-/// How long a request waits for a place.
-const WAIT: Duration = Duration::from_secs(1);
-/// How long a preview or dashboard waits for another one of its organization.
-const WAIT_FOR_OWN: Duration = Duration::from_secs(3);
-/// When a preview or dashboard that was refused may come back.
-const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// How long a request for a purge waits for those of other organizations. A burst of requests takes less.
-const WAIT_FOR_TURN: Duration = Duration::from_secs(20);
-/// Streams of events of one organization at once.
-const STREAMS_PER_ORG: usize = 50;
-/// Organizations or addresses that are kept in mind, before those that count for nothing any more are forgotten.
-const MANY: usize = 10_000;
+const MAX_COUNTS_PER_ORG: usize = 1;
+/// How long a request waits for a permit.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a preview or dashboard waits for another one of the same organization.
+const COUNT_PERMIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// When the client may repeat a refused preview or dashboard.
+const COUNT_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How long a request for a purge waits for the requests of other organizations. A burst of requests takes less.
+const ENQUEUE_PERMIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Event streams of one organization at once.
+const MAX_STREAMS_PER_ORG: usize = 50;
+/// The number of organizations or addresses in memory above which idle ones are removed.
+const MAX_TRACKED_KEYS: usize = 10_000;
 
-/// What is limited, and how much of it was used.
+/// The limits and their present use.
 #[derive(Debug)]
 pub struct Limits {
     metrics: Arc<Metrics>,
-    requests: Rate<OrgId>,
-    purges: Rate<Whose>,
-    sign_ins: Rate<IpAddr>,
+    requests: KeyedRate<OrgId>,
+    purges: KeyedRate<OrgAndOperator>,
+    sign_ins: KeyedRate<IpAddr>,
     counting: Arc<Semaphore>,
-    counting_of: Places<Whose>,
-    at_work: Places<OrgId>,
+    counting_of: KeyedSemaphores<OrgAndOperator>,
+    requests_of: KeyedSemaphores<OrgId>,
     streams: Arc<Semaphore>,
-    streams_of: Places<OrgId>,
-    turns: Places<OrgId>,
+    streams_of: KeyedSemaphores<OrgId>,
+    enqueueing_of: KeyedSemaphores<OrgId>,
     enqueueing: Arc<Semaphore>,
 }
 
-/// An organization, and whether it is an operator who asks about it: its own people must not keep operators out.
-type Whose = (OrgId, bool);
+/// An organization, and whether the caller is an operator. The organization's own members must not block operators.
+type OrgAndOperator = (OrgId, bool);
 
-/// Held by a request until it is answered.
+/// The permit that a request holds until it is answered.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub(super) struct RequestPermit(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
 
-impl Held {
-    fn hold(&self, place: Option<OwnedSemaphorePermit>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = place;
+impl RequestPermit {
+    fn hold(&self, permit: Option<OwnedSemaphorePermit>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 }
 
-/// Lets a request hold a place until it is answered.
-pub(super) async fn holding(mut request: Request, next: Next) -> Response {
-    let held = Held::default();
+/// Lets a request hold a permit until it is answered.
+pub(super) async fn hold_request_permit(mut request: Request, next: Next) -> Response {
+    let held = RequestPermit::default();
     request.extensions_mut().insert(held.clone());
     let response = next.run(request).await;
     drop(held);
     response
 }
 
-/// Held while a purge of an organization is being asked for.
+/// RequestPermit while a request enqueues a purge of an organization.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct EnqueuePermit {
     of_org: OwnedSemaphorePermit,
     _in_all: OwnedSemaphorePermit,
 }
 
-impl Turn {
-    /// Somebody else has locked what this request needs. Those that wait behind it would find the same.
-    pub(super) fn is_stuck(&self) {
+impl EnqueuePermit {
+    /// Refuses the requests that wait behind this one. They would meet the same lock.
+    pub(super) fn refuse_waiting(&self) {
         self.of_org.semaphore().close();
     }
 }
 
-/// Held while something counts a lot.
+/// RequestPermit during an expensive count.
 #[derive(Debug)]
-pub(super) struct MayCount {
+pub(super) struct CountPermit {
     _in_all: OwnedSemaphorePermit,
     _of_org: OwnedSemaphorePermit,
 }
 
 impl Limits {
-    /// The settings' limits, on so many connections of clients. What is refused is counted in `metrics`.
+    /// The settings' limits, for this many client connections. Refusals are counted in `metrics`.
     #[must_use]
     pub fn new(
         config: &HttpConfig,
@@ -110,21 +110,21 @@ impl Limits {
     ) -> Self {
         Self {
             metrics,
-            requests: Rate::per_minute(config.requests_per_minute),
-            purges: Rate::per_minute(config.purges_per_minute),
-            sign_ins: Rate::per_minute(config.sign_ins_per_minute),
+            requests: KeyedRate::per_minute(config.requests_per_minute),
+            purges: KeyedRate::per_minute(config.purges_per_minute),
+            sign_ins: KeyedRate::per_minute(config.sign_ins_per_minute),
             counting: Arc::new(Semaphore::new(at_once.counting)),
-            counting_of: Places::new(COUNTING_PER_ORG),
-            at_work: Places::new(AT_WORK_PER_ORG),
+            counting_of: KeyedSemaphores::new(MAX_COUNTS_PER_ORG),
+            requests_of: KeyedSemaphores::new(MAX_REQUESTS_PER_ORG),
             streams: Arc::new(Semaphore::new((connections / 2).max(1))),
-            streams_of: Places::new(STREAMS_PER_ORG),
-            turns: Places::new(1),
+            streams_of: KeyedSemaphores::new(MAX_STREAMS_PER_ORG),
+            enqueueing_of: KeyedSemaphores::new(1),
             enqueueing: Arc::new(Semaphore::new(at_once.enqueueing)),
         }
     }
 
-    /// One more request of somebody, which holds its place until it is answered.
-    pub(super) async fn request(
+    /// Admits a request. It holds its permit until it is answered.
+    pub(super) async fn admit_request(
         &self,
         identity: &Identity,
         extensions: &Extensions,
@@ -139,67 +139,78 @@ impl Limits {
                 wait,
             )
         })?;
-        let place = timeout(WAIT, self.at_work.of(org).acquire_owned()).await;
-        let place = place.map_err(|_| {
+        let permit = timeout(PERMIT_TIMEOUT, self.requests_of.of(org).acquire_owned()).await;
+        let permit = permit.map_err(|_| {
             self.refuse(
                 "requests",
                 "your organization sends too many requests at once",
-                WAIT,
+                PERMIT_TIMEOUT,
             )
         })?;
-        if let Some(held) = extensions.get::<Held>() {
-            held.hold(place.ok());
+        if let Some(held) = extensions.get::<RequestPermit>() {
+            held.hold(permit.ok());
         }
         Ok(())
     }
 
-    /// One more purge that is asked for: each leaves records that stay.
-    pub(super) fn purge(&self, identity: &Identity, org: OrgId) -> Result<(), Problem> {
-        self.purges.take(&whose(identity, org)).map_err(|wait| {
-            self.refuse(
-                "purges",
-                "too many purges of this organization were asked for; nothing was enqueued",
-                wait,
-            )
-        })
+    /// Admits a request for a purge. These are limited because each leaves permanent records.
+    pub(super) fn admit_purge(&self, identity: &Identity, org: OrgId) -> Result<(), Problem> {
+        self.purges
+            .take(&org_and_operator(identity, org))
+            .map_err(|wait| {
+                self.refuse(
+                    "purges",
+                    "too many purges of this organization were requested; nothing was enqueued",
+                    wait,
+                )
+            })
     }
 
-    /// Waits for a turn to ask for a purge of `org`: of the requests that meet a lock only one waits for it in the database. None:
-    /// the request before this one was stuck.
-    pub(super) async fn turn(&self, org: OrgId) -> Option<Turn> {
-        let of_org = self.turns.of(org).acquire_owned().await.ok()?;
-        // Locks of many organizations leave connections for whoever reads.
+    /// Waits for the permit to enqueue a purge of `org`. Of the requests that meet a lock, only one waits for it in
+    /// the database. Returns `None` if the request before this one met a lock.
+    pub(super) async fn enqueue_permit(&self, org: OrgId) -> Option<EnqueuePermit> {
+        let of_org = self.enqueueing_of.of(org).acquire_owned().await.ok()?;
+        // Even if the locks of many organizations are held, connections for readers remain.
         let in_all = self.enqueueing.clone().acquire_owned();
-        let in_all = timeout(WAIT_FOR_TURN, in_all).await.ok()?.ok()?;
-        Some(Turn {
+        let in_all = timeout(ENQUEUE_PERMIT_TIMEOUT, in_all).await.ok()?.ok()?;
+        Some(EnqueuePermit {
             of_org,
             _in_all: in_all,
         })
     }
 
-    /// One more attempt to sign in from `address`.
-    pub(super) fn sign_in(&self, address: IpAddr) -> Result<(), Problem> {
+    /// Admits an attempt to sign in from `address`.
+    pub(super) fn admit_sign_in(&self, address: IpAddr) -> Result<(), Problem> {
         self.sign_ins
             .take(&network(address))
             .map_err(|wait| self.refuse("sign_ins", "too many sign-ins from your address", wait))
     }
 
-    /// Waits a moment until something of `org` may count a lot.
-    pub(super) async fn count(&self, identity: &Identity, org: OrgId) -> Result<MayCount, Problem> {
+    /// Waits briefly for the permit to make an expensive count of `org`.
+    pub(super) async fn count_permit(
+        &self,
+        identity: &Identity,
+        org: OrgId,
+    ) -> Result<CountPermit, Problem> {
         let refused = || {
             self.refuse(
                 "counting",
-                "other requests that count as much are under way",
-                COUNT_AGAIN_AFTER,
+                "other expensive requests are being answered",
+                COUNT_RETRY_AFTER,
             )
         };
-        // One that waits for its own organization takes no place of the others.
-        let of_org = self.counting_of.of(whose(identity, org)).acquire_owned();
-        let of_org = timeout(WAIT_FOR_OWN, of_org).await.map_err(|_| refused())?;
-        let in_all = timeout(WAIT, self.counting.clone().acquire_owned());
+        // A request that waits for its own organization does not take a permit from the others.
+        let of_org = self
+            .counting_of
+            .of(org_and_operator(identity, org))
+            .acquire_owned();
+        let of_org = timeout(COUNT_PERMIT_TIMEOUT, of_org)
+            .await
+            .map_err(|_| refused())?;
+        let in_all = timeout(PERMIT_TIMEOUT, self.counting.clone().acquire_owned());
         let in_all = in_all.await.map_err(|_| refused())?;
         match (of_org, in_all) {
-            (Ok(of_org), Ok(in_all)) => Ok(MayCount {
+            (Ok(of_org), Ok(in_all)) => Ok(CountPermit {
                 _in_all: in_all,
                 _of_org: of_org,
             }),
@@ -207,15 +218,18 @@ impl Limits {
         }
     }
 
-    /// Places for one more stream of events of somebody, in all and of their organization.
-    pub(super) fn stream(&self, identity: &Identity) -> Result<Vec<OwnedSemaphorePermit>, Problem> {
+    /// Permits for one more event stream: one of the process and one of the caller's organization.
+    pub(super) fn stream_permits(
+        &self,
+        identity: &Identity,
+    ) -> Result<Vec<OwnedSemaphorePermit>, Problem> {
         let of_org = tenant(identity).map(|org| self.streams_of.of(org));
         let in_all = self.streams.clone();
-        let places = [Some(in_all), of_org].into_iter().flatten();
-        places
+        let semaphores = [Some(in_all), of_org].into_iter().flatten();
+        semaphores
             .map(Semaphore::try_acquire_owned)
             .collect::<Result<_, _>>()
-            .map_err(|_| self.refuse("streams", "too many runs are followed at once", WAIT))
+            .map_err(|_| self.refuse("streams", "too many event streams are open", PERMIT_TIMEOUT))
     }
 
     fn refuse(&self, limit: &str, what: &str, wait: Duration) -> Problem {
@@ -225,16 +239,17 @@ impl Limits {
     }
 }
 
-fn whose(identity: &Identity, org: OrgId) -> Whose {
+fn org_and_operator(identity: &Identity, org: OrgId) -> OrgAndOperator {
     (org, identity.role == Role::Operator)
 }
 
-/// Whose limits count for somebody. Operators are trusted, and they are the ones who look when something is wrong.
+/// The organization key limits apply to the caller. Operators have no limits: they are trusted, and they
+/// investigate when something is wrong.
 fn tenant(identity: &Identity) -> Option<OrgId> {
     identity.org.filter(|_| identity.role != Role::Operator)
 }
 
-/// Whoever has one IPv6 address has the 2⁶⁴ beside it too.
+/// The network of an address. A client with one IPv6 address usually has the whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -245,52 +260,55 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// So many a minute, for each of them; as many at once, if there were none before.
+/// A rate limit per key and minute. A whole minute's quota may be used at once.
 #[derive(Debug)]
-struct Rate<K: Hash + Eq + Clone>(DefaultKeyedRateLimiter<K>);
+struct KeyedRate<K: Hash + Eq + Clone>(DefaultKeyedRateLimiter<K>);
 
-impl<K: Hash + Eq + Clone> Rate<K> {
-    fn per_minute(most: NonZeroU32) -> Self {
-        Self(RateLimiter::keyed(Quota::per_minute(most)))
+impl<K: Hash + Eq + Clone> KeyedRate<K> {
+    fn per_minute(max: NonZeroU32) -> Self {
+        Self(RateLimiter::keyed(Quota::per_minute(max)))
     }
 
-    /// Takes one, or says how long to wait for it.
-    fn take(&self, whose: &K) -> Result<(), Duration> {
-        if self.0.len() > MANY {
+    /// Takes one from the quota, or returns how long to wait for it.
+    fn take(&self, key: &K) -> Result<(), Duration> {
+        if self.0.len() > MAX_TRACKED_KEYS {
             self.0.retain_recent();
         }
         self.0
-            .check_key(whose)
+            .check_key(key)
             .map_err(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
     }
 }
 
-/// So many places for each of them.
+/// A semaphore per key, each with the same number of permits.
 #[derive(Debug)]
-struct Places<K> {
-    each: usize,
-    taken: Mutex<HashMap<K, Weak<Semaphore>>>,
+struct KeyedSemaphores<K> {
+    permits: usize,
+    semaphores: Mutex<HashMap<K, Weak<Semaphore>>>,
 }
 
-impl<K: Hash + Eq> Places<K> {
-    fn new(each: usize) -> Self {
+impl<K: Hash + Eq> KeyedSemaphores<K> {
+    fn new(permits: usize) -> Self {
         Self {
-            each,
-            taken: Mutex::default(),
+            permits,
+            semaphores: Mutex::default(),
         }
     }
 
-    fn of(&self, whose: K) -> Arc<Semaphore> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = taken.get(&whose).and_then(Weak::upgrade)
-            && !places.is_closed()
+    fn of(&self, key: K) -> Arc<Semaphore> {
+        let mut semaphores = self
+            .semaphores
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(semaphore) = semaphores.get(&key).and_then(Weak::upgrade)
+            && !semaphore.is_closed()
         {
-            return places;
+            return semaphore;
         }
-        taken.retain(|_, places| places.strong_count() > 0);
-        let places = Arc::new(Semaphore::new(self.each));
-        taken.insert(whose, Arc::downgrade(&places));
-        places
+        semaphores.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let semaphore = Arc::new(Semaphore::new(self.permits));
+        semaphores.insert(key, Arc::downgrade(&semaphore));
+        semaphore
     }
 }
 

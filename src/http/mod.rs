@@ -5,6 +5,7 @@ mod auth;
 mod claims;
 mod console;
 mod extract;
+mod guarded_body;
 mod health;
 mod identity;
 mod jwks;
@@ -13,7 +14,6 @@ mod limits;
 mod problem;
 mod proxies;
 mod server;
-mod tied;
 
 use std::sync::Arc;
 
@@ -30,39 +30,39 @@ use crate::{
 pub use self::{
     api::openapi,
     auth::{MintError, Verifier, mint, mint_link},
-    claims::LINK_LIFE,
+    claims::LINK_LIFETIME,
     console::sessions,
     health::{Health, Readiness, WorkerHealth},
     identity::{BadIdentity, Identity, Role},
     limits::Limits,
     problem::Problem,
-    server::{connections_beside, serve},
+    server::{max_client_connections, serve},
 };
 
 /// What the API's handlers share.
 #[derive(Debug, Clone)]
 pub struct ApiState {
-    /// The database, for what is soon done.
+    /// The database, for requests that take little time.
     pub database: Database,
-    /// The database, or a replica of it, for what counts a lot and changes nothing.
+    /// The database or its replica, for expensive counts that change nothing.
     pub reading: Reading,
-    /// The database for what counts a lot: [`Limits`] says who may.
+    /// The database, for expensive counts. [`Limits`] decides who may count.
     pub counting: Database,
-    /// How much each organization and address may ask for.
+    /// The limits of each organization and each address.
     pub limits: Arc<Limits>,
     /// Verifies bearer tokens.
     pub verifier: Arc<Verifier>,
-    /// How the whole database stands.
+    /// The figures of the whole database.
     pub gauges: Arc<Gauges>,
     /// When the next run is due.
     pub schedule: Schedule,
-    /// Who may say how a request came to us.
+    /// The proxies whose forwarding headers are trusted.
     pub proxies: TrustedProxies,
     /// Ends streams when the process stops.
     pub stop: CancellationToken,
 }
 
-/// Every route of this process, behind these proxies: `api` is absent where it has no such role.
+/// Every route of this process. `api` is `None` if the process does not have the role `api`.
 pub fn router(health: Health, api: Option<ApiState>, proxies: TrustedProxies) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))
@@ -72,10 +72,10 @@ pub fn router(health: Health, api: Option<ApiState>, proxies: TrustedProxies) ->
     let routes = match api {
         Some(state) => {
             let api = api::router(state.clone()).merge(console::router(state));
-            let api = api.layer(middleware::from_fn(limits::holding));
+            let api = api.layer(middleware::from_fn(limits::hold_request_permit));
             health.merge(api.layer(middleware::from_fn(layers::traced)))
         }
         None => health,
     };
-    layers::around(routes, proxies)
+    layers::with_layers(routes, proxies)
 }

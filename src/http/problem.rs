@@ -11,13 +11,13 @@ use utoipa::ToSchema;
 
 use crate::{postgres, retention::ResolveError, runs::EnqueueError, telemetry::logs::chain};
 
-/// What a problem's `type` begins with: the name after it is stable.
+/// The prefix of a problem's `type`. The name after it is stable.
 const TYPE_PREFIX: &str = "urn:drift-retention:problem:";
 
 /// An error answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
-    /// Which problem: stable, for programs.
+    /// The kind of problem: stable, for programs.
     #[serde(rename = "type")]
     kind: String,
     /// The status in words.
@@ -26,7 +26,7 @@ pub struct Problem {
     status: u16,
     /// What failed, why, and what to do.
     detail: String,
-    /// Seconds after which the same request may be answered.
+    /// Seconds after which the client may repeat the request.
     #[serde(skip)]
     retry_after: Option<u64>,
 }
@@ -58,19 +58,19 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// 401: no valid token.
+    /// 401: the request has no valid token.
     #[must_use]
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     }
 
-    /// 403: a valid token without the role.
+    /// 403: the token is valid but lacks the role.
     #[must_use]
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
-    /// 404: not there, or not this caller's: the answer is the same.
+    /// 404: the resource does not exist or belongs to another organization. The answer is the same.
     #[must_use]
     pub fn not_found() -> Self {
         Self::new(
@@ -80,23 +80,23 @@ impl Problem {
         )
     }
 
-    /// 405: the path is known, the method is not.
+    /// 405: the path exists but does not support the method.
     #[must_use]
     pub fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "this path does not take this method; /openapi.json lists what it takes",
+            "this path does not support this method; /openapi.json lists the methods it supports",
         )
     }
 
-    /// 409: the thing's state does not allow it.
+    /// 409: the resource's state does not allow the request.
     #[must_use]
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
-    /// 503: somebody else holds what the request needs, for a moment.
+    /// 503: a lock or connection that the request needs is taken for a moment.
     #[must_use]
     pub fn busy(detail: impl Into<String>) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Problem {
         }
     }
 
-    /// 429: this caller asks for more than its share.
+    /// 429: the caller exceeds its limit.
     #[must_use]
     pub fn too_many_requests(detail: impl Into<String>, retry_after: u64) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl Problem {
         }
     }
 
-    /// The headers that go with it, on a page as well.
+    /// The headers of this problem, for JSON answers and for pages.
     pub(super) fn headers(&self) -> HeaderMap {
         let retry_after = self.retry_after.map(HeaderValue::from);
         retry_after
@@ -123,7 +123,7 @@ impl Problem {
             .collect()
     }
 
-    /// Any other status that a layer answered with.
+    /// The problem for a status that a layer answered with.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status {
@@ -146,14 +146,14 @@ impl Problem {
         }
     }
 
-    /// 500: logged here, with its causes; the caller is told nothing of the inside.
+    /// 500. The error and its causes are logged here and not shown to the caller.
     #[must_use]
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = chain(error), "a request failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "the service could not answer; try again, and look at its log if it stays so",
+            "the service could not answer; try again, and if it fails again, see the service's log",
         )
     }
 }
@@ -188,18 +188,18 @@ impl From<sqlx::Error> for Problem {
         }
         if is_lock_timeout(&error) {
             return Self::busy(
-                "another transaction holds what this needs; nothing was changed, try again in a moment",
+                "another transaction holds a lock that this request needs; nothing was changed, try again in a moment",
             );
         }
         if matches!(error, sqlx::Error::PoolTimedOut) {
-            tracing::warn!("a request failed: no connection to the database came free");
+            tracing::warn!("a request failed: no database connection became free");
             return Self::busy("the service is busy; try again in a moment");
         }
         Self::internal(&error)
     }
 }
 
-/// `lock_not_available`: a lock was waited for as long as a request may.
+/// `lock_not_available`: the request waited for a lock until its time limit.
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     error.is_some_and(|error| error.code().as_deref() == Some("55P03"))

@@ -1,4 +1,4 @@
-//! How a request came to us: what the proxy in front says of it, where the settings trust that proxy.
+//! The origin of a request, as the proxy in front reports it, if the settings trust that proxy.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,8 +15,8 @@ use crate::config::TrustedProxies;
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Where a request comes from: the last address on its way that is no trusted proxy. What stands before that, its sender may
-/// have made up.
+/// The client's address: the last address in the chain that is not a trusted proxy. The client may have invented the
+/// addresses before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClientAddress(pub IpAddr);
 
@@ -38,7 +38,7 @@ fn client_address(connected: IpAddr, headers: &HeaderMap, proxies: &TrustedProxi
     let said = said.filter_map(|said| said.to_str().ok());
     let mut before: Vec<IpAddr> = said
         .flat_map(|said| said.split(','))
-        // What is no address breaks the chain: nothing before it is believed.
+        // An entry that is not an address ends the chain: nothing before it is trusted.
         .map(|address| address.trim().parse().unwrap_or(IpAddr::from([0, 0, 0, 0])))
         .collect();
     let mut client = connected;
@@ -51,8 +51,7 @@ fn client_address(connected: IpAddr, headers: &HeaderMap, proxies: &TrustedProxi
     client
 }
 
-/// Whether the browser sends our cookies over HTTPS only. It must not where it cannot: on plain HTTP, which is for
-/// loopback.
+/// Whether our cookies are marked for HTTPS only. They are not on plain HTTP, which only loopback addresses may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HttpsOnly(pub bool);
 
@@ -74,8 +73,8 @@ impl FromRequestParts<ApiState> for HttpsOnly {
     }
 }
 
-/// Whether a trusted proxy says that the browser reached it over HTTPS. Of several proxies the first one, which the browser
-/// reached, has the first word.
+/// Whether a trusted proxy says that the browser reached it over HTTPS. If there are several proxies, the first value
+/// counts: it comes from the proxy that the browser reached.
 fn came_by_https(extensions: &Extensions, headers: &HeaderMap, proxies: &TrustedProxies) -> bool {
     let client = extensions.get::<ConnectInfo<SocketAddr>>();
     let is_trusted = client.is_some_and(|client| proxies.contain(client.ip()));
@@ -85,7 +84,8 @@ fn came_by_https(extensions: &Extensions, headers: &HeaderMap, proxies: &Trusted
     is_trusted && first.trim().eq_ignore_ascii_case("https")
 }
 
-/// Tells a browser that came by HTTPS to come by nothing else for a year. Of other names below this one we know nothing.
+/// Tells a browser that came by HTTPS to use only HTTPS for a year. Subdomains are not included, because they may
+/// belong to other services.
 pub(super) async fn keep_to_https(
     State(proxies): State<TrustedProxies>,
     request: Request,
@@ -102,7 +102,7 @@ pub(super) async fn keep_to_https(
     response
 }
 
-/// Whether the browser asked for this machine by a loopback name.
+/// Whether the request's `Host` is a loopback name or address.
 fn is_loopback(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
@@ -133,10 +133,10 @@ mod tests {
             }
             client_address(connected.parse().unwrap(), &headers, &proxies).to_string()
         };
-        // Nobody but a trusted proxy is believed.
+        // Only a trusted proxy is believed.
         assert_eq!(address("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
         assert_eq!(address("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
-        // What the client itself claimed stands before what the proxy saw.
+        // The client's own claim precedes the address that the proxy saw.
         assert_eq!(
             address("10.0.0.1", &["203.0.113.9, 198.51.100.1"]),
             "198.51.100.1"

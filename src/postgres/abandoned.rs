@@ -1,5 +1,5 @@
-//! Statements that nobody waits for any more. A pool would take their connection back only when they are done, minutes later;
-//! meanwhile the server works for nobody, and the connection is missing.
+//! Cancels statements whose caller has gone. Without this, the server would finish the statement, perhaps minutes
+//! later, and the pool would miss its connection until then.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, query};
@@ -7,22 +7,22 @@ use tokio::runtime::Handle;
 
 use super::Transaction;
 
-/// Has Postgres cancel what a transaction is at, if it is dropped before the transaction has ended.
+/// Cancels the transaction's statement if this guard is dropped before the transaction has ended.
 #[derive(Debug)]
 pub(super) struct Abandoned(Option<Running>);
 
-/// A transaction as the server knows it.
+/// A transaction, as the server identifies it.
 #[derive(Debug)]
 struct Running {
-    /// Where the order to cancel is given.
+    /// The pool that sends the cancellation.
     cancels: PgPool,
     pid: i32,
-    /// The same server process may be in another transaction by the time that it is cancelled.
+    /// Identifies the transaction, because the same server process may be in another one when the cancellation arrives.
     began_at: DateTime<Utc>,
 }
 
 impl Abandoned {
-    /// Cancels `tx`, by a connection of `cancels`.
+    /// A guard that cancels `tx` over a connection of `cancels`.
     pub(super) async fn of(tx: &mut Transaction<'_>, cancels: PgPool) -> sqlx::Result<Self> {
         let own = query!(
             r#"-- postgres.own_transaction
@@ -37,7 +37,7 @@ impl Abandoned {
         })))
     }
 
-    /// The transaction comes to its end.
+    /// Disarms the guard: the transaction is ending.
     pub(super) fn is_over(&mut self) {
         self.0 = None;
     }
@@ -67,7 +67,7 @@ impl Running {
         if let Err(error) = cancelled {
             tracing::debug!(
                 %error,
-                "cannot cancel a statement that nobody waits for"
+                "cannot cancel a statement whose caller has gone"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! Which connections may still be used. A failover can leave the old primary answering, and read-only; a migration can leave
-//! sessions with plans that no longer fit. A pool would go on with such connections for ever.
+//! Decides which pooled connections may be reused. After a failover the old primary may still answer, read-only. After
+//! a migration, sessions may have outdated plans. A pool would reuse such connections forever.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,23 +10,23 @@ use sqlx::{PgConnection, Row, postgres::PgPoolOptions, raw_sql};
 
 use super::error::is_about_connection;
 
-/// A connection that was in use so short a time ago is taken to be good; others are asked, which costs a round trip.
-const RECENT: Duration = Duration::from_secs(1);
+/// A connection that was idle for less than this is reused without a check. A check costs a round trip.
+const MAX_UNCHECKED_IDLE: Duration = Duration::from_secs(1);
 
-/// What a server may be good for.
+/// The access that a pool needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// A replica will do.
+    /// Reads only; the server may be a replica.
     Read,
-    /// Only a server that takes writes.
+    /// Reads and writes; the server must accept writes.
     Write,
 }
 
-/// The trust that the pools of one database put in their connections.
+/// Decides for all pools of one database whether a connection may be reused.
 #[derive(Debug)]
 pub(super) struct Trust {
     access: Access,
-    /// Connections opened before this are not used again.
+    /// Connections opened before this time are not reused.
     lost_at: Mutex<Option<Instant>>,
 }
 
@@ -38,27 +38,27 @@ impl Trust {
         })
     }
 
-    /// Closes connections that are not to be used again before somebody gets them.
+    /// Makes the pool close unusable connections instead of handing them out.
     pub(super) fn guard(self: &Arc<Self>, pool: PgPoolOptions) -> PgPoolOptions {
         let trust = self.clone();
         pool.before_acquire(move |connection, known| {
             let is_lost = trust.is_lost(known.age);
-            let is_recent = known.idle_for < RECENT;
+            let is_recent = known.idle_for < MAX_UNCHECKED_IDLE;
             let access = trust.access;
-            Box::pin(async move {
-                Ok(!is_lost && (is_recent || is_good_for(connection, access).await?))
-            })
+            Box::pin(
+                async move { Ok(!is_lost && (is_recent || allows(connection, access).await?)) },
+            )
         })
     }
 
-    /// Takes note of an error that speaks against the connections there are.
+    /// Distrusts all open connections after an error about a connection.
     pub(super) fn note(&self, error: &sqlx::Error) {
         if is_about_connection(error) {
             self.lose();
         }
     }
 
-    /// Every connection that is open now is closed before it is used again.
+    /// Distrusts all open connections: they are closed instead of reused.
     pub(super) fn lose(&self) {
         *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -69,8 +69,8 @@ impl Trust {
     }
 }
 
-/// Whether the server answers, and takes writes where it is to.
-async fn is_good_for(connection: &mut PgConnection, access: Access) -> sqlx::Result<bool> {
+/// Whether the server answers and, if needed, accepts writes.
+async fn allows(connection: &mut PgConnection, access: Access) -> sqlx::Result<bool> {
     let row = raw_sql("SHOW transaction_read_only")
         .fetch_one(connection)
         .await?;

@@ -1,29 +1,29 @@
-//! What Postgres makes of a statement, without running it: whether it may, and which tables it would read.
+//! Explains a statement without running it: whether Postgres accepts it, and which tables it would read.
 
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, types::Json};
 
 use super::Database;
 
-/// A plan, as far as it tells where rows come from.
+/// The parts of a query plan that say where rows come from.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PlanNode {
     /// `Seq Scan`, `Append`, …
     #[serde(rename = "Node Type")]
     pub node_type: String,
-    /// The table that is scanned.
+    /// The scanned table.
     #[serde(rename = "Relation Name")]
     pub relation: Option<String>,
     /// The condition that rows must meet.
     pub filter: Option<String>,
-    /// `false` where no row can ever come.
+    /// `false` if the node can never return a row.
     #[serde(rename = "One-Time Filter")]
     pub one_time_filter: Option<String>,
-    /// What it puts out, column by column, as Postgres writes expressions.
+    /// The output expressions, one per column, as Postgres writes them.
     #[serde(default)]
     pub output: Vec<String>,
-    /// Where its rows come from.
+    /// The child nodes.
     #[serde(default)]
     pub plans: Vec<PlanNode>,
 }
@@ -34,14 +34,14 @@ struct Explained {
     plan: PlanNode,
 }
 
-/// The plan of `statement`, which is not run.
+/// Returns the plan of `statement` without running it.
 ///
 /// # Errors
-/// What the statement itself would fail of before its first row: a missing table or right, a policy that would hide rows,
-/// a view that cannot be deleted from.
+/// The error that the statement would raise before its first row: a missing table or right, a policy that hides rows,
+/// or a view that does not support deletion.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the views to explain may be missing: no macro can check them"
+    reason = "the views may not exist, so no macro can check the statement"
 )]
 pub async fn explain(database: &Database, statement: &str) -> sqlx::Result<PlanNode> {
     let explain = format!("EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) {statement}");

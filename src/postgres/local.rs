@@ -1,7 +1,7 @@
-//! A Postgres of our own, for the quick start and for tests: nothing to configure, nothing shared with other
-//! servers of the machine. It listens on 127.0.0.1 only, with a random password and a port chosen at every start.
+//! A local Postgres server for the quick start and for tests. It needs no configuration and shares nothing with other
+//! servers of the machine. It listens only on 127.0.0.1, with a random password and a new port at every start.
 //!
-//! The server outlives a program that was killed; the next start on the same directory adopts it.
+//! The server outlives a killed program. The next start on the same directory adopts it.
 
 mod binaries;
 mod directory;
@@ -26,49 +26,50 @@ use tokio::{
 use self::directory::{DataDirectory, Postmaster, SUPERUSER};
 pub use self::{binaries::ServerBinaries, error::LocalServerError};
 
-/// Everything a start waits for, the wait for another program's start included.
+/// How long a start may take, including the wait for another program's start.
 const START_DEADLINE: Duration = Duration::from_mins(1);
-/// A fast stop writes a checkpoint first.
+/// How long a stop may take. A fast stop writes a checkpoint first.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
-/// How long a live process may refuse connections before it is no longer taken for our server: after a reboot its id
-/// may be some other program's.
+/// How long a live process may refuse connections before we conclude that it is not our server. After a reboot, another
+/// program may have its process id.
 const ADOPTION_GRACE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Another program may take the free port before the server does.
+/// Ports that a start tries. Another program may take a free port before the server does.
 const PORT_ATTEMPTS: usize = 3;
 
-/// A running Postgres whose data lives in a directory of ours.
+/// A running Postgres with its data in a directory of ours.
 ///
-/// Dropping it without [`LocalServer::stop`] leaves the server running, on purpose: a program that dies takes nothing
-/// down, and the next [`LocalServer::start`] on the directory adopts what it left. Two programs on one directory share
-/// one server, and whoever stops it stops it for both.
+/// Dropping it without [`LocalServer::stop`] leaves the server running on purpose: the next [`LocalServer::start`] on
+/// the directory adopts the server of a program that died. Two programs on one directory share one server, and a stop
+/// by one of them stops it for both.
 #[derive(Debug)]
 pub struct LocalServer {
     directory: DataDirectory,
     postmaster: Postmaster,
     password: String,
-    /// Absent when the server was adopted: then it is not ours to reap.
+    /// The child process. `None` if the server was adopted and so is not our child.
     child: Option<Child>,
 }
 
-/// How [`LocalServer::stop`] stops the server.
+/// The way in which [`LocalServer::stop`] stops the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
-    /// Open transactions are rolled back, data is written out, then the server exits.
+    /// Rolls open transactions back, writes all data, then exits.
     Fast,
-    /// The server exits at once, as in a crash; the next start recovers from the write-ahead log.
+    /// Exits at once, as in a crash. The next start recovers from the write-ahead log.
     Immediate,
 }
 
 impl LocalServer {
-    /// Starts the server whose data lives in `dir`, or adopts it when it runs already; the first start creates the
-    /// directory and its contents. `options` are settings (`("fsync", "off")`); an adopted server keeps those that it
-    /// was started with.
+    /// Starts the server with its data in `dir`, or adopts it if it already runs. The first start creates the directory
+    /// and its contents. `options` are settings (`("fsync", "off")`). An adopted server keeps the settings of its
+    /// start.
     ///
-    /// As root, which Postgres refuses, the server runs as the user `postgres`: `dir` must be reachable by that user.
+    /// Postgres refuses to run as root, so a program that runs as root starts the server as the user `postgres`. That
+    /// user must be able to reach `dir`.
     ///
     /// # Errors
-    /// When the directory cannot be used, or the server does not answer within a minute; the message carries the end
+    /// When the directory cannot be used, or the server does not answer within a minute. The message contains the end
     /// of its log.
     pub async fn start(
         binaries: &ServerBinaries,
@@ -77,7 +78,8 @@ impl LocalServer {
     ) -> Result<Self, LocalServerError> {
         let deadline = Instant::now() + START_DEADLINE;
         let directory = DataDirectory::open(dir)?;
-        // Held until this function returns: of two first starts at once, the second finds a server to adopt.
+        // The lock is held until this function returns, so that the second of two simultaneous starts adopts the server
+        // of the first.
         let _lock = directory.lock(deadline).await?;
         let password = directory.password()?;
         if let Some(postmaster) = find_live(&directory, &password, deadline).await? {
@@ -107,8 +109,8 @@ impl LocalServer {
         .await
     }
 
-    /// The connection string for `database`, whose name must not need escaping (letters, digits, `_` and `-` do not).
-    /// It holds the password: not for logs.
+    /// The connection string for `database`. The name must not need escaping (letters, digits, `_` and `-` do not). The
+    /// string contains the password, so do not log it.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         let (password, port) = (&self.password, self.postmaster.port);
@@ -127,13 +129,13 @@ impl LocalServer {
         self.postmaster.port
     }
 
-    /// Creates the database unless it is there; true when this call made it.
+    /// Creates the database if it does not exist. Returns whether this call created it.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn create_database(&self, name: &str) -> Result<bool, LocalServerError> {
         let quoted = name.replace('"', "\"\"");
-        // Whether it is there is the statement's own answer, so that two callers at once agree on who made it.
+        // The statement itself reports an existing database, so that only one of two simultaneous callers creates it.
         let created = async {
             let mut connection = connect(self.postmaster.port, &self.password).await?;
             connection
@@ -152,7 +154,7 @@ impl LocalServer {
         }
     }
 
-    /// Stops the server and waits until it has exited; one that is gone already is no error.
+    /// Stops the server and waits until it has exited. A server that has already exited is not an error.
     ///
     /// # Errors
     /// When the server cannot be signalled or is still running after a minute.
@@ -162,7 +164,7 @@ impl LocalServer {
             StopMode::Fast => Signal::SIGINT,
             StopMode::Immediate => Signal::SIGQUIT,
         };
-        // Of a server that is gone already, the process id may be somebody else's by now.
+        // If the server has already exited, another program may have its process id.
         if self.is_running() {
             match kill(Pid::from_raw(pid), signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
@@ -185,7 +187,7 @@ impl LocalServer {
     fn is_running(&mut self) -> bool {
         match &mut self.child {
             Some(child) => matches!(child.try_wait(), Ok(None)),
-            // Removing its pid file is the last thing a server does; one that crashed leaves it behind.
+            // A server removes its pid file last. A crashed server leaves it behind.
             None => {
                 is_alive(self.postmaster.pid)
                     && self
@@ -197,7 +199,7 @@ impl LocalServer {
     }
 }
 
-/// The server that already runs on this directory, if there is one; waits while it starts up or shuts down.
+/// The server that already runs on this directory, if there is one. Waits while it starts up or shuts down.
 async fn find_live(
     directory: &DataDirectory,
     password: &str,
@@ -219,7 +221,7 @@ async fn find_live(
                 log: directory.log_tail(),
             });
         }
-        // Should it be ours after all, the server's own check of its pid file refuses the second start.
+        // If it is ours after all, Postgres's own check of the pid file refuses the second start.
         if Instant::now() >= patience {
             return Ok(None);
         }
@@ -254,7 +256,7 @@ async fn launch(
         .stdout(log)
         .stderr(errors)
         .stdin(Stdio::null())
-        // Ctrl-C reaches the program alone, which then drains and stops its server last.
+        // Ctrl-C must reach only the program, which drains first and then stops its server.
         .process_group(0);
     let mut child = command
         .spawn()
@@ -269,7 +271,7 @@ async fn launch(
                 log: directory.log_tail(),
             });
         }
-        // The pid file must name our child: only then was it our child that answered.
+        // Only if the pid file names our child, the answer came from our child.
         if let Some(postmaster) = directory.postmaster()
             && child.id().and_then(|id| i32::try_from(id).ok()) == Some(postmaster.pid)
             && matches!(probe(directory, port, password).await, Answer::Ready)
@@ -283,7 +285,7 @@ async fn launch(
             });
         }
         if Instant::now() >= deadline {
-            // Nothing worth keeping runs in a server that never came up.
+            // A server that never came up holds no work to keep.
             child.kill().await.ok();
             return Err(LocalServerError::NotReady {
                 log: directory.log_tail(),
@@ -293,15 +295,15 @@ async fn launch(
     }
 }
 
-/// What is found on a port.
+/// The answer on a port.
 enum Answer {
-    /// Our server, accepting connections.
+    /// Our server accepts connections.
     Ready,
-    /// A server that starts up or shuts down.
+    /// A server is starting up or shutting down.
     NotYet,
-    /// Some other server.
+    /// Another server answers.
     Stranger,
-    /// Nothing that speaks Postgres.
+    /// No Postgres server answers.
     Silence,
 }
 

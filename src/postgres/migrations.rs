@@ -1,8 +1,8 @@
-//! The schema: apalis's own migrations, then ours, then what our load needs of apalis's tables; and, for whoever asks, a
-//! reference main app.
+//! The schema: apalis's own migrations, then ours, then our changes to apalis's tables; and on request a reference main
+//! app.
 //!
-//! Only the `migrate` command changes the schema (racing first starts of a queue fail); everything else checks
-//! that it finds exactly the schema it was built for, and names the command that mends it.
+//! Only the `migrate` command changes the schema, because simultaneous first starts of a queue fail. Every other
+//! command checks that the schema is exactly the one it was built for, and names the command that fixes it.
 
 mod lock;
 mod preflight;
@@ -17,43 +17,43 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
-/// Our bookkeeping stands in our own schema: the main app may use sqlx as well.
+/// The table of applied migrations. It is in our own schema, because the main app may also use sqlx.
 const TABLE: &str = "retention.migrations";
-/// The bookkeeping of the reference main app.
+/// The table of applied migrations of the reference main app.
 const MAIN_APP_TABLE: &str = "retention.main_app_migrations";
-/// The reference main app's migration that moves payloads into a table of their own.
-const PAYLOADS: i64 = 1003;
-/// The reference main app's migration that creates the schema `main_app`.
-const MAPPING: i64 = 1006;
+/// The version of the reference main app's migration that moves payloads into their own table.
+const PAYLOADS_VERSION: i64 = 1003;
+/// The version of the reference main app's migration that creates the schema `main_app`.
+const MAPPING_VERSION: i64 = 1006;
 
-/// One migration and where it stands.
+/// A migration, and whether it is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationStatus {
-    /// Its version: the number that its file begins with.
+    /// Its version: the number at the start of its file name.
     pub version: i64,
     /// Its name.
     pub name: String,
-    /// Whether this database has it.
+    /// Whether it is applied to this database.
     pub applied: bool,
 }
 
-/// Why the schema cannot be used, or changed.
+/// Why the schema cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// Migrations are missing, or apalis's own are, or its settings.
+    /// Migrations of ours or of apalis are missing, or our settings of the queue.
     #[error(
         "the database schema is behind this program ({what}); run `drift-retention migrate {command}`"
     )]
     Behind {
         /// What is missing.
         what: String,
-        /// What brings it: the arguments of `migrate`.
+        /// The arguments of `migrate` that add it.
         command: &'static str,
     },
-    /// The database cannot take the schema, or give it up: nothing was changed.
+    /// The schema cannot be created or removed. Nothing was changed.
     #[error("{0}; nothing was changed")]
     Refused(String),
-    /// Somebody else migrates this database, or holds the lock for it.
+    /// Another session migrates this database or holds its migration lock.
     #[error(
         "another session holds the lock of migrations: {0}. If it migrates, wait for its end; otherwise end it with \
          pg_terminate_backend; nothing was changed"
@@ -64,10 +64,10 @@ pub enum SchemaError {
         "the database schema is newer than this program (migration {0}); upgrade drift-retention"
     )]
     Ahead(i64),
-    /// The target of a step back is no version of ours.
+    /// The target of a step back is not a version of ours.
     #[error("there is no migration {0}; `drift-retention migrate status` lists them")]
     NoSuchVersion(i64),
-    /// Another build's migrations stand in the database.
+    /// Another build migrated this database.
     #[error(
         "this database was migrated by another build of drift-retention (migration {0} is not this program's); nothing was \
          changed: use that build, or start with a database without the schema retention"
@@ -79,23 +79,23 @@ pub enum SchemaError {
     /// A migration of ours failed.
     #[error("cannot migrate the schema")]
     Migrate(#[source] MigrateError),
-    /// Nothing answers at the database's address.
+    /// The database does not answer.
     #[error(
         "the database does not answer: is Postgres up where `database.url` says, with a connection free?"
     )]
     Unreachable,
-    /// What answers is a pooler, which hands out another session each time.
+    /// A transaction pooler answers, which uses another session each time.
     #[error(
         "`database.url` leads to a transaction pooler: set `database.direct_url` to Postgres itself, which the queue needs"
     )]
     Pooler(#[source] sqlx::Error),
-    /// The server does not prove who it is.
+    /// The server's certificate is not valid.
     #[error(
-        "the database's certificate is not accepted: `sslrootcert` names its CA's, and verify-full wants the host's name in it"
+        "the database's certificate is not accepted: `sslrootcert` must name the certificate of its CA, and verify-full requires the host's name in it"
     )]
     Certificate(#[source] sqlx::Error),
     /// The database failed.
-    #[error("cannot read the database's schema")]
+    #[error("cannot read the database schema")]
     Database(#[source] sqlx::Error),
 }
 
@@ -114,7 +114,7 @@ impl From<sqlx::Error> for SchemaError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::PoolTimedOut => Self::Unreachable,
-            // It refuses what sessions are opened with, or another's prepared statement stands where ours should.
+            // A pooler refuses our session parameters, or another client's prepared statement has the name of ours.
             sqlx::Error::Database(e)
                 if matches!(e.code().as_deref(), Some("08P01" | "42P05" | "26000")) =>
             {
@@ -126,16 +126,17 @@ impl From<sqlx::Error> for SchemaError {
     }
 }
 
-/// Our own schema: runs, the queue's entry, what serving keeps. It touches nothing of the main app.
+/// The migrations of our own schema. They do not touch the main app.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
-    migrator.set_locking(false); // `alone` locks
+    migrator.set_locking(false); // `with_lock` locks
     migrator.create_schema("retention");
     migrator.dangerous_set_table_name(TABLE);
     migrator
 }
 
-/// The reference main app in `public`, with its mapping. Its versions come after ours: the mapping stands on our functions.
+/// The migrations of the reference main app in `public`, with its mapping. Their versions come after ours, because the
+/// mapping uses our functions.
 fn main_app_migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("./migrations/main_app");
     migrator.set_locking(false);
@@ -143,13 +144,14 @@ fn main_app_migrator() -> Migrator {
     migrator
 }
 
-/// Brings the schemas `retention` and `apalis` up to this program's, and changes nothing else. Safe to run twice and from
-/// several places at once.
+/// Migrates the schemas `retention` and `apalis` to the versions of this program, and changes nothing else. It may run
+/// twice, and several times at once.
 ///
 /// # Errors
-/// When the database cannot take them: then nothing is changed. When a migration fails; those before it stay applied.
+/// When the database cannot take the schemas; then nothing is changed. When a migration fails; earlier ones stay
+/// applied.
 pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
-    alone(pool, async {
+    with_lock(pool, async {
         preflight::own_schemas(pool).await?;
         preflight::known_migrations(pool).await?;
         up_own(pool).await
@@ -157,16 +159,16 @@ pub async fn up(pool: &PgPool) -> Result<(), SchemaError> {
     .await
 }
 
-/// The same, and then the reference main app with its mapping.
+/// The same, and then creates the reference main app with its mapping.
 ///
 /// # Errors
-/// As [`up`]; and when tables of these names, or a mapping, are there that are not ours.
+/// As [`up`], and when there are tables with these names, or a mapping, that are not ours.
 pub async fn up_main_app(pool: &PgPool) -> Result<(), SchemaError> {
-    alone(pool, async {
+    with_lock(pool, async {
         preflight::own_schemas(pool).await?;
         preflight::known_migrations(pool).await?;
         let applied = applied_in(pool, MAIN_APP_TABLE).await?;
-        preflight::main_app(pool, applied.contains(&MAPPING)).await?;
+        preflight::main_app(pool, applied.contains(&MAPPING_VERSION)).await?;
         up_own(pool).await?;
         main_app_migrator().run(pool).await?;
         Ok(())
@@ -174,15 +176,15 @@ pub async fn up_main_app(pool: &PgPool) -> Result<(), SchemaError> {
     .await
 }
 
-/// One at a time: of several first set-ups of the queue at once, some would fail.
-async fn alone(
+/// Runs one migration command at a time. Of several simultaneous first set-ups of the queue, some would fail.
+async fn with_lock(
     pool: &PgPool,
     work: impl Future<Output = Result<(), SchemaError>>,
 ) -> Result<(), SchemaError> {
     let mut guard = pool.acquire().await?;
     lock::take(&mut guard).await?;
     let outcome = work.await;
-    // The lock goes with its session, whatever happened.
+    // The lock ends with its session, whatever happened.
     guard.close().await?;
     outcome
 }
@@ -197,7 +199,7 @@ async fn up_own(pool: &PgPool) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// The extensions of the queue stay where they are; where they are missing they come into the queue's own schema.
+/// Creates missing extensions of the queue in the queue's own schema. Existing ones stay in their schema.
 async fn queue_extensions(pool: &PgPool) -> sqlx::Result<()> {
     let mut connection = pool.acquire().await?;
     sqlx::raw_sql(
@@ -208,16 +210,17 @@ async fn queue_extensions(pool: &PgPool) -> sqlx::Result<()> {
     )
     .execute(&mut *connection)
     .await?;
-    // This session looked for them before they were there.
+    // This session has cached that they do not exist.
     connection.close().await
 }
 
-/// Steps back: one migration, or all those after `to`; those of the reference main app first. apalis's own schema stays.
+/// Undoes the last migration, or all migrations after `to`, beginning with those of the reference main app. apalis's
+/// own schema stays.
 ///
 /// # Errors
-/// When `to` is unknown, something of the main app's stands on ours, or a migration fails.
+/// When `to` is unknown, something in the main app depends on our schema, or a migration fails.
 pub async fn down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
-    alone(pool, step_down(pool, to)).await
+    with_lock(pool, step_down(pool, to)).await
 }
 
 async fn step_down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
@@ -236,12 +239,12 @@ async fn step_down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
     let of_main_app = applied_in(pool, MAIN_APP_TABLE).await?;
     let goes_below_ours = target < own_last && !applied(pool).await?.is_empty();
     if goes_below_ours {
-        preflight::triggers_of_ours(pool, of_main_app.contains(&MAPPING)).await?;
+        preflight::triggers_of_ours(pool, of_main_app.contains(&MAPPING_VERSION)).await?;
     }
     if !of_main_app.is_empty() {
-        // 0, or a version of ours: none of the reference main app's stays.
+        // The target is 0 or a version of ours, so all migrations of the reference main app are undone.
         let target = if target > own_last { target } else { 0 };
-        preflight::undo_main_app(pool, target < PAYLOADS).await?;
+        preflight::undo_main_app(pool, target < PAYLOADS_VERSION).await?;
         main_app_migrator().undo(pool, target).await?;
     }
     if goes_below_ours {
@@ -250,8 +253,8 @@ async fn step_down(pool: &PgPool, to: Option<i64>) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Our migrations in order, and which of them this database has. Those of the reference main app are listed only where one
-/// of them is applied.
+/// Our migrations in order, and whether each is applied. Those of the reference main app are listed only if one of them
+/// is applied.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -275,7 +278,7 @@ fn status_of(migrator: &Migrator, applied: &[i64]) -> Vec<MigrationStatus> {
         .collect()
 }
 
-/// Checks that the schema is exactly the one this program was built for.
+/// Checks that the schema is exactly the one that this program was built for.
 ///
 /// # Errors
 /// [`SchemaError::Behind`] or [`SchemaError::Ahead`], which say what to do.
@@ -318,7 +321,7 @@ async fn applied(on: impl PgExecutor<'_> + Copy) -> sqlx::Result<Vec<i64>> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "sqlx makes these tables: no migration that a query could be checked against has them"
+    reason = "sqlx creates these tables, so no migration contains them and no query macro can check the statement"
 )]
 async fn applied_in(on: impl PgExecutor<'_> + Copy, table: &'static str) -> sqlx::Result<Vec<i64>> {
     if !exists(on, table).await? {
@@ -330,7 +333,7 @@ async fn applied_in(on: impl PgExecutor<'_> + Copy, table: &'static str) -> sqlx
         .await
 }
 
-/// Whether the main app's tables are mapped: whether there is a schema `main_app`.
+/// Whether the main app's tables are mapped, which means that the schema `main_app` exists.
 ///
 /// # Errors
 /// When the database cannot be read.

@@ -1,4 +1,4 @@
-//! The pools of one database, and who may use which: work that waits in one keeps nobody waiting in another.
+//! The pools of one database and their users. Work that waits for a connection in one pool does not block another pool.
 
 use std::{iter, sync::Arc, time::Duration};
 
@@ -11,67 +11,67 @@ use super::{
     direct_pool, pooler_pool,
 };
 
-/// The pause after each connection that is opened ahead.
-const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(30);
-/// How long opening ahead may take.
-const OPEN_WITHIN: Duration = Duration::from_secs(3);
-/// Connections to a replica for cancelling what others of them are at.
-const CANCELLING: u32 = 1;
+/// The pause after each connection that is opened in advance.
+const CONNECTION_PAUSE: Duration = Duration::from_millis(30);
+/// How long opening connections in advance may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections to a replica that only cancel statements of the others.
+const CANCEL_CONNECTIONS: u32 = 1;
 
-/// Postgres, by one URL or by two.
+/// A Postgres database, reached through one URL or two.
 #[derive(Debug, Clone)]
 pub struct Database {
     pub(super) pool: PgPool,
-    /// Sessions of our own; absent: `pool` has them.
+    /// Direct sessions past a pooler. If absent, `pool` has sessions.
     pub(super) direct: Option<PgPool>,
     /// Sessions of their own for the transactions that purge; absent: `pool` has them. They are few: a pool hands out the session
     /// that has been idle for longest, and each session maps every page of the tables that it comes to into its own memory.
     pub(super) purging: Option<PgPool>,
     /// Connections that HTTP requests have to themselves; absent: they share `pool`.
     requests: Option<RequestPools>,
-    /// Cancels statements that nobody waits for; absent: `pool` does.
+    /// Cancels abandoned statements. If absent, `pool` does.
     pub(super) cancels: Option<PgPool>,
-    /// The mapping that this process has checked; absent: nothing may be purged.
+    /// The mapping that this process has checked. If absent, nothing may be purged.
     pub(super) mapping: Option<Arc<Mapping>>,
-    /// Which of the connections may still be used.
+    /// Decides which connections may be reused.
     pub(super) trust: Arc<Trust>,
 }
 
 /// However many requests wait for the database, the worker, the scheduler and readiness have connections of their own.
 #[derive(Debug, Clone)]
 struct RequestPools {
-    /// For what is soon done.
+    /// For requests that take little time.
     quick: PgPool,
-    /// For what counts a lot, by [`Database::for_counting`].
+    /// For expensive counts; see [`Database::for_counting`].
     counting: PgPool,
 }
 
-/// How much requests over HTTP may do at once, so that connections are left for others.
+/// Limits of concurrent HTTP requests, so that connections remain for others.
 #[derive(Debug, Clone, Copy)]
 pub struct AtOnce {
-    /// Of what counts a lot: one connection is the gauges'.
+    /// Expensive counts at once. One connection remains for the gauges.
     pub counting: usize,
-    /// Of what may meet the main app's locks: the other connections are for reading.
+    /// Requests at once that may meet the main app's locks. The other connections remain for reads.
     pub enqueueing: usize,
 }
 
 impl Database {
-    /// The database at `url`, over at most `connections` of its sessions; connects at the first use.
+    /// The database at `url`, with at most `connections` connections. It connects at the first use.
     ///
     /// # Errors
-    /// When `url` is no Postgres URL.
+    /// When `url` is not a Postgres URL.
     pub fn new(url: &str, connections: u32) -> sqlx::Result<Self> {
         Self::on(url, connections, Trust::new(Access::Write))
     }
 
-    /// The same for what only reads: the server may be a replica.
+    /// The same for reads only: the server may be a replica.
     ///
     /// # Errors
-    /// When `url` is no Postgres URL.
+    /// When `url` is not a Postgres URL.
     pub fn for_reading(url: &str, connections: u32) -> sqlx::Result<Self> {
         let database = Self::on(url, connections, Trust::new(Access::Read))?;
         Ok(Self {
-            cancels: Some(direct_pool(url, CANCELLING, &database.trust)?),
+            cancels: Some(direct_pool(url, CANCEL_CONNECTIONS, &database.trust)?),
             ..database
         })
     }
@@ -100,11 +100,11 @@ impl Database {
         })
     }
 
-    /// The database behind a transaction pooler: at most `connections` to the pooler at `url`, and at most `sessions`
-    /// at `direct_url`, which leads past it.
+    /// The database behind a transaction pooler: at most `connections` connections to the pooler at `url`, and at most
+    /// `sessions` to Postgres itself at `direct_url`.
     ///
     /// # Errors
-    /// When a URL is no Postgres URL.
+    /// When a URL is not a Postgres URL.
     pub fn behind_pooler(
         url: &str,
         connections: u32,
@@ -123,10 +123,10 @@ impl Database {
         })
     }
 
-    /// The same for what only reads, over one URL: the server behind the pooler may be a replica.
+    /// The same for reads only, with one URL: the server behind the pooler may be a replica.
     ///
     /// # Errors
-    /// When `url` is no Postgres URL.
+    /// When `url` is not a Postgres URL.
     pub fn for_reading_behind_pooler(url: &str, connections: u32) -> sqlx::Result<Self> {
         let trust = Trust::new(Access::Read);
         Ok(Self {
@@ -134,17 +134,17 @@ impl Database {
             direct: Some(direct_pool(url, connections, &trust)?),
             purging: None,
             requests: None,
-            cancels: Some(pooler_pool(url, CANCELLING, &trust)?),
+            cancels: Some(pooler_pool(url, CANCEL_CONNECTIONS, &trust)?),
             mapping: None,
             trust,
         })
     }
 
-    /// The same with connections more, to `url` as well: `quick` for the requests of [`Database::for_requests`], and `counting`
-    /// for what [`Database::for_counting`] is for.
+    /// The same with additional connections to `url`: `quick` for [`Database::for_requests`] and `counting` for
+    /// [`Database::for_counting`].
     ///
     /// # Errors
-    /// When `url` is no Postgres URL.
+    /// When `url` is not a Postgres URL.
     pub fn with_requests(self, url: &str, quick: u32, counting: u32) -> sqlx::Result<Self> {
         let open = |connections| {
             if self.is_pooled() {
@@ -163,19 +163,19 @@ impl Database {
         })
     }
 
-    /// The same database for HTTP requests that are soon done.
+    /// The same database for HTTP requests that take little time.
     #[must_use]
     pub fn for_requests(&self) -> Self {
         self.through(self.requests.as_ref().map(|requests| &requests.quick))
     }
 
-    /// The same database for what counts a lot and changes nothing.
+    /// The same database for expensive counts, which change nothing.
     #[must_use]
     pub fn for_counting(&self) -> Self {
         self.through(self.requests.as_ref().map(|requests| &requests.counting))
     }
 
-    /// How much requests may do at once.
+    /// The limits of concurrent requests.
     #[must_use]
     pub fn at_once(&self) -> AtOnce {
         let Some(requests) = &self.requests else {
@@ -201,12 +201,12 @@ impl Database {
         }
     }
 
-    /// Has every connection that is open now closed before it is used again: something is wrong with them.
+    /// Closes every open connection instead of reusing it, because something is wrong with them.
     pub fn renew_connections(&self) {
         self.trust.lose();
     }
 
-    /// The same database for a process that has checked `mapping`: it may purge.
+    /// The same database for a process that has checked `mapping` and so may purge.
     #[must_use]
     pub fn with_mapping(self, mapping: Mapping) -> Self {
         Self {
@@ -221,14 +221,13 @@ impl Database {
         self.mapping.as_deref()
     }
 
-    /// Sessions that stay ours from one statement to the next: LISTEN and advisory locks need them, and with them
-    /// the queue.
+    /// Sessions that last for many statements. LISTEN, advisory locks and the queue need them.
     #[must_use]
     pub fn sessions(&self) -> &PgPool {
         self.direct.as_ref().unwrap_or(&self.pool)
     }
 
-    /// Connections that are open now, and how many of them nobody uses.
+    /// The number of open connections, and the number of idle ones among them.
     #[must_use]
     pub fn connections(&self) -> (u32, usize) {
         self.pools().fold((0, 0), |(open, idle), pool| {
@@ -236,7 +235,7 @@ impl Database {
         })
     }
 
-    /// The most connections that can be open at once.
+    /// The most connections that may be open at once.
     #[must_use]
     pub fn most_connections(&self) -> u32 {
         self.pools()
@@ -244,27 +243,27 @@ impl Database {
             .sum()
     }
 
-    /// Opens every connection of a worker before it is needed, one after the other: a server of two processors feels it when ten begin at
-    /// once. What cannot be opened in time is when it is needed, or that fails.
+    /// Opens every connection of a worker in advance, one after the other, because opening ten at once slows a small
+    /// server down. A connection that cannot be opened in time is opened when it is needed.
     pub async fn open_gently(&self) {
         let open_all = async {
             for pool in self.own_pools() {
                 let mut open = Vec::new();
                 while pool.size() < pool.options().get_max_connections() {
                     open.push(pool.acquire().await?);
-                    sleep(BETWEEN_CONNECTIONS).await;
+                    sleep(CONNECTION_PAUSE).await;
                 }
             }
             Ok::<_, sqlx::Error>(())
         };
-        match timeout(OPEN_WITHIN, open_all).await {
+        match timeout(OPEN_TIMEOUT, open_all).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "cannot open every connection now"),
-            Err(_) => tracing::debug!("not every connection is open yet"),
+            Ok(Err(error)) => tracing::debug!(%error, "cannot open every connection in advance"),
+            Err(_) => tracing::debug!("not every connection was opened in advance"),
         }
     }
 
-    /// Closes every connection, once it is free.
+    /// Closes every connection as soon as it is free.
     pub async fn close(&self) {
         for pool in self.pools() {
             pool.close().await;
@@ -278,7 +277,7 @@ impl Database {
         self.own_pools().chain(requests).chain(cancels)
     }
 
-    /// All but those of requests.
+    /// All pools except those of requests.
     fn own_pools(&self) -> impl Iterator<Item = &PgPool> {
         iter::once(&self.pool)
             .chain(&self.direct)

@@ -1,8 +1,8 @@
-//! Where what counts a lot and changes nothing is read: on a replica, as long as it answers.
+//! Chooses the server for expensive reads: a replica while it answers, otherwise the primary.
 //!
-//! A replica ends a statement that stands in the way of what it has to replay, and it may be down or out of reach. Nobody
-//! who asks should notice: what it does not answer, it is asked once more, and then the primary is. A replica that is down
-//! is left alone for a while, so that not every reader waits for it anew.
+//! A replica cancels a statement that conflicts with its replay, and it may be down. Readers should not notice this. So
+//! a failed read is tried once more on the replica and then on the primary. A replica that is down is skipped for a
+//! while, so that not every reader waits for it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -11,10 +11,10 @@ use std::{
 
 use super::{Database, is_contention, is_timeout};
 
-/// How long a replica that is down is left alone.
-const REST: Duration = Duration::from_secs(30);
+/// How long a replica that is down is skipped.
+const REPLICA_SKIP_TIME: Duration = Duration::from_secs(30);
 
-/// The primary, and a replica that answers in its place if there is one.
+/// The primary, and a replica that answers instead of it if there is one.
 #[derive(Debug, Clone)]
 pub struct Reading {
     primary: Database,
@@ -24,7 +24,7 @@ pub struct Reading {
 #[derive(Debug, Clone)]
 struct Replica {
     database: Database,
-    rests_until: Arc<Mutex<Option<Instant>>>,
+    skipped_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Reading {
@@ -37,29 +37,32 @@ impl Reading {
         }
     }
 
-    /// Reads on a replica, as long as it answers.
+    /// Reads on a replica while it answers.
     #[must_use]
     pub fn on_replica(replica: Database, primary: Database) -> Self {
         Self {
             primary,
             replica: Some(Replica {
                 database: replica,
-                rests_until: Arc::default(),
+                skipped_until: Arc::default(),
             }),
         }
     }
 
-    /// The most connections that can be open to the replica at once.
+    /// The most connections to the replica that may be open at once.
     #[must_use]
     pub fn most_connections_to_a_replica(&self) -> u32 {
         let replica = self.replica.as_ref();
         replica.map_or(0, |replica| replica.database.most_connections())
     }
 
-    /// Begins something that is to be read as a whole, from one of them.
+    /// Begins a read that one server answers as a whole.
     #[must_use]
     pub fn begin(&self) -> Turn<'_> {
-        let replica = self.replica.as_ref().filter(|replica| !replica.rests());
+        let replica = self
+            .replica
+            .as_ref()
+            .filter(|replica| !replica.is_skipped());
         Turn {
             primary: &self.primary,
             replica,
@@ -69,40 +72,40 @@ impl Reading {
 }
 
 impl Replica {
-    fn rests(&self) -> bool {
+    fn is_skipped(&self) -> bool {
         let until = *self.lock();
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    fn rest(&self) {
-        *self.lock() = Some(Instant::now() + REST);
+    fn skip_for_a_while(&self) {
+        *self.lock() = Some(Instant::now() + REPLICA_SKIP_TIME);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        let locked = self.rests_until.lock();
+        let locked = self.skipped_until.lock();
         locked.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Who is asked, and who is asked next.
+/// The attempts of one read: the server to ask now, and the one to ask next.
 #[derive(Debug)]
 pub struct Turn<'r> {
     primary: &'r Database,
-    /// Absent: the primary's turn has come.
+    /// `None` if the primary is to be asked.
     replica: Option<&'r Replica>,
     tries: u8,
 }
 
 impl Turn<'_> {
-    /// Whom to ask now.
+    /// The server to ask now.
     #[must_use]
     pub fn database(&self) -> &Database {
         self.replica
             .map_or(self.primary, |replica| &replica.database)
     }
 
-    /// After a failure: whether to ask again. It is `false` once the primary has failed, and where the statement took too long:
-    /// it would do so on the primary as well, at the main app's expense.
+    /// Returns whether to try again after a failure. It is `false` if the primary failed, or if the statement took too
+    /// long: it would also take too long on the primary and slow the main app down.
     pub fn goes_on_after(&mut self, error: &sqlx::Error) -> bool {
         let Some(replica) = self.replica else {
             return false;
@@ -111,14 +114,14 @@ impl Turn<'_> {
             return false;
         }
         self.tries += 1;
-        // A pool that timed out has tried all the time.
+        // A pool that timed out has tried for the whole time.
         if self.tries == 1 && !matches!(error, sqlx::Error::PoolTimedOut) {
             return true;
         }
         self.replica = None;
-        // One that ends a statement for what it has to replay is at work, and answers the next.
+        // A replica that cancelled a statement for its replay works and answers the next one.
         if !is_contention(error) {
-            replica.rest();
+            replica.skip_for_a_while();
         }
         let error = match error {
             sqlx::Error::Database(database) => database.message().to_owned(),
@@ -131,7 +134,7 @@ impl Turn<'_> {
         true
     }
 
-    /// What a replica does not have yet, the primary may have: whether to ask again.
+    /// Switches to the primary, which may have data that the replica does not have yet. Returns whether to try again.
     pub fn goes_on_to_the_primary(&mut self) -> bool {
         self.replica.take().is_some()
     }

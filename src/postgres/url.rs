@@ -1,9 +1,10 @@
-//! Database URLs, read before sqlx reads them.
+//! Checks database URLs before sqlx reads them.
 //!
-//! sqlx takes any URL for one of Postgres's: of `jdbc:` it uses nothing and connects to its default host, and what stands
-//! behind an unencoded `#` or `/` it takes for something else. Of an IPv6 address it passes on the brackets, which no name
-//! lookup understands, and a user without a host it refuses, although `?host=` may name one. So what cannot be meant is refused
-//! here, by a message that never repeats the URL, since passwords stand there; the rest is put in words that sqlx reads rightly.
+//! sqlx accepts any URL. It ignores the contents of a `jdbc:` URL and connects to its default host, and it misreads a
+//! URL with an unencoded `#` or `/`. It keeps the brackets of an IPv6 address, which name lookup rejects, and it
+//! refuses a user without a host, although `?host=` may name one. So this module refuses URLs that must be mistakes.
+//! Its messages never repeat the URL, which may contain a password. It rewrites the others so that sqlx reads them
+//! correctly.
 
 use std::{borrow::Cow, fs, path::PathBuf, str::FromStr};
 
@@ -14,17 +15,17 @@ use sqlx::{
 };
 use url::{Host, ParseError, Url};
 
-/// How a URL should look.
-const FORM: &str = "write it as postgres://user:password@host:port/database";
-/// Stands where a URL names no host, since the grammar of URLs wants one behind a user. The name can be nobody's (RFC 2606).
-const NO_HOST: &str = "none.invalid";
-/// Names of one parameter: Postgres's own first, then those that sqlx takes too.
+/// The correct form of a URL.
+const CORRECT_FORM: &str = "write it as postgres://user:password@host:port/database";
+/// Replaces a missing host, because a URL with a user must have one. Nobody can own this name (RFC 2606).
+const PLACEHOLDER_HOST: &str = "none.invalid";
+/// The names of each parameter: Postgres's own first, then sqlx's aliases.
 const SSL_MODE: [&str; 2] = ["sslmode", "ssl-mode"];
 const SSL_ROOT_CERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
 const SSL_CERT: [&str; 2] = ["sslcert", "ssl-cert"];
 const SSL_KEY: [&str; 2] = ["sslkey", "ssl-key"];
-const NO_MODE: &str = "none of disable, allow, prefer, require, verify-ca and verify-full";
-/// The other parameters that sqlx knows, beside `options[…]`.
+const UNKNOWN_MODE: &str = "none of disable, allow, prefer, require, verify-ca and verify-full";
+/// The other parameters that sqlx knows, except `options[…]`.
 const PARAMETERS: [&str; 9] = [
     "statement-cache-capacity",
     "host",
@@ -37,32 +38,31 @@ const PARAMETERS: [&str; 9] = [
     "options",
 ];
 
-/// Why a database URL cannot be used. It names no value that could be secret.
+/// Why a database URL cannot be used. The message contains no value that could be secret.
 #[derive(Debug, thiserror::Error)]
 pub enum BadUrl {
-    /// It is not written as a URL of Postgres's.
+    /// It is not a well-formed Postgres URL.
     #[error("{0}")]
     Form(Cow<'static, str>),
-    /// A file that it names cannot be read.
+    /// A file named in the URL cannot be read.
     #[error("its {parameter} {} cannot be read", path.display())]
     File {
-        /// The parameter that names it.
+        /// The parameter that names the file.
         parameter: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// sqlx finds another fault.
+    /// sqlx rejects the URL.
     #[error("it cannot be read")]
     Sqlx(#[source] Box<sqlx::Error>),
 }
 
-/// Checks all of a URL that can be checked without connecting; returns the names of its parameters that are passed over,
-/// since nothing here knows them.
+/// Checks a URL without connecting. Returns the names of unknown parameters, which are ignored.
 ///
 /// # Errors
-/// When it cannot be used: the message says what to write.
+/// When the URL cannot be used. The message says how to correct it.
 pub fn check_url(url: &str) -> Result<Vec<String>, BadUrl> {
     let parsed = parse(url)?;
     let options = options(&parsed)?;
@@ -71,32 +71,34 @@ pub fn check_url(url: &str) -> Result<Vec<String>, BadUrl> {
     Ok(names.filter(|name| !is_known(name)).collect())
 }
 
-/// How to connect by a URL.
+/// The connection options of a URL.
 pub(super) fn connect_options(url: &str) -> sqlx::Result<PgConnectOptions> {
     parse(url)
         .and_then(|url| options(&url))
         .map_err(|error| sqlx::Error::Configuration(Box::new(error)))
 }
 
-/// The URL with nothing in it that can only be a mistake.
+/// Parses the URL and refuses mistakes.
 fn parse(text: &str) -> Result<Url, BadUrl> {
     let text = text.trim();
     if text.is_empty() {
         return Err(bad("it is empty"));
     }
     if text.starts_with(['"', '\'']) {
-        return Err(bad("it stands in quotes: leave them out"));
+        return Err(bad("it is in quotes: remove them"));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(bad(format!("it is no URL: {FORM}")));
+        return Err(bad(format!("it is not a URL: {CORRECT_FORM}")));
     };
     if scheme.starts_with("jdbc:") {
         return Err(bad(format!(
-            "it begins with jdbc:, as URLs of Java's do: {FORM}"
+            "it begins with jdbc:, as URLs of Java's do: {CORRECT_FORM}"
         )));
     }
     if !["postgres", "postgresql"].contains(&scheme) {
-        return Err(bad(format!("it does not begin with postgres://: {FORM}")));
+        return Err(bad(format!(
+            "it does not begin with postgres://: {CORRECT_FORM}"
+        )));
     }
     let authority = check_parts(rest)?;
     let host = authority
@@ -107,7 +109,7 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     }
     let (before_host, _) = rest.split_at(authority.len() - host.len());
     let no_host = if host.is_empty() || host.starts_with(':') {
-        NO_HOST
+        PLACEHOLDER_HOST
     } else {
         ""
     };
@@ -117,17 +119,17 @@ fn parse(text: &str) -> Result<Url, BadUrl> {
     );
     Url::parse(&whole).map_err(|error| match error {
         ParseError::InvalidPort => bad(
-            "its port is no number up to 65535: in a user or a password write %2F for / and %3A for :, and an IPv6 address in \
+            "its port is not a number up to 65535: in a user or a password write %2F for / and %3A for :, and an IPv6 address in \
              brackets",
         ),
-        error => bad(format!("it cannot be read ({error}): {FORM}")),
+        error => bad(format!("it cannot be read ({error}): {CORRECT_FORM}")),
     })
 }
 
-/// What stands between the parts of a URL and can only be a mistake; returns what names user, password and host.
+/// Refuses mistakes in the separators between the parts of a URL. Returns the part with user, password and host.
 fn check_parts(rest: &str) -> Result<&str, BadUrl> {
     if rest.ends_with(['"', '\'']) {
-        return Err(bad("it ends with a quote: leave it out"));
+        return Err(bad("it ends with a quote: remove it"));
     }
     if rest.contains('#') {
         return Err(bad("it has a # in it: write %23 for it"));
@@ -136,7 +138,7 @@ fn check_parts(rest: &str) -> Result<&str, BadUrl> {
     let (authority, database) = before_query.split_once('/').unwrap_or((before_query, ""));
     if database.contains(['/', '@']) {
         return Err(bad(
-            "what follows its host is no name of a database: in a user, a password or a name write %2F for / and %40 for @",
+            "the text after its host is not a database name: in a user, a password or a name, write %2F for / and %40 for @",
         ));
     }
     if query
@@ -144,13 +146,13 @@ fn check_parts(rest: &str) -> Result<&str, BadUrl> {
         .any(|pair| !pair.is_empty() && !pair.contains('='))
     {
         return Err(bad(
-            "it has a parameter without a value: in a user or a password write %3F for ?",
+            "it has a parameter without a value: in a user or a password, write %3F for ?",
         ));
     }
     Ok(authority)
 }
 
-/// What the URL says, for sqlx. Where it names a host as a parameter too, that one counts, as for psql.
+/// The connection options for sqlx. A host in a parameter overrides the host in the URL, as in psql.
 fn options(url: &Url) -> Result<PgConnectOptions, BadUrl> {
     check_values(url)?;
     let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
@@ -166,7 +168,7 @@ fn options(url: &Url) -> Result<PgConnectOptions, BadUrl> {
     PgConnectOptions::from_url(&plain).map_err(|error| BadUrl::Sqlx(Box::new(error)))
 }
 
-/// The host, where sqlx would not find it by itself.
+/// The host, if sqlx would not find it.
 fn host(url: &Url) -> Option<String> {
     let named = url
         .query_pairs()
@@ -175,9 +177,9 @@ fn host(url: &Url) -> Option<String> {
     match (named, url.host()) {
         (Some((_, host)), _) => Some(host.trim_matches(['[', ']']).to_owned()),
         (None, Some(Host::Ipv6(address))) => Some(address.to_string()),
-        (None, Some(Host::Domain(NO_HOST))) => {
+        (None, Some(Host::Domain(PLACEHOLDER_HOST))) => {
             let options = PgConnectOptions::new_without_pgpass();
-            // An empty PGHOST names none.
+            // An empty PGHOST names no host.
             let host = Some(options.get_host()).filter(|host| !host.is_empty());
             Some(host.unwrap_or("localhost").to_owned())
         }
@@ -185,7 +187,7 @@ fn host(url: &Url) -> Option<String> {
     }
 }
 
-/// What sqlx would not say, or take for something else.
+/// Checks values that sqlx would ignore or misread.
 fn check_values(url: &Url) -> Result<(), BadUrl> {
     let value = |name: &str| {
         url.query_pairs()
@@ -198,25 +200,25 @@ fn check_values(url: &Url) -> Result<(), BadUrl> {
     let port = value("port");
     let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
     if url.port() == Some(0) || port.as_deref().is_some_and(|port| !is_port(port)) {
-        return Err(bad("its port is no number from 1 to 65535"));
+        return Err(bad("its port is not a number from 1 to 65535"));
     }
-    if url.port().is_none() && port.is_none() && is_wrong::<u16>("PGPORT") {
-        return Err(bad("it names no port, and PGPORT is no number"));
+    if url.port().is_none() && port.is_none() && is_invalid::<u16>("PGPORT") {
+        return Err(bad("it names no port, and PGPORT is not a number"));
     }
     let modes = SSL_MODE.map(&value);
     let mut modes = modes.iter().flatten().peekable();
-    if modes.peek().is_none() && is_wrong::<PgSslMode>("PGSSLMODE") {
+    if modes.peek().is_none() && is_invalid::<PgSslMode>("PGSSLMODE") {
         return Err(bad(format!(
-            "it names no sslmode, and PGSSLMODE is {NO_MODE}"
+            "it names no sslmode, and PGSSLMODE is {UNKNOWN_MODE}"
         )));
     }
     if modes.any(|mode| mode.parse::<PgSslMode>().is_err()) {
-        return Err(bad(format!("its sslmode is {NO_MODE}")));
+        return Err(bad(format!("its sslmode is {UNKNOWN_MODE}")));
     }
     Ok(())
 }
 
-/// Files of certificates and keys, where the connection will need them.
+/// Checks the files of certificates and keys that the connection will need.
 fn check_certificates(url: &Url, mode: PgSslMode) -> Result<(), BadUrl> {
     let is_encrypted = !matches!(mode, PgSslMode::Disable | PgSslMode::Allow);
     let is_verified = matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull);
@@ -238,7 +240,8 @@ fn check_certificates(url: &Url, mode: PgSslMode) -> Result<(), BadUrl> {
     Ok(())
 }
 
-/// What a parameter holds or names, or in its absence the environment; none: neither is set.
+/// The certificate or key that a parameter contains or names, or else the environment variable. `None` if neither is
+/// set.
 fn pem(url: &Url, names: &[&'static str], variable: &str) -> Result<Option<Vec<u8>>, BadUrl> {
     let pairs = url.query_pairs();
     let value = pairs
@@ -248,7 +251,7 @@ fn pem(url: &Url, names: &[&'static str], variable: &str) -> Result<Option<Vec<u
         .or_else(|| environment(variable));
     match value {
         None => Ok(None),
-        // As sqlx has it: the certificate itself.
+        // As in sqlx, the value may be the certificate itself.
         Some(text) if text.trim().starts_with("-----BEGIN") => Ok(Some(text.into_bytes())),
         Some(path) => fs::read(&path).map(Some).map_err(|source| BadUrl::File {
             parameter: names[0],
@@ -274,14 +277,14 @@ fn bad(why: impl Into<Cow<'static, str>>) -> BadUrl {
     BadUrl::Form(why.into())
 }
 
-/// Whether the variable is set to something that sqlx would silently pass over.
-fn is_wrong<T: FromStr>(variable: &str) -> bool {
+/// Whether the variable has a value that sqlx would silently ignore.
+fn is_invalid<T: FromStr>(variable: &str) -> bool {
     environment(variable).is_some_and(|value| value.parse::<T>().is_err())
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "variables of Postgres's own, which sqlx reads where a URL says nothing"
+    reason = "these are Postgres's variables, which sqlx reads if the URL does not set a value"
 )]
 fn environment(variable: &str) -> Option<String> {
     std::env::var(variable)

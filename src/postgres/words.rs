@@ -1,26 +1,31 @@
-//! What an error of Postgres may say outside Postgres's own log. Its words can hold a row's data: what a trigger of the main
-//! app's raises, a value that could not be converted.
+//! Decides which Postgres error messages may be shown outside Postgres's own log. A message may contain a row's data:
+//! the text that a trigger of the main app raises, or a value that could not be converted.
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-/// The function of Postgres that carries out `RAISE`: its words are the main app's, whatever code they go by.
-const RAISE: &str = "exec_stmt_raise";
-/// Our own functions' errors name counts and tables, and no data.
-const OURS: &str = "PL/pgSQL function retention.";
-/// Classes of errors whose words hold names and no values: connections, transactions, constraints, rights, resources,
-/// the server's state.
-const NAMES_ONLY: [&str; 18] = [
+/// The Postgres function that executes `RAISE`. Its message comes from the main app, whatever its code.
+const RAISE_FUNCTION: &str = "exec_stmt_raise";
+/// Errors of our own functions contain counts and tables but no data.
+const OWN_FUNCTION_PREFIX: &str = "PL/pgSQL function retention.";
+/// Error classes whose messages contain names but no values: connections, transactions, constraints, rights, resources,
+/// and the server's state.
+const CLASSES_WITHOUT_VALUES: [&str; 18] = [
     "08", "0A", "23", "25", "26", "28", "2B", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57",
     "58", "DR",
 ];
 
-/// What to say in place of an error whose own words may hold data; none: they do not.
+/// The text that replaces a message that may contain data. `None` if the message may be shown.
 #[must_use]
 pub fn withheld(error: &PgDatabaseError) -> Option<String> {
     let context = error.r#where().unwrap_or_default();
-    let is_raised = error.routine() == Some(RAISE) && !context.starts_with(OURS);
+    let is_raised =
+        error.routine() == Some(RAISE_FUNCTION) && !context.starts_with(OWN_FUNCTION_PREFIX);
     let code = error.code();
-    if !is_raised && NAMES_ONLY.iter().any(|class| code.starts_with(class)) {
+    if !is_raised
+        && CLASSES_WITHOUT_VALUES
+            .iter()
+            .any(|class| code.starts_with(class))
+    {
         return None;
     }
     let places = [
@@ -33,11 +38,11 @@ pub fn withheld(error: &PgDatabaseError) -> Option<String> {
         .filter_map(|(what, name)| Some(format!(", {what} {}", (*name)?)));
     let places: String = places.collect();
     Some(format!(
-        "Postgres refused it (SQLSTATE {code}{places}); Postgres's server log has the words"
+        "Postgres refused it (SQLSTATE {code}{places}); Postgres's server log has the message"
     ))
 }
 
-/// What Postgres says, without what may hold a row's data.
+/// Postgres's message, or its replacement if the message may contain a row's data.
 #[must_use]
 pub fn words_of(error: &dyn DatabaseError) -> String {
     error
@@ -46,7 +51,7 @@ pub fn words_of(error: &dyn DatabaseError) -> String {
         .unwrap_or_else(|| error.message().to_owned())
 }
 
-/// The innermost function that the error came from.
+/// The innermost function in the error's context.
 fn function_of(context: &str) -> Option<&str> {
     let line = context
         .lines()

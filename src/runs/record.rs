@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    figures,
+    humanize,
     ids::{OrgId, RunId},
     retention::{DatasetName, RetentionPolicy},
 };
@@ -327,7 +327,7 @@ impl Step {
     pub fn cascaded_in_words(&self) -> Option<String> {
         let tables = self.cascaded.as_ref()?.iter();
         let words = tables.map(|(table, rows)| match rows {
-            Some(rows) => format!("{} rows of {table}", figures::number(*rows)),
+            Some(rows) => format!("{} rows of {table}", humanize::number(*rows)),
             None => format!("an unknown number of rows of {table}"),
         });
         Some(words.collect::<Vec<_>>().join(", "))

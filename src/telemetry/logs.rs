@@ -1,5 +1,5 @@
-//! Log lines: for people on a terminal, JSON otherwise. `RUST_LOG` chooses what is said; where it would choose nothing by
-//! mistake, the default holds and says so. No line steers a terminal, or looks like two.
+//! Log lines: text on a terminal, JSON otherwise. `RUST_LOG` sets the filter. If it would silence everything by
+//! mistake, the default applies and a warning says so. No line can control a terminal or span two lines.
 
 use std::{
     error::Error,
@@ -15,8 +15,8 @@ use tracing_subscriber::{
 
 use crate::{postgres, text};
 
-/// Who writes log lines: this program, and the libraries below it.
-const SPEAKERS: [&str; 13] = [
+/// The crates that write log lines: this program and its libraries.
+const LOGGING_CRATES: [&str; 13] = [
     "drift_retention",
     "apalis",
     "sqlx",
@@ -32,30 +32,30 @@ const SPEAKERS: [&str; 13] = [
     "log",
 ];
 
-/// Says to which URL it connects, password included.
-const TELLS_URLS: &str = "hyper_util::client::legacy::pool=off";
+/// Turns off a log line that shows the URL, including the password.
+const HIDE_URLS: &str = "hyper_util::client::legacy::pool=off";
 
-/// Starts logging to stderr, and sending our spans to `tracer` if there is one. `default_level` holds where `RUST_LOG`
-/// says nothing; it does not choose what is traced.
+/// Starts logging to stderr, and sends our spans to `tracer` if there is one. `default_level` applies if `RUST_LOG` is
+/// not set. It does not affect traces.
 pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
-    // apalis and sqlx tell of every wake-up and notice at `info`: that is noise at our default. A service passes on what
-    // Postgres warns of; a command ends in the middle of it all, and a warning of a ROLLBACK too many would stand among
-    // its output.
+    // apalis and sqlx log every wake-up and notice at `info`, which is noise at our default level. A service shows
+    // Postgres's warnings. A command does not: it may end in the middle of a transaction, and a warning about a
+    // superfluous ROLLBACK would appear in its output.
     let default = match default_level {
         "info" => "info,apalis_core=warn,apalis_postgres=warn,sqlx=warn",
         "warn" => "warn,sqlx::postgres::notice=off",
         quieter => quieter,
     };
-    let (filter, refused) = match rust_log().map(|asked| chosen(&asked)) {
+    let (filter, refused) = match rust_log().map(|asked| parse_filter(&asked)) {
         None => (EnvFilter::new(default), None),
         Some(Ok(filter)) => (filter, None),
-        // Commands are quieter than a warning: this one is let through.
+        // Commands do not log warnings, but this one must appear.
         Some(Err(why)) => {
             let default = format!("{default},{}=warn", module_path!());
             (EnvFilter::new(default), Some(why))
         }
     };
-    let filter = match TELLS_URLS.parse() {
+    let filter = match HIDE_URLS.parse() {
         Ok(directive) => filter.add_directive(directive),
         Err(_) => filter,
     };
@@ -68,15 +68,14 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     });
     let registry = tracing_subscriber::registry().with(spans);
     let terminal = io::stderr().is_terminal();
-    // A line that cannot be written, to a full disk for instance, is lost. To report that, the library would use `eprintln!`,
-    // which panics then.
-    // A second call (a test's) keeps the first one's subscriber.
+    // A line that cannot be written (for instance to a full disk) is dropped. The library would report it with
+    // `eprintln!`, which would panic. A second call (in tests) keeps the subscriber of the first call.
     let _ = if terminal {
         registry
             .with(
                 fmt::layer()
-                    .with_writer(|| Line)
-                    .with_ansi(false) // a line has no escape sequence, not even ours
+                    .with_writer(|| StderrLine)
+                    .with_ansi(false) // a line must not contain escape sequences, not even ours
                     .log_internal_errors(false)
                     .with_target(false)
                     .with_filter(filter),
@@ -88,7 +87,7 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
-                    .with_writer(|| Line)
+                    .with_writer(|| StderrLine)
                     .log_internal_errors(false)
                     .with_filter(filter),
             )
@@ -99,10 +98,11 @@ pub fn init(default_level: &str, tracer: Option<SdkTracer>) {
     }
 }
 
-/// Where a line of the log goes, whole: to stderr, on one line. The words of others stand in it: names, and what Postgres says.
-struct Line;
+/// Writes each log event to stderr as one line. It escapes control characters, because events contain text from other
+/// people: names and Postgres's messages.
+struct StderrLine;
 
-impl Write for Line {
+impl Write for StderrLine {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text::on_one_line(text.trim_end_matches('\n'));
@@ -117,22 +117,22 @@ impl Write for Line {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the variable that every Rust program reads, not a setting of ours"
+    reason = "RUST_LOG is the variable of every Rust program and not a setting of ours"
 )]
 fn rust_log() -> Option<String> {
     let asked = std::env::var_os("RUST_LOG")?;
     Some(asked.to_string_lossy().into_owned())
 }
 
-/// The filter that was asked for, or why it cannot be meant. A misspelled level is the name of a module to the filter, from
-/// which then nothing ever comes.
-fn chosen(asked: &str) -> Result<EnvFilter, String> {
+/// Parses the filter, or returns why it must be a mistake. The filter takes a misspelled level for a module's name,
+/// which would then silence everything.
+fn parse_filter(asked: &str) -> Result<EnvFilter, String> {
     if asked.trim().is_empty() {
         return Err("is empty".to_owned());
     }
     let filter = EnvFilter::try_new(asked).map_err(|error| format!("cannot be read ({error})"))?;
-    // Of spans it may say what it likes.
-    if asked.contains('[') || asked.split(',').any(names_somebody) {
+    // Directives about spans are not checked.
+    if asked.contains('[') || asked.split(',').any(is_level_or_known_crate) {
         Ok(filter)
     } else {
         Err(format!(
@@ -142,19 +142,21 @@ fn chosen(asked: &str) -> Result<EnvFilter, String> {
     }
 }
 
-/// Whether a part of a filter is a level for all, or names one who speaks.
-fn names_somebody(directive: &str) -> bool {
+/// Whether a directive is a level for everything or names a crate that logs.
+fn is_level_or_known_crate(directive: &str) -> bool {
     let directive = directive.trim();
     let target = directive
         .split_once('=')
         .map_or(directive, |(target, _)| target);
     (!directive.is_empty() && directive.parse::<LevelFilter>().is_ok())
-        || SPEAKERS.iter().any(|speaker| target.starts_with(speaker))
+        || LOGGING_CRATES
+            .iter()
+            .any(|speaker| target.starts_with(speaker))
 }
 
-/// What one error says. What Postgres says ends with a line number, which is one of Postgres's own source: it tells nobody
-/// anything. What may hold a row's data is left to Postgres's own log.
-fn text_of(error: &(dyn Error + 'static)) -> String {
+/// The message of one error. Postgres's message ends with a line number of Postgres's source, which is removed. A
+/// message that may contain a row's data is withheld; Postgres's own log has it.
+fn message_of(error: &(dyn Error + 'static)) -> String {
     let database_error = match error.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(error)) => error.try_downcast_ref::<PgDatabaseError>(),
         _ => error.downcast_ref::<PgDatabaseError>(),
@@ -175,13 +177,13 @@ fn text_of(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// An error and its causes in one line, for where it is handled.
+/// An error and its causes on one line, for the place that handles it.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = text_of(error);
+    let mut text = message_of(error);
     let mut source = source_of(error);
     while let Some(cause) = source {
-        let cause_text = text_of(cause);
+        let cause_text = message_of(cause);
         // Some libraries repeat their source in their own message.
         if !text.ends_with(&cause_text) {
             text.push_str(": ");
@@ -192,7 +194,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// The cause of an error. Postgres's own error has none but itself once more.
+/// The cause of an error. sqlx's database error reports itself as its cause, which is skipped.
 fn source_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     match error.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(_)) => None,
@@ -216,7 +218,7 @@ mod tests {
             "info,nobody=debug",
             "[purge]=debug",
         ] {
-            assert!(chosen(meant).is_ok(), "{meant}");
+            assert!(parse_filter(meant).is_ok(), "{meant}");
         }
         for mistaken in [
             "",
@@ -227,7 +229,7 @@ mod tests {
             "debg,trce",
             ",",
         ] {
-            assert!(chosen(mistaken).is_err(), "{mistaken}");
+            assert!(parse_filter(mistaken).is_err(), "{mistaken}");
         }
     }
 }

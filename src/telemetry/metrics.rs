@@ -1,5 +1,5 @@
-//! Every metric, declared once, with every label set at 0 from the start: Prometheus would miss the first
-//! increment of a series that was not there before. Never an organization in a label.
+//! Declares every metric once. Every label set starts at 0, because Prometheus misses the first increment of a new
+//! series. No label contains an organization.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use prometheus::{
     core::{Collector, MetricVec, MetricVecBuilder},
 };
 
-/// What somebody asked too much of: the `limit` label of `requests_refused_total`.
+/// The limits of requests: the `limit` label of `requests_refused_total`.
 pub const LIMITS: [&str; 5] = ["requests", "purges", "sign_ins", "counting", "streams"];
 
-/// What a pooled connection does: the `state` label of `pool_connections`.
+/// The states of a pooled connection: the `state` label of `pool_connections`.
 pub const POOL_STATES: [&str; 2] = ["idle", "in_use"];
 
 /// The values of labels that other rooms define.
@@ -34,23 +34,23 @@ pub struct Labels {
     pub throttle_reasons: Vec<&'static str>,
 }
 
-/// The metrics of one process: all under `drift_retention_`, but for what every process has.
+/// The metrics of one process. All names begin with `drift_retention_`, except those that every process has.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Under the names that dashboards of any process know, so without our prefix.
+    /// Metrics with the standard process names, without our prefix.
     of_any_process: Registry,
-    /// Rows really gone, by `table` and `plan`; counted after commit.
+    /// Purged rows by `table` and `plan`, counted after commit.
     pub purged_rows: IntCounterVec,
     /// Attempts that ended, by `outcome` and `trigger`.
     pub runs: IntCounterVec,
     /// Seconds from a run's claim to its end, per attempt.
     pub run_duration: Histogram,
-    /// Seconds per batch, by dataset (`table` is its first table).
+    /// Seconds per batch, by dataset (the label `table` is the dataset's first table).
     pub batch_duration: HistogramVec,
-    /// Seconds that runs waited between batches so as not to be felt, by `reason`.
+    /// Seconds that runs were throttled between batches, by `reason`.
     pub throttled: CounterVec,
-    /// Requests that one caller sent beyond its share, by `limit`.
+    /// Requests that exceeded a caller's limit, by `limit`.
     pub refused: IntCounterVec,
     /// Attempts that found their run taken over by another worker.
     pub lease_losses: IntCounter,
@@ -58,9 +58,9 @@ pub struct Metrics {
     pub queue_runs: IntGaugeVec,
     /// How far past its cutoff the oldest expired row is, in seconds, by `table`.
     pub overdue: GaugeVec,
-    /// Organizations with an expired row that no run has taken yet.
+    /// Organizations with an expired row that is not purged yet.
     pub organizations_overdue: Gauge,
-    /// Organizations whose plan stands in no table.
+    /// Organizations whose plan is unknown.
     pub organizations_unresolved: Gauge,
     /// The latest slot that the scheduler has enqueued, as a Unix time.
     pub last_slot: IntGauge,
@@ -261,11 +261,10 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Sets how many of the database's connections are open, and how many of those nobody uses. It costs no query, so
-    /// it is done for every scrape.
-    pub fn show_pool(&self, open: u32, idle: usize) {
+    /// Sets the number of open and of idle database connections. It needs no query, so every scrape does it.
+    pub fn set_pool_connections(&self, open: u32, idle: usize) {
         let idle = u32::try_from(idle).unwrap_or(u32::MAX);
-        // The two are read one after the other: a connection may be given back in between.
+        // The two values are read one after the other, so a connection may be returned in between.
         for (state, connections) in POOL_STATES
             .into_iter()
             .zip([idle, open.saturating_sub(idle)])
@@ -276,7 +275,7 @@ impl Metrics {
         }
     }
 
-    /// The page that Prometheus scrapes, in its text format.
+    /// The metrics in Prometheus's text format.
     ///
     /// # Errors
     /// When a metric cannot be written as text: a mistake in this file.
@@ -292,7 +291,7 @@ impl Metrics {
     }
 }
 
-/// This process's resident memory; none where the system has no `/proc`.
+/// This process's resident memory, or `None` if the system has no `/proc`.
 fn resident_memory() -> Option<i64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -1,4 +1,4 @@
-//! Logs, metrics and traces: how the service is watched.
+//! Logs, metrics and traces.
 
 pub mod logs;
 pub mod metrics;

@@ -1,5 +1,5 @@
-//! Traces by OTLP, switched on by the standard `OTEL_*` variables. Spans wait in a bounded queue and are sent by a
-//! thread of their own: a collector that is slow or away loses spans and holds nothing up.
+//! Traces over OTLP, enabled by the standard `OTEL_*` variables. A separate thread sends spans from a bounded queue, so
+//! a slow or missing collector loses spans but blocks nothing.
 
 use std::time::Duration;
 
@@ -17,23 +17,23 @@ use opentelemetry_sdk::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The service's name where `OTEL_SERVICE_NAME` gives no other.
-const SERVICE: &str = "drift-retention";
+/// The service's name unless `OTEL_SERVICE_NAME` sets another.
+const SERVICE_NAME: &str = "drift-retention";
 /// The variables that name a collector.
-const ENDPOINTS: [&str; 2] = [
+const ENDPOINT_VARIABLES: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
-/// How long the last spans may take to be sent when the program ends.
+/// How long the program may take to send the last spans when it ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why spans cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The exporter cannot be made. Its words, without the endpoint that they repeat.
+    /// The exporter cannot be created. This is its message without the endpoint, which the message repeats.
     #[error("cannot send traces; check the OTEL_EXPORTER_OTLP_* variables: {0}")]
     Exporter(String),
-    /// The protocol is none of ours.
+    /// The protocol is not supported.
     #[error("OTEL_EXPORTER_OTLP_PROTOCOL is {0:?}; use grpc or http/protobuf")]
     Protocol(String),
 }
@@ -43,10 +43,10 @@ pub enum TraceError {
 pub struct Traces(SdkTracerProvider);
 
 impl From<opentelemetry_otlp::ExporterBuildError> for TraceError {
-    /// An endpoint may hold a password or a token: its variable stands in its place.
+    /// Replaces the endpoint, which may hold a password or a token, by the name of its variable.
     fn from(error: opentelemetry_otlp::ExporterBuildError) -> Self {
         let mut text = error.to_string();
-        for name in ENDPOINTS {
+        for name in ENDPOINT_VARIABLES {
             text = variable(name).map_or(text.clone(), |endpoint| text.replace(&endpoint, name));
         }
         Self::Exporter(text)
@@ -54,12 +54,12 @@ impl From<opentelemetry_otlp::ExporterBuildError> for TraceError {
 }
 
 impl Traces {
-    /// Starts sending where the environment asks for it; needs a tokio runtime.
+    /// Starts sending spans if the environment asks for it. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the environment names a collector in a way that cannot be used.
+    /// When the collector's settings in the environment are invalid.
     pub fn from_environment() -> Result<Option<Self>, TraceError> {
-        if !is_asked_for(variable) {
+        if !is_enabled(variable) {
             return Ok(None);
         }
         let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
@@ -75,7 +75,7 @@ impl Traces {
         // The builder reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES after this.
         let mut resource = Resource::builder();
         if variable("OTEL_SERVICE_NAME").is_none() {
-            resource = resource.with_service_name(SERVICE);
+            resource = resource.with_service_name(SERVICE_NAME);
         }
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
@@ -84,15 +84,15 @@ impl Traces {
         Ok(Some(Self(provider)))
     }
 
-    /// What makes spans.
+    /// The tracer that creates spans.
     #[must_use]
     pub fn tracer(&self) -> SdkTracer {
-        self.0.tracer(SERVICE)
+        self.0.tracer(SERVICE_NAME)
     }
 }
 
 impl Drop for Traces {
-    /// Sends what is still waiting, within bounds.
+    /// Sends the spans that are still queued, within a time limit.
     fn drop(&mut self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::debug!(%error, "the last spans were not sent");
@@ -100,29 +100,31 @@ impl Drop for Traces {
     }
 }
 
-/// Whether the environment names a collector, or the exporter `otlp`, whose collector is on this machine unless one is
-/// named. The standard compares these values in any case.
-fn is_asked_for(variable: impl Fn(&str) -> Option<String>) -> bool {
-    let is_asked_for = match variable("OTEL_TRACES_EXPORTER") {
+/// Whether the environment names a collector or the exporter `otlp`, whose default collector is on this machine. As the
+/// standard says, values are compared without regard to case.
+fn is_enabled(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let is_enabled = match variable("OTEL_TRACES_EXPORTER") {
         Some(exporters) => exporters
             .split(',')
             .any(|exporter| exporter.trim().eq_ignore_ascii_case("otlp")),
-        None => ENDPOINTS.iter().any(|name| variable(name).is_some()),
+        None => ENDPOINT_VARIABLES
+            .iter()
+            .any(|name| variable(name).is_some()),
     };
     let is_disabled = variable("OTEL_SDK_DISABLED")
         .is_some_and(|disabled| disabled.trim().eq_ignore_ascii_case("true"));
-    is_asked_for && !is_disabled
+    is_enabled && !is_disabled
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the standard names of OpenTelemetry, not settings of ours"
+    reason = "these variables belong to OpenTelemetry and are not settings of ours"
 )]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The current span as a `traceparent` of W3C Trace Context; none where nothing is traced.
+/// The current span as a W3C `traceparent`, or `None` if nothing is traced.
 #[must_use]
 pub fn traceparent() -> Option<String> {
     let context = Span::current().context();
@@ -133,11 +135,11 @@ pub fn traceparent() -> Option<String> {
     })
 }
 
-/// Makes `span` a child of what `traceparent` names; anything malformed is ignored, as the standard asks.
+/// Makes `span` a child of the span in `traceparent`. As the standard says, a malformed value is ignored.
 pub fn set_parent(span: &Span, traceparent: Option<&str>) {
     if let Some(parent) = traceparent.and_then(parse) {
         let context = Context::new().with_remote_span_context(parent);
-        // An error says that the span is not traced: then there is nothing to do.
+        // An error means that the span is not traced, so there is nothing to do.
         let _ = span.set_parent(context);
     }
     let own = span.context().span().span_context().clone();
@@ -241,7 +243,7 @@ mod tests {
                     .find(|(key, _)| *key == name)
                     .map(|(_, value)| (*value).to_owned())
             };
-            assert_eq!(is_asked_for(variable), expected, "{environment:?}");
+            assert_eq!(is_enabled(variable), expected, "{environment:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 -- demo.sample_data.drift_checks
--- Production is checked every three hours, the others less often. Drift comes in episodes of five days: while one
--- lasts, each check finds the same workflows again, and more as it goes on.
+-- Production is checked every three hours, other environments less often. Drift comes in episodes of five days. During
+-- an episode each check finds the same workflows again, and more over time.
 
 CREATE TEMP TABLE sample_checks (
     id bigint, env_id uuid, org_id uuid, org_n int, checked_at timestamptz, first_workflow int, flags int, unreachable boolean)
@@ -16,7 +16,7 @@ WITH rhythm AS (
     JOIN sample_organizations o ON o.n = e.org_n
     JOIN sample_plans p USING (tier)
 ), moments AS (
-    -- The scheduler ticks on time; each check then takes its own few seconds.
+    -- The scheduler starts on time; each check takes a few seconds.
     SELECT r.id, r.org_id, r.org_n, now()
            - make_interval(days => r.days_since_last, mins => pg_temp.pick(r.id::text, r.hours * 60 - 1) + 1)
            - tick * make_interval(hours => r.hours)
@@ -24,12 +24,12 @@ WITH rhythm AS (
     FROM rhythm r, generate_series(0, (r.days - r.days_since_last) * 24 / r.hours) AS tick
     WHERE r.history IN ('regular', 'paused', 'two newest checks at once')
     UNION ALL
-    -- Two schedulers once ran side by side: twice the same moment, and nothing newer.
+    -- Two schedulers once ran side by side: two checks have the same time, and none is newer.
     SELECT r.id, r.org_id, r.org_n, now() - interval '9 seconds'
     FROM rhythm r, generate_series(1, 2)
     WHERE r.history = 'two newest checks at once'
     UNION ALL
-    -- Connected once, then forgotten.
+    -- The environment was connected once and then forgotten.
     SELECT r.id, r.org_id, r.org_n, now() - interval '731 days 4 hours'
     FROM rhythm r
     WHERE r.history = 'one check, two years old'
@@ -45,12 +45,12 @@ SELECT row_number() OVER (ORDER BY checked_at, id), id, org_id, org_n, checked_a
        dice % 100 BETWEEN 40 AND 42
 FROM episodes;
 
--- Looking up three hundred thousand references takes as long as all the rest, and each of these rows is made from the
--- rows that it refers to. Who may not switch that off waits a little longer.
+-- Checking three hundred thousand references takes as long as everything else, and each row is made from the rows that
+-- it refers to. A role that may not switch the checks off waits a little longer.
 SELECT set_config('session_replication_role', 'replica', true)
 FROM pg_roles WHERE rolname = current_user AND rolsuper;
 
--- The counts say what the flags below say again, workflow by workflow.
+-- The counts match the flags below.
 INSERT INTO public.drift_checks
     (id, org_id, env_id, checked_at, status, modified_count, not_in_git_count, unknown_count, summary_json)
 OVERRIDING SYSTEM VALUE
@@ -68,10 +68,10 @@ ORDER BY id;
 
 SELECT setval(pg_get_serial_sequence('public.drift_checks', 'id'), max(id)) FROM sample_checks;
 
--- Every check's flags: as many workflows as it counted, in the order modified, not in git, unknown.
+-- The flags of every check: one per counted workflow, in the order modified, not in git, unknown.
 INSERT INTO public.workflow_drift_flags (check_id, workflow_id, workflow_name, flag)
 SELECT c.id, w.id,
-       -- Nobody knows the name of a workflow that could not be read.
+       -- The name of a workflow that could not be read is unknown.
        CASE WHEN NOT c.unreachable THEN w.name END,
        CASE WHEN c.unreachable THEN 'unknown' WHEN f <= (c.flags + 1) / 2 THEN 'modified' ELSE 'not_in_git' END
 FROM sample_checks c

@@ -1,11 +1,11 @@
 -- demo.sample_data.incidents
--- Incidents in every state, their payloads (what drifted, node by node) and the approvals asked for along the way.
+-- Incidents in every state, their payloads (the drift of each node) and their approvals.
 
 CREATE FUNCTION pg_temp.person(key text) RETURNS text LANGUAGE sql IMMUTABLE RETURN (ARRAY[
     'priya.nair', 'tomas.havel', 'dana.keller', 'kofi.mensah', 'lucia.romero', 'henrik.olsen', 'mei.tanaka',
     'sam.whitfield', 'amira.haddad', 'jonas.weber', 'chloe.dubois', 'rafael.souza'])[1 + pg_temp.pick(key, 12)];
 
--- The moments of an incident's life, in order; those that have not come yet are null.
+-- The times of an incident's life, in order. Future ones are null.
 CREATE FUNCTION pg_temp.lifecycle(
     kind text, INOUT detected timestamptz, life interval, OUT status text, OUT acknowledged timestamptz,
     OUT stabilized timestamptz, OUT reconciled timestamptz, OUT closed timestamptz, OUT updated timestamptz)
@@ -15,7 +15,8 @@ LANGUAGE sql IMMUTABLE AS $$
            CASE WHEN kind <> 'detected' THEN detected + life * 0.04 END,
            CASE WHEN kind NOT IN ('detected', 'acknowledged') THEN detected + life * 0.25 END,
            CASE WHEN kind NOT IN ('detected', 'acknowledged', 'stabilized') THEN detected + life * 0.6 END,
-           -- A reopened incident keeps the time it was first closed; early ones were closed before that was recorded.
+           -- A reopened incident keeps the time when it was first closed. Early incidents were closed before that was
+           -- recorded.
            CASE WHEN kind IN ('closed', 'closed, payload lost', 'reopened') THEN detected + life * 0.95 END,
            CASE kind WHEN 'detected' THEN detected
                      WHEN 'acknowledged' THEN detected + life * 0.04
@@ -25,8 +26,8 @@ LANGUAGE sql IMMUTABLE AS $$
                      ELSE detected + life * 0.95 END
 $$;
 
--- One row decides all of an incident: `age` is how long ago it was detected, `life` how long it then took, or has
--- taken so far.
+-- One row determines everything about an incident: `age` is the time since its detection, `life` is its duration so
+-- far.
 CREATE TEMP TABLE sample_incidents (
     id uuid PRIMARY KEY, org_n int, n int, env_id uuid, env_name text, kind text, age interval, life interval)
     ON COMMIT DROP;
@@ -51,7 +52,7 @@ WITH dice AS (
                      ELSE 'closed, payload lost' END AS what
     FROM dice d
 ), ages AS (
-    -- Customers grow, so most is recent. What is open is newer still, but for some that everyone forgot.
+    -- Customers grow, so most incidents are recent. Open incidents are newer still, except some that were forgotten.
     SELECT k.*, make_interval(secs => (
                k.incident_days * 86400.0 * power(k.spread, CASE WHEN k.incident_days > 1000 THEN 1.7 ELSE 1.15 END)
                * CASE WHEN what IN ('detected', 'acknowledged', 'stabilized', 'reconciled') AND k.n % 4 <> 0 THEN 0.04 ELSE 1 END
@@ -89,7 +90,7 @@ JOIN sample_workflows w ON w.org_n = s.org_n AND w.i = s.n % 18
 JOIN sample_workflows other ON other.org_n = s.org_n AND other.i = (s.n + 5) % 18
 CROSS JOIN LATERAL pg_temp.lifecycle(s.kind, now() - s.age, s.life) AS t;
 
--- What people change by hand in an n8n editor, and never in git.
+-- Changes that people make by hand in an n8n editor and not in git.
 CREATE TEMP TABLE sample_changes (i int PRIMARY KEY, change jsonb) ON COMMIT DROP;
 INSERT INTO sample_changes VALUES
     (0,  '{"change": "node_added", "node": {"name": "Wait 30 s", "type": "n8n-nodes-base.wait", "typeVersion": 1.1, "position": [820, 340], "parameters": {"amount": 30, "unit": "seconds"}}}'),
@@ -128,7 +129,7 @@ CROSS JOIN LATERAL (
                'nodes', node.changes) ORDER BY position) AS workflows,
            sum(jsonb_array_length(node.changes)) AS node_changes
     FROM generate_series(1, 1 + pg_temp.pick(s.id || 'workflows', 3)) AS position
-    -- The first is the one in the incident's title.
+    -- The first workflow is the one in the incident's title.
     JOIN sample_workflows w ON w.org_n = s.org_n AND w.i = (s.n + (position - 1) * 5) % 18
     CROSS JOIN LATERAL (
         SELECT jsonb_agg(c.change ORDER BY k) AS changes
@@ -141,7 +142,7 @@ CROSS JOIN LATERAL (
 ) AS found
 WHERE s.kind <> 'closed, payload lost';
 
--- One or two for most incidents. What is still pending was forgotten, some of it for years.
+-- Most incidents have one or two approvals. Pending ones were forgotten, some of them for years.
 INSERT INTO public.approvals
     (id, org_id, incident_id, action, status, requested_by, decided_by, notes, created_at, decided_at)
 SELECT md5('approval ' || s.id || nth)::uuid, o.id, s.id,

@@ -1,6 +1,6 @@
 -- demo.sample_data.organizations
--- Forty customers, their environments and their workflows. Nothing here is random: variety comes from hashes of the
--- row's own key, so that every load makes the same rows under the same ids.
+-- Forty customers, their environments and their workflows. Nothing is random: hashes of the row's own key give variety,
+-- so every load creates the same rows with the same ids.
 
 -- Compiling these statements would take longer than running them.
 SET LOCAL jit = off;
@@ -9,8 +9,8 @@ SET LOCAL jit = off;
 CREATE FUNCTION pg_temp.pick(key text, n int) RETURNS int LANGUAGE sql IMMUTABLE
     RETURN (('x' || left(md5(key), 7))::bit(28)::int) % n;
 
--- How much history each plan's customers have, past the window on purpose: the product has not purged here yet.
--- Days of drift checks, of incidents, and since the customer came.
+-- The length of each plan's history. It exceeds the window on purpose, because the product has not purged here yet.
+-- In days: drift checks, incidents, and the customer's age.
 CREATE TEMP TABLE sample_plans (tier text, check_days int, incident_days int, customer_days int) ON COMMIT DROP;
 INSERT INTO sample_plans VALUES
     ('free',        30,  230,  260),
@@ -19,7 +19,7 @@ INSERT INTO sample_plans VALUES
     ('enterprise', 400, 3150, 3300),
     ('legacy',     150,  700, 2600);
 
--- `plan` is as the main app wrote it over the years; `tier` is what it means.
+-- `plan` is the spelling that the main app wrote over the years; `tier` is its meaning.
 CREATE TEMP TABLE sample_organizations (
     n int PRIMARY KEY, id uuid, slug text, name text, plan text, tier text, environments int) ON COMMIT DROP;
 INSERT INTO sample_organizations
@@ -64,7 +64,7 @@ FROM (VALUES
     (37, 'pelican-mutual',    'Pelican Mutual Assurance',     'enterprise',  'enterprise', 4),
     (38, 'stratus-air',       'Stratus Regional Airways',     'enterprise',  'enterprise', 4),
     (39, 'westmark-retail',   'Westmark Retail Holdings',     'enterprise',  'enterprise', 5),
-    -- A plan that nobody sells any more and no rule covers: this customer's purges fail, loudly.
+    -- A plan that is no longer sold and has no rule. This customer's purges fail visibly.
     (40, 'hollis-print',      'Hollis Print & Mail',          'legacy-2019', 'legacy',     3)
 ) AS customer (n, slug, name, plan, tier, environments);
 
@@ -73,7 +73,7 @@ SELECT o.id, o.name, o.plan, now() - make_interval(days => p.customer_days + pg_
 FROM sample_organizations o JOIN sample_plans p USING (tier)
 ORDER BY o.n;
 
--- `history`: regular, or one of the odd cases that a purge must get right.
+-- `history`: regular, or one of the special cases that a purge must handle.
 CREATE TEMP TABLE sample_environments (
     id uuid PRIMARY KEY, org_n int, position int, name text, history text) ON COMMIT DROP;
 INSERT INTO sample_environments
@@ -100,7 +100,7 @@ JOIN sample_organizations o ON o.n = e.org_n
 JOIN public.organizations org ON org.id = o.id
 ORDER BY e.org_n, e.position;
 
--- Eighteen workflows for every customer, out of what automation is used for.
+-- Eighteen workflows for every customer, chosen from typical uses of automation.
 CREATE TEMP TABLE sample_workflows (
     org_n int, i int, id text, n8n_id text, name text, PRIMARY KEY (org_n, i), UNIQUE (org_n, id)) ON COMMIT DROP;
 INSERT INTO sample_workflows
@@ -122,5 +122,5 @@ SELECT o.n, i, 'wf_' || left(md5(o.slug || '#' || i), 4),
            'Return labels'])[1 + (o.n * 7 + i * 5) % 48]
 FROM sample_organizations o, generate_series(0, 17) AS i;
 
--- Without this, the joins below are planned for tables of unknown size.
+-- Without statistics, the joins below are planned for tables of unknown size.
 ANALYZE sample_plans, sample_organizations, sample_environments, sample_workflows;

@@ -1,4 +1,4 @@
-//! The drift dashboard's figures.
+//! The figures of the drift dashboard.
 
 use axum::{Json, extract::State};
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::{
     ids::OrgId,
 };
 
-/// Figures that stay right after a purge.
+/// The dashboard's figures, which a purge does not change.
 #[utoipa::path(get, path = "/orgs/{orgId}/drift/dashboard", tag = "drift", operation_id = "drift_dashboard",
     params(("orgId" = Uuid, Path)),
     responses((status = 200, body = Dashboard), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
@@ -25,12 +25,12 @@ pub(super) async fn show(
     Ok(Json(figures(&state, &identity, org).await?))
 }
 
-/// The figures, when it is the organization's turn to count: every incident of it is looked at.
+/// The figures, after a wait for the count permit: they read every incident of the organization.
 pub(in crate::http) async fn figures(
     state: &ApiState,
     identity: &Identity,
     org: OrgId,
 ) -> Result<Dashboard, Problem> {
-    let _may_count = state.limits.count(identity, org).await?;
+    let _permit = state.limits.count_permit(identity, org).await?;
     Ok(dashboard::dashboard(&state.counting, org).await?)
 }

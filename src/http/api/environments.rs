@@ -1,4 +1,4 @@
-//! Environments and their badges.
+//! Environments with their badges.
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -15,15 +15,15 @@ use crate::{
     ids::OrgId,
 };
 
-/// Where a page begins and how long it is.
+/// The start and the size of a page.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// At most so many.
+    /// The most items to return.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: u32,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Uuid>,
 }
 
@@ -43,12 +43,12 @@ pub(super) struct EnvironmentPage {
     next_cursor: Option<Uuid>,
 }
 
-/// An environment with what its newest check flagged.
+/// An environment and the workflow flags of its newest check.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EnvironmentDetail {
     #[serde(flatten)]
     environment: Environment,
-    /// The workflows that the newest check flagged, as far as an answer has room.
+    /// The workflows that the newest check flagged, as many as fit in an answer.
     flags: Vec<WorkflowFlag>,
 }
 
@@ -91,6 +91,6 @@ pub(super) async fn show(
     };
     Ok(Json(EnvironmentDetail {
         environment,
-        flags: super::fitting(flags, super::LONGEST_LIST),
+        flags: super::fitting(flags, super::MAX_LIST_BYTES),
     }))
 }

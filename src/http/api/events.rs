@@ -17,10 +17,10 @@ use crate::{
     runs::{self, Run},
 };
 
-/// How often the record is looked at.
-const POLL: Duration = Duration::from_millis(300);
-/// How long one stream lasts at most; a browser comes back by itself.
-const LONGEST: u32 = 10 * 60 * 1000 / 300;
+/// How often the record is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// The most polls of one stream. A browser then reconnects by itself.
+const MAX_POLLS: u32 = 10 * 60 * 1000 / 300;
 
 /// One event of the stream.
 #[derive(Debug, ToSchema)]
@@ -32,7 +32,8 @@ struct RunEvent {
     data: String,
 }
 
-/// The run's record, as an event `run` at once and at every change, until it is final, or the token is valid no longer.
+/// Sends the run's record as an event `run`, at once and after every change, until the run is final or the token
+/// expires.
 #[utoipa::path(get, path = "/retention/runs/{runId}/events", tag = "retention", params(("runId" = Uuid, Path)),
     responses((status = 200, content_type = "text/event-stream", body = RunEvent, description = "events `run` with the run as JSON"),
               (status = "4XX", body = Problem, content_type = "application/problem+json")))]
@@ -46,15 +47,15 @@ pub(super) async fn follow(
         .await?
         .ok_or_else(Problem::not_found)?;
     token.identity.may_read(run.org_id)?;
-    let place = state.limits.stream(&token.identity)?;
-    let expired = sleep_until(token.last_moment());
-    let changes = stream::unfold(Some((String::new(), 0, place)), move |told| {
+    let permits = state.limits.stream_permits(&token.identity)?;
+    let expired = sleep_until(token.deadline());
+    let changes = stream::unfold(Some((String::new(), 0, permits)), move |sent| {
         let (state, identity) = (state.clone(), token.identity.clone());
         async move {
-            let (told, polls, place) = told?;
-            let (run, text, polls) = next_change(&state, &identity, id, &told, polls).await?;
+            let (sent, polls, permits) = sent?;
+            let (run, text, polls) = next_change(&state, &identity, id, &sent, polls).await?;
             let event = Event::default().event("run").data(&text);
-            let next = (!run.is_final()).then_some((text, polls, place));
+            let next = (!run.is_final()).then_some((text, polls, permits));
             Some((Ok(event), next))
         }
     });
@@ -62,24 +63,24 @@ pub(super) async fn follow(
     Ok(Sse::new(changes.boxed()).keep_alive(KeepAlive::default()))
 }
 
-/// Waits until the record is another than the one `told`; nothing when the stream is over.
+/// Waits until the record differs from `sent`. Returns `None` at the end of the stream.
 async fn next_change(
     state: &ApiState,
     identity: &Identity,
     id: RunId,
-    told: &str,
+    sent: &str,
     mut polls: u32,
 ) -> Option<(Run, String, u32)> {
-    while polls < LONGEST && !state.stop.is_cancelled() {
-        // A database that is away for a moment ends the stream; the browser asks again.
-        let run = identity.shown(runs::get(&state.database, id).await.ok()??);
+    while polls < MAX_POLLS && !state.stop.is_cancelled() {
+        // A database that is unavailable for a moment ends the stream. The browser reconnects.
+        let run = identity.visible_run(runs::get(&state.database, id).await.ok()??);
         let text = serde_json::to_string(&run).ok()?;
-        if text != told {
+        if text != sent {
             return Some((run, text, polls));
         }
         polls += 1;
         tokio::select! {
-            () = sleep(POLL) => {}
+            () = sleep(POLL_INTERVAL) => {}
             () = state.stop.cancelled() => {}
         }
     }

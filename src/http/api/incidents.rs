@@ -1,4 +1,4 @@
-//! Incidents: all of them answer, whatever of their details is gone.
+//! Incidents. A purge of their details never makes a request for them fail.
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::{
     ids::OrgId,
 };
 
-/// Which incidents to list.
+/// The filter and the page of a list of incidents.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
@@ -26,10 +26,10 @@ pub(super) struct ListQuery {
         pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
     )]
     status: Option<String>,
-    /// At most so many.
+    /// The most incidents to return.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: u32,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<Uuid>,
 }
 
@@ -43,28 +43,28 @@ impl Default for ListQuery {
     }
 }
 
-/// A page of incidents, newest first. It ends early where its texts would make it longer than an answer may be.
+/// A page of incidents, newest first. It is shorter than the limit if its texts would exceed the size of an answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct IncidentPage {
     items: Vec<Incident>,
     next_cursor: Option<Uuid>,
 }
 
-/// An incident with its details, as far as they are there.
+/// An incident with the details that are available.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct IncidentDetail {
     #[serde(flatten)]
     incident: Incident,
-    /// The payload. Absent when it is purged, missing or too large: `payload_state` says which. A payload that JSON parsers do
-    /// not read (a number as large as `1e400`, a nesting of more than 127) is a string that holds it as text.
+    /// The payload. Absent if it is purged, missing or too large: `payload_state` says which. A payload that JSON
+    /// parsers cannot read (a number such as `1e400`, or a nesting of more than 127) is returned as a string.
     #[serde(skip_serializing_if = "Option::is_none")]
     drift_summary: Option<serde_json::Value>,
-    /// Its approvals, oldest first, as far as they are kept and an answer has room.
+    /// The approvals that are still kept, oldest first, as many as fit in an answer.
     approvals: Vec<Approval>,
     links: Links,
 }
 
-/// Where to go from here.
+/// Links to related resources.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Links {
     environment: String,
@@ -95,7 +95,8 @@ pub(super) async fn list(
     Ok(Json(IncidentPage { items, next_cursor }))
 }
 
-/// One incident. Its details are there, or the answer says that they are too large, were purged, or that none are recorded.
+/// One incident. If its details are missing, the answer says whether they are too large, were purged, or were never
+/// recorded.
 #[utoipa::path(get, path = "/orgs/{orgId}/incidents/{incidentId}", tag = "drift", operation_id = "show_incident",
     params(("orgId" = Uuid, Path), ("incidentId" = Uuid, Path)),
     responses((status = 200, body = IncidentDetail), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
@@ -120,7 +121,7 @@ pub(super) async fn show(
         None => None,
     };
     let approvals = incidents::approvals(&state.database, id).await?;
-    let approvals = super::fitting(approvals, super::LONGEST_BESIDE_PAYLOAD);
+    let approvals = super::fitting(approvals, super::MAX_LIST_BYTES_BESIDE_PAYLOAD);
     let links = Links {
         environment: format!("/orgs/{org}/environments/{}", incident.env_id),
         incidents: format!("/orgs/{org}/incidents"),

@@ -1,4 +1,4 @@
-//! The JSON API. A route and its description are one registration, so that `/openapi.json` cannot differ.
+//! The JSON API. A route and its description are registered together, so `/openapi.json` always matches the routes.
 
 mod dashboard;
 mod environments;
@@ -33,13 +33,13 @@ use crate::{
     runs::Page,
 };
 
-/// The longest reason that is kept.
-pub(super) const MAX_REASON: usize = 1_000;
+/// The longest reason, in characters.
+pub(super) const MAX_REASON_CHARS: usize = 1_000;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "drift-retention", description = "Retention of WorkflowOps data: what is kept, what went, and purge now."),
-    // Named by a generic type only, which does not bring them along.
+    info(title = "drift-retention", description = "Retention of WorkflowOps data: policies, purged data, and purges on request."),
+    // Only a generic type uses these schemas, so utoipa does not find them.
     components(schemas(Cutoff, Window)),
     modifiers(&BearerToken),
     security(("bearer" = []))
@@ -82,7 +82,7 @@ fn routes() -> OpenApiRouter<ApiState> {
 pub(super) fn router(state: ApiState) -> Router {
     let (router, document) = routes().split_for_parts();
     let document = with_unavailable(document);
-    // Written once: anybody may ask for it.
+    // Serialize the document once, because anybody may request it.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     let json = HeaderValue::from_static("application/json");
     let document = async move || ([(header::CONTENT_TYPE, json)], document);
@@ -97,11 +97,11 @@ pub fn openapi() -> Document {
     with_unavailable(routes().into_openapi())
 }
 
-/// Any route may find the database away, or every connection to it taken.
+/// Adds the answer 503 to every route: the database may be unavailable or have no free connection.
 fn with_unavailable(mut document: Document) -> Document {
     let problem = Content::new(Some(Ref::from_schema_name("Problem")));
     let unavailable = ResponseBuilder::new()
-        .description("The database is away or busy: try again after `Retry-After`")
+        .description("The database is unavailable or busy: try again after `Retry-After`")
         .content("application/problem+json", problem)
         .build();
     for path in document.paths.paths.values_mut() {
@@ -113,7 +113,7 @@ fn with_unavailable(mut document: Document) -> Document {
     document
 }
 
-/// A bounded page size.
+/// Checks a page size.
 fn limit(asked: u32) -> Result<i64, Problem> {
     if (1..=200).contains(&asked) {
         return Ok(i64::from(asked));
@@ -121,44 +121,45 @@ fn limit(asked: u32) -> Result<i64, Problem> {
     Err(Problem::bad_request("limit must be from 1 to 200"))
 }
 
-/// The most bytes that the things of a list take in an answer, which has a megabyte at most.
-const LONGEST_LIST: usize = 900_000;
-/// The same beside an incident's payload.
-const LONGEST_BESIDE_PAYLOAD: usize = 400_000;
+/// The most bytes of a list's items in an answer. An answer has at most a megabyte.
+const MAX_LIST_BYTES: usize = 900_000;
+/// The most bytes of a list's items in an answer that also contains a payload.
+const MAX_LIST_BYTES_BESIDE_PAYLOAD: usize = 400_000;
 
-/// How many of these take so many bytes at most: the first always does.
-fn how_many_fit(items: &[impl Serialize], most: usize) -> usize {
+/// How many of the items fit in `max_bytes`, but at least one.
+fn how_many_fit(items: &[impl Serialize], max_bytes: usize) -> usize {
     let mut bytes = 0;
     let fitting = items.iter().take_while(|item| {
         bytes += serde_json::to_vec(item).map_or(0, |json| json.len());
-        bytes <= most
+        bytes <= max_bytes
     });
     fitting.count().max(1)
 }
 
-/// Those that take so many bytes at most.
-fn fitting<T: Serialize>(mut items: Vec<T>, most: usize) -> Vec<T> {
-    items.truncate(how_many_fit(&items, most));
+/// The items that fit in `max_bytes`.
+fn fitting<T: Serialize>(mut items: Vec<T>, max_bytes: usize) -> Vec<T> {
+    items.truncate(how_many_fit(&items, max_bytes));
     items
 }
 
-/// A page of a list that was asked for one more than `limit`: as many as fit in an answer, and where the next page begins.
+/// Makes a page from a list of up to `limit` + 1 items: the items that fit in an answer, and the cursor of the next
+/// page.
 fn page_of<T: Serialize, C>(
     items: Vec<T>,
     limit: i64,
     id: impl Fn(&T) -> C,
 ) -> (Vec<T>, Option<C>) {
-    let fit = i64::try_from(how_many_fit(&items, LONGEST_LIST)).unwrap_or(i64::MAX);
+    let fit = i64::try_from(how_many_fit(&items, MAX_LIST_BYTES)).unwrap_or(i64::MAX);
     cut(items, limit.min(fit), id)
 }
 
-/// The same for a page of runs.
+/// Shortens a page of runs to the runs that fit in an answer.
 fn fitting_page(mut page: Page) -> Page {
-    page.end_after(how_many_fit(&page.items, LONGEST_LIST));
+    page.end_after(how_many_fit(&page.items, MAX_LIST_BYTES));
     page
 }
 
-/// Cuts a list that was asked for one more than `limit` down to its page, and tells where the next one begins.
+/// Shortens a list of up to `limit` + 1 items to `limit`, and returns the cursor of the next page.
 pub(super) fn cut<T, C>(
     mut items: Vec<T>,
     limit: i64,

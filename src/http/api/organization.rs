@@ -1,4 +1,4 @@
-//! One organization's retention: purge now, policy, preview, runs.
+//! The retention of one organization: purge now, policy, preview, runs.
 
 use axum::{
     Json,
@@ -21,10 +21,10 @@ use crate::{
     runs::{self, Cursor, EnqueueError, Enqueued, Page, RunFilter, RunStatus},
 };
 
-/// The longest `Idempotency-Key`.
-const MAX_KEY: usize = 200;
+/// The longest `Idempotency-Key`, in characters.
+const MAX_KEY_CHARS: usize = 200;
 
-/// What a purge may be asked for with.
+/// The body of a request for a purge.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PurgeRequest {
@@ -36,21 +36,21 @@ pub(super) struct PurgeRequest {
     reason: Option<String>,
 }
 
-/// What became of the request.
+/// The answer to a request for a purge.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PurgeAccepted {
-    /// The run: a new one, or the live one that the request met.
+    /// The new run, or the live run that the request joined.
     run_id: Uuid,
     /// Its status.
     #[schema(value_type = String)]
     status: RunStatus,
-    /// Whether the request met a live run.
+    /// Whether the request joined a live run.
     coalesced: bool,
 }
 
-/// Asks for a purge now. The answer comes before anything is purged.
+/// Requests a purge now. The answer comes before anything is purged.
 #[utoipa::path(post, path = "/orgs/{orgId}/retention/purge", tag = "retention",
-    params(("orgId" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = "^[!-~]+$", description = "Repeating a request with the same key answers with the same run")),
+    params(("orgId" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 200, pattern = "^[!-~]+$", description = "A repeated request with the same key returns the same run")),
     request_body(content = Option<PurgeRequest>, content_type = "application/json"),
     responses((status = 202, body = PurgeAccepted), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn purge(
@@ -62,7 +62,7 @@ pub(super) async fn purge(
 ) -> Result<(StatusCode, Json<PurgeAccepted>), Problem> {
     let org = OrgId(org);
     identity.may_purge(org)?;
-    let reason = bounded_text("reason", request.reason, super::MAX_REASON)?;
+    let reason = bounded_text("reason", request.reason, super::MAX_REASON_CHARS)?;
     let key = idempotency_key(&headers)?;
     let run = request_purge(&state, &identity, org, reason.as_deref(), key.as_deref()).await?;
     let accepted = PurgeAccepted {
@@ -73,7 +73,7 @@ pub(super) async fn purge(
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
-/// Enqueues what somebody asked for, whichever way they came.
+/// Enqueues a purge that was requested through the API or the console.
 pub(in crate::http) async fn request_purge(
     state: &ApiState,
     identity: &Identity,
@@ -81,19 +81,19 @@ pub(in crate::http) async fn request_purge(
     reason: Option<&str>,
     key: Option<&str>,
 ) -> Result<Enqueued, Problem> {
-    if let Err(refused) = state.limits.purge(identity, org) {
-        // One that was answered is answered again.
+    if let Err(refused) = state.limits.admit_purge(identity, org) {
+        // Repeat the answer to a request with the same key.
         let first = match key {
             Some(key) => runs::answered(&state.database, org, key).await?,
             None => None,
         };
         return first.ok_or(refused);
     }
-    let turn = state.limits.turn(org).await;
-    let turn = turn.ok_or(EnqueueError::Busy(org))?;
+    let permit = state.limits.enqueue_permit(org).await;
+    let permit = permit.ok_or(EnqueueError::Busy(org))?;
     let enqueued = enqueue(state, identity, org, reason, key).await;
     if matches!(enqueued, Err(EnqueueError::Busy(_))) {
-        turn.is_stuck();
+        permit.refuse_waiting();
     }
     Ok(enqueued?)
 }
@@ -116,28 +116,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         return Ok(None);
     };
     let key = value.to_str().unwrap_or_default();
-    if !(1..=MAX_KEY).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !(1..=MAX_KEY_CHARS).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(Problem::bad_request(format!(
-            "Idempotency-Key must be 1 to {MAX_KEY} visible ASCII characters without blanks"
+            "Idempotency-Key must be 1 to {MAX_KEY_CHARS} visible ASCII characters without blanks"
         )));
     }
     Ok(Some(key.to_owned()))
 }
 
-/// How long an organization's plan keeps things, and the cutoffs as of now. Null: no rule.
+/// The retention windows of an organization's plan and the present cutoffs. Null: no rule.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Policy {
     /// The plan.
     plan: &'static str,
-    /// Days by dataset; null: no rule, nothing is purged.
+    /// Days by dataset. Null: no rule, nothing is purged.
     #[schema(inline)]
     windows_days: RetentionPolicy,
-    /// What a run that started now would have as cutoffs.
+    /// The cutoffs of a run that started now.
     #[schema(inline)]
     cutoffs: Cutoffs,
 }
 
-/// The plan, its windows in days, and the cutoffs as of now.
+/// The plan, its windows in days, and the present cutoffs.
 #[utoipa::path(get, path = "/orgs/{orgId}/retention/policy", tag = "retention", params(("orgId" = Uuid, Path)),
     responses((status = 200, body = Policy), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn policy(
@@ -162,11 +163,11 @@ pub(super) async fn policy(
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PreviewQuery {
-    /// Count every row. Otherwise counting stops at 100,000 rows of a table, and `at_least` names the table.
+    /// Count every row. Otherwise the count stops at 100,000 rows of a table, and `at_least` names that table.
     exact: bool,
 }
 
-/// Rows that a purge now would remove, by table. Changes nothing. One of an organization is counted at a time.
+/// Rows that a purge would remove now, by table. Changes nothing. Each organization has one preview at a time.
 #[utoipa::path(get, path = "/orgs/{orgId}/retention/preview", tag = "retention", params(("orgId" = Uuid, Path), PreviewQuery),
     responses((status = 200, body = Preview), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn preview(
@@ -181,26 +182,26 @@ pub(super) async fn preview(
     Ok(Json(count_expired(&state, &identity, org, counting).await?))
 }
 
-/// A preview, when it is the organization's turn to count.
+/// A preview, after a wait for the count permit.
 pub(in crate::http) async fn count_expired(
     state: &ApiState,
     identity: &Identity,
     org: OrgId,
     counting: Counting,
 ) -> Result<Preview, Problem> {
-    let _may_count = state.limits.count(identity, org).await?;
+    let _permit = state.limits.count_permit(identity, org).await?;
     Ok(purge::preview(&state.reading, org, counting).await?)
 }
 
-/// Where a page begins and how long it is.
+/// The start and the size of a page.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Paging {
-    /// At most so many.
+    /// The most items to return.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: u32,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^[0-9]{1,16}_[0-9a-f]{32}$")]
     cursor: Option<String>,
 }
@@ -215,13 +216,13 @@ impl Default for Paging {
 }
 
 impl Paging {
-    /// The page, if limit and cursor are any.
+    /// Checks the limit and the cursor.
     pub(super) fn parse(&self) -> Result<(Option<Cursor>, u32), Problem> {
         page(self.limit, self.cursor.as_deref())
     }
 }
 
-/// A bounded page size and a cursor of ours.
+/// Checks a page size and a cursor.
 pub(super) fn page(limit: u32, cursor: Option<&str>) -> Result<(Option<Cursor>, u32), Problem> {
     super::limit(limit)?;
     let cursor = cursor.map(str::parse).transpose();
@@ -252,12 +253,12 @@ pub(super) async fn runs(
     page.items = page
         .items
         .into_iter()
-        .map(|run| identity.shown(run))
+        .map(|run| identity.visible_run(run))
         .collect();
     Ok(Json(super::fitting_page(page)))
 }
 
-/// 404 for an organization that does not exist: only operators can ask for one.
+/// 404 for an organization that does not exist. Only operators can get this far with one.
 pub(super) async fn exists(state: &ApiState, org: OrgId) -> Result<(), Problem> {
     if crate::drift::organizations::exists(&state.database, org).await? {
         return Ok(());

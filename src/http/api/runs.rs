@@ -1,4 +1,4 @@
-//! Operators: runs of all organizations, replay and cancel.
+//! Routes for operators: runs of all organizations, replay and cancel.
 
 use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{MAX_REASON, organization::page};
+use super::{MAX_REASON_CHARS, organization::page};
 use crate::{
     http::{
         ApiState, Identity, Problem,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Which runs to list.
+/// The filter and the page of a list of runs.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
@@ -33,16 +33,16 @@ pub(super) struct ListQuery {
         pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
     )]
     error_kind: Option<String>,
-    /// Only this organization's.
+    /// Only runs of this organization.
     org_id: Option<Uuid>,
     /// Only runs created at this time or after it.
     since: Option<DateTime<Utc>>,
     /// Only runs created before this time.
     until: Option<DateTime<Utc>>,
-    /// At most so many.
+    /// The most runs to return.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: u32,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^[0-9]{1,16}_[0-9a-f]{32}$")]
     cursor: Option<String>,
 }
@@ -96,10 +96,10 @@ pub(super) async fn show(
     run.map(Json).ok_or_else(Problem::not_found)
 }
 
-/// Why an operator acts.
+/// The operator's reason.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Because {
+pub(super) struct ActionReason {
     /// Why, for the record.
     #[schema(
         max_length = 1000,
@@ -108,15 +108,15 @@ pub(super) struct Because {
     reason: Option<String>,
 }
 
-/// Repeats a failed or cancelled run as a new run.
+/// Replays a failed or cancelled run as a new run.
 #[utoipa::path(post, path = "/retention/runs/{runId}/replay", tag = "operators", params(("runId" = Uuid, Path)),
-    request_body(content = Option<Because>, content_type = "application/json"),
+    request_body(content = Option<ActionReason>, content_type = "application/json"),
     responses((status = 202, body = Replayed), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn replay(
     State(state): State<ApiState>,
     identity: Identity,
     Path(run): Path<Uuid>,
-    OptionalJson(because): OptionalJson<Because>,
+    OptionalJson(because): OptionalJson<ActionReason>,
 ) -> Result<(StatusCode, Json<Replayed>), Problem> {
     identity.may_operate()?;
     let by = operator(identity, because.reason)?;
@@ -124,21 +124,21 @@ pub(super) async fn replay(
     Ok((StatusCode::ACCEPTED, Json(replayed)))
 }
 
-/// The endings that a run can be replayed from.
+/// The final states from which a run can be replayed.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ReplayableStatus {
-    /// It failed.
+    /// The run failed.
     Failed,
-    /// It was cancelled.
+    /// The run was cancelled.
     Cancelled,
 }
 
-/// Which runs to repeat: of every organization the latest that matches, if nothing succeeded since.
+/// The filter of a replay. It selects the latest matching run of each organization, unless a later run succeeded.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ReplayRequest {
-    /// Which ending; `failed` unless it says otherwise.
+    /// The status of the runs; the default is `failed`.
     status: Option<ReplayableStatus>,
     /// Only runs of this error kind.
     #[schema(
@@ -146,13 +146,13 @@ pub(super) struct ReplayRequest {
         pattern = "^[^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$"
     )]
     error_kind: Option<String>,
-    /// Only this organization's.
+    /// Only runs of this organization.
     org_id: Option<Uuid>,
     /// Only runs created at this time or after it.
     since: Option<DateTime<Utc>>,
     /// Only runs created before this time.
     until: Option<DateTime<Utc>>,
-    /// Answer what would be repeated, and change nothing.
+    /// Return the runs that would be replayed, and change nothing.
     dry_run: bool,
     /// Why, for the record.
     #[schema(
@@ -162,31 +162,31 @@ pub(super) struct ReplayRequest {
     reason: Option<String>,
 }
 
-/// What a replay by filter did, or would do.
+/// The result of a replay by filter, or of its dry run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ReplayAnswer {
-    /// Whether nothing was changed.
+    /// Whether this was a dry run.
     dry_run: bool,
     /// How many runs match. A request replays at most 1,000 of them; repeat it for the rest.
     matching: usize,
-    /// Those that are replayed, and what each led to; `run_id` is null in a dry run.
+    /// The replayed runs and their new runs. `run_id` is null in a dry run.
     runs: Vec<ReplayedRun>,
 }
 
 /// One run of a replay by filter.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ReplayedRun {
-    /// The run that is repeated; it stays as it was.
+    /// The replayed run, which does not change.
     replay_of: Uuid,
-    /// Whose run.
+    /// The run's organization.
     org_id: Uuid,
-    /// The run that repeats it, or the organization's live run that it met.
+    /// The new run, or the organization's live run that the replay joined.
     run_id: Option<Uuid>,
-    /// Whether the organization has a live run already: then that one is the answer.
+    /// Whether the replay joined a live run.
     coalesced: bool,
 }
 
-/// Repeats all runs that match; with `dry_run` it answers exactly what would be repeated.
+/// Replays all matching runs. With `dry_run`, returns exactly the runs that would be replayed.
 #[utoipa::path(post, path = "/retention/runs/replay", tag = "operators",
     request_body(content = Option<ReplayRequest>, content_type = "application/json"),
     responses((status = 200, body = ReplayAnswer), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
@@ -238,13 +238,13 @@ pub(super) async fn replay_many(
 
 /// Cancels a live run; a running one stops at its next batch.
 #[utoipa::path(post, path = "/retention/runs/{runId}/cancel", tag = "operators", params(("runId" = Uuid, Path)),
-    request_body(content = Option<Because>, content_type = "application/json"),
+    request_body(content = Option<ActionReason>, content_type = "application/json"),
     responses((status = 200, body = Run), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn cancel(
     State(state): State<ApiState>,
     identity: Identity,
     Path(run): Path<Uuid>,
-    OptionalJson(because): OptionalJson<Because>,
+    OptionalJson(because): OptionalJson<ActionReason>,
 ) -> Result<Json<Run>, Problem> {
     identity.may_operate()?;
     let by = operator(identity, because.reason)?;
@@ -256,7 +256,7 @@ pub(super) async fn cancel(
 fn operator(identity: Identity, reason: Option<String>) -> Result<Operator, Problem> {
     Ok(Operator {
         name: identity.subject,
-        reason: bounded_text("reason", reason, MAX_REASON)?,
+        reason: bounded_text("reason", reason, MAX_REASON_CHARS)?,
     })
 }
 

@@ -1,4 +1,4 @@
-//! What operators did: the audit list.
+//! The audit list of operators' actions.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::{
 /// Actions per page.
 const PER_PAGE: i64 = 50;
 
-/// Where a page begins.
+/// The start of a page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ListQuery {
@@ -66,25 +66,25 @@ fn row(visitor: &Visitor, action: &Action, names: &HashMap<OrgId, String>) -> Ma
         tr {
             th scope="row" { (page::ago(visitor.now, action.at)) }
             td { (action.actor) }
-            td { (page::words(&action.action)) @if let Some(subject) = &action.of_subject { " of " (subject) } }
+            td { (page::spaced_name(&action.action)) @if let Some(subject) = &action.of_subject { " of " (subject) } }
             td { @match action.run_id { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
             td { @match action.org_id { Some(org) => { (org_link(OrgId(org), names)) } None => { (page::dash()) } } }
-            td { @match led_to(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
+            td { @match resulting_run(action) { Some(run) => { (page::run_link(run)) } None => { (page::dash()) } } }
             td { (action.reason.as_deref().unwrap_or("–")) }
         }
     }
 }
 
-/// The run that an action made or met.
-fn led_to(action: &Action) -> Option<uuid::Uuid> {
+/// The run that an action created or joined.
+fn resulting_run(action: &Action) -> Option<uuid::Uuid> {
     action.led_to.as_ref()?.parse().ok()
 }
 
-/// An action in a run's timeline.
+/// An action as an entry of a run's timeline.
 pub(super) fn sentence(action: &Action) -> Markup {
     html! {
-        (page::words(&action.action)) " by " (action.actor)
-        @if let Some(run) = led_to(action) { ", led to " (page::run_link(run)) }
+        (page::spaced_name(&action.action)) " by " (action.actor)
+        @if let Some(run) = resulting_run(action) { ", led to " (page::run_link(run)) }
         @if let Some(reason) = &action.reason { ": " (reason) }
     }
 }

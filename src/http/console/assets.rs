@@ -1,4 +1,4 @@
-//! The console's own files, inside the binary: nothing is asked of any other machine.
+//! The console's static files. They are part of the binary, so a page loads nothing from another machine.
 
 use axum::{
     http::header,
@@ -26,7 +26,7 @@ const FILES: [(&str, &str, &[u8]); 3] = [
     ),
 ];
 
-/// A file's path: another version of the program has others.
+/// The path of a file. It differs between versions of the program, so caches stay correct.
 pub(super) fn path(name: &str) -> String {
     format!("/console/assets/{}/{name}", env!("CARGO_PKG_VERSION"))
 }

@@ -1,9 +1,9 @@
-//! Charts as inline SVG, each with its figures as a table for whoever does not see it.
+//! Charts as inline SVG. Each also has its figures as a table, for users who cannot see the chart.
 
 use maud::{Markup, html};
 
 use super::page;
-use crate::figures;
+use crate::humanize;
 
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 230.0;
@@ -11,25 +11,25 @@ const LEFT: f64 = 60.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 10.0;
 
-/// How the series of one column stand.
+/// The arrangement of a column's series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Columns {
     Stacked,
     SideBySide,
 }
 
-/// A column.
+/// A column of a chart.
 #[derive(Debug)]
 pub(super) struct Column {
-    /// What it is for.
+    /// The label of the column.
     pub name: String,
-    /// What stands behind it.
+    /// The label in the table.
     pub href: Option<String>,
-    /// A figure per series.
+    /// One figure per series.
     pub values: Vec<i64>,
 }
 
-/// A chart of columns over time, its legend, and the same as a table.
+/// A chart of columns over time, its legend, and the same figures as a table.
 pub(super) fn columns(title: &str, how: Columns, series: &[String], columns: &[Column]) -> Markup {
     let height = |values: &Vec<i64>| match how {
         Columns::Stacked => values.iter().sum(),
@@ -59,7 +59,7 @@ pub(super) fn columns(title: &str, how: Columns, series: &[String], columns: &[C
                         th scope="row" { @match &column.href {
                             Some(href) => { a href=(href) { (column.name) } } None => { (column.name) }
                         } }
-                        @for value in &column.values { td.number { (figures::number(*value)) } }
+                        @for value in &column.values { td.number { (humanize::number(*value)) } }
                     }
                 } }
             }))
@@ -67,14 +67,14 @@ pub(super) fn columns(title: &str, how: Columns, series: &[String], columns: &[C
     }
 }
 
-/// Lines at round figures.
+/// Horizontal lines at round figures.
 fn grid(top: i64) -> Markup {
     html! {
         @for step in 0..=2 {
             @let value = top * step / 2;
             @let y = y_of(value, top);
             line.grid x1=(LEFT) x2=(WIDTH) y1=(y) y2=(y) {}
-            text.axis x=(LEFT - 8.0) y=(y + 4.0) text-anchor="end" { (figures::number(value)) }
+            text.axis x=(LEFT - 8.0) y=(y + 4.0) text-anchor="end" { (humanize::number(value)) }
         }
     }
 }
@@ -99,17 +99,17 @@ fn bars(
             };
             @let y = y_of(base + value, top);
             rect class={ "s" (nth) } x=(fixed(x)) y=(fixed(y)) width=(fixed(width)) height=(fixed(y_of(base, top) - y)) {
-                title { (name) ": " (figures::number(*value)) " " (series[nth]) }
+                title { (name) ": " (humanize::number(*value)) " " (series[nth]) }
             }
         }
-        // Every other name where they would run into each other.
+        // Show every other name if all of them would overlap.
         @if count <= 7 || (count - index) % 2 == 1 {
             text.axis x=(fixed(left + width / 2.0)) y=(HEIGHT - 6.0) text-anchor="middle" { (name) }
         }
     }
 }
 
-/// Figures by name as rows with a bar each; a name can lead somewhere.
+/// Figures by name, as rows with a bar each. A name may be a link.
 pub(super) fn rows(title: &str, what: &str, rows: &[(Markup, i64)]) -> Markup {
     let most = rows
         .iter()
@@ -125,7 +125,7 @@ pub(super) fn rows(title: &str, what: &str, rows: &[(Markup, i64)]) -> Markup {
                 tbody { @for (name, value) in rows {
                     tr {
                         th scope="row" { (name) }
-                        td.number { (figures::number(*value)) }
+                        td.number { (humanize::number(*value)) }
                         td.bar aria-hidden="true" {
                             svg viewBox="0 0 100 8" preserveAspectRatio="none" {
                                 rect.s0 width=(fixed(real_of(*value) * 100.0 / real_of(most))) height="8" {}
@@ -138,7 +138,7 @@ pub(super) fn rows(title: &str, what: &str, rows: &[(Markup, i64)]) -> Markup {
     }
 }
 
-/// A round figure at or above `most`: 1, 2 or 5 with zeros, and even, so that its half is whole.
+/// A round, even figure at or above `most`: 1, 2 or 5 followed by zeros.
 fn nice(most: i64) -> i64 {
     let mut unit: i64 = 1;
     while unit < i64::MAX / 100 {

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     drift::dashboard::Dashboard,
-    figures,
     http::{ApiState, api},
+    humanize,
     purge::datasets::tables,
 };
 
@@ -51,11 +51,11 @@ fn headline(visitor: &Visitor, dashboard: &Dashboard) -> Markup {
     let open: i64 = dashboard.open_incidents_by_status.values().sum();
     html! {
         dl.figures {
-            div { dt { "Open incidents" } dd { (figures::number(open)) } }
+            div { dt { "Open incidents" } dd { (humanize::number(open)) } }
             div { dt { "Mean time to close" } dd { @match dashboard.mean_seconds_to_close {
                 Some(mean) => { (page::seconds(mean)) } None => { (page::dash()) }
             } } }
-            div { dt { "Incidents with purged details" } dd { (figures::number(dashboard.purged.incidents)) } }
+            div { dt { "Incidents with purged details" } dd { (humanize::number(dashboard.purged.incidents)) } }
             div { dt { "Last verified purge" } dd { (page::ago_or_dash(visitor.now, dashboard.purged.last_verified_at)) } }
         }
     }

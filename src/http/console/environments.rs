@@ -1,4 +1,5 @@
-//! Environments of an organization, each with its badge; and one with the flags of its newest check.
+//! The list of an organization's environments with their badges, and one environment with the flags of its newest
+//! check.
 
 use axum::extract::State;
 use maud::{Markup, html};
@@ -13,14 +14,14 @@ use super::{
 };
 use crate::{
     drift::environments::{self, Environment, WorkflowFlag},
-    figures,
     http::{ApiState, Problem, api::cut},
+    humanize,
 };
 
 /// Environments per page.
 const PER_PAGE: i64 = 50;
 
-/// Where a page begins.
+/// The start of a page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ListQuery {
@@ -65,9 +66,9 @@ fn row(visitor: &Visitor, path: &str, environment: &Environment) -> Markup {
             th scope="row" { a href={ (path) "/" (environment.id) } { (environment.name) } }
             td { (page::badge(&environment.drift_status)) }
             td { (checked(visitor, environment)) }
-            td.number { (figures::number(environment.modified_count)) }
-            td.number { (figures::number(environment.not_in_git_count)) }
-            td.number { (figures::number(environment.unknown_count)) }
+            td.number { (humanize::number(environment.modified_count)) }
+            td.number { (humanize::number(environment.not_in_git_count)) }
+            td.number { (humanize::number(environment.unknown_count)) }
         }
     }
 }
@@ -81,7 +82,7 @@ fn checked(visitor: &Visitor, environment: &Environment) -> Markup {
     }
 }
 
-/// One environment and what its newest check flagged.
+/// One environment and the flags of its newest check.
 pub(super) async fn show(
     State(state): State<ApiState>,
     visitor: Visitor,

@@ -1,4 +1,4 @@
-//! A problem as a page: the same words as the API's, for people.
+//! Shows a problem as a page, with the same text as in the API.
 
 use axum::{
     http::StatusCode,
@@ -9,14 +9,14 @@ use maud::html;
 use super::page;
 use crate::{http::Problem, retention::ResolveError, runs::OperateError};
 
-/// Why there is no page.
+/// Why a page cannot be shown.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It cannot be shown or done.
+    /// The request failed.
     Problem(Problem),
-    /// Nobody is signed in: after that it goes on to this address.
+    /// Nobody is signed in. After the sign-in the browser continues to this address.
     SignInFirst(String),
-    /// The session ended while a part of a page was asked for: the whole page goes to the sign-in.
+    /// The session ended before a part of a page was requested. The whole page is replaced by the sign-in.
     SignInAgain,
 }
 

@@ -1,4 +1,5 @@
-//! Incidents: the list, and one of them. When its details are gone the page says so; nothing else on it changes.
+//! The list of incidents, and one incident. If the details of an incident are purged, its page says so and is otherwise
+//! unchanged.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -26,10 +27,10 @@ use crate::{
 
 /// Incidents per page.
 const PER_PAGE: i64 = 50;
-/// The most environments to choose from.
-const MOST_CHOICES: i64 = 200;
+/// The most environments in the filter.
+const MAX_ENVIRONMENT_CHOICES: i64 = 200;
 const SEVERITIES: [&str; 4] = ["low", "medium", "high", "critical"];
-/// The stations of an incident's life.
+/// The statuses of an incident, in order.
 const STATUSES: [&str; 5] = [
     "detected",
     "acknowledged",
@@ -38,7 +39,7 @@ const STATUSES: [&str; 5] = [
     "closed",
 ];
 
-/// Which incidents to list, as the address has it.
+/// The filter in the page's address.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct ListQuery {
@@ -68,7 +69,8 @@ pub(super) async fn list(
     let found =
         incidents::list(&state.database, org.id, &filter, query.cursor, PER_PAGE + 1).await?;
     let (found, next) = cut(found, PER_PAGE, |incident| incident.id);
-    let environments = environments::list(&state.database, org.id, None, MOST_CHOICES).await?;
+    let environments =
+        environments::list(&state.database, org.id, None, MAX_ENVIRONMENT_CHOICES).await?;
     let path = page::org_path(org.id, "incidents");
     let carried = serde_html_form::to_string(&query).unwrap_or_default();
     Ok(page(
@@ -111,7 +113,7 @@ fn filter_form(query: &ListQuery, environments: &[Environment]) -> Markup {
     }
 }
 
-/// A select of values and their names, or all.
+/// A select field with these values and the choice "all".
 fn choice(
     label: &str,
     name: &str,
@@ -147,7 +149,7 @@ fn severity(incident: &Incident) -> Markup {
     html! { @match &incident.severity { Some(severity) => { (page::badge(severity)) } None => { (page::dash()) } } }
 }
 
-/// What of an incident is looked at.
+/// The parts of an incident's page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Shown {
@@ -220,7 +222,7 @@ fn query_tab(name: &str) -> Shown {
     }
 }
 
-/// When each station was reached.
+/// The time of each status.
 fn stations(incident: &Incident) -> [(&'static str, Option<DateTime<Utc>>); 5] {
     let at = [
         Some(incident.detected_at),
@@ -313,7 +315,7 @@ fn approval_table(visitor: &Visitor, approvals: &[Approval]) -> Markup {
                 } }
                 tbody { (page::rows(approvals, |approval| html! {
                     tr {
-                        th scope="row" { (page::words(&approval.action)) }
+                        th scope="row" { (page::spaced_name(&approval.action)) }
                         td { (page::badge(&approval.status)) }
                         td { (approval.requested_by) }
                         td { (page::ago(visitor.now, approval.created_at)) }

@@ -1,8 +1,8 @@
-//! The console: pages for operators and customers' admins, rendered here and usable without scripts.
+//! The console: pages for operators and customers' admins. They are rendered on the server and work without scripts.
 //!
-//! A page is a function from the same reads that the API and the command line use to markup. Every page is behind
-//! a session ([`session`]), every form carries the session's CSRF token ([`visit::Signed`]), and nothing is loaded
-//! from anywhere but this process.
+//! A page is a function that turns the same reads as in the API and the command line into markup. Every page needs a
+//! session ([`session`]), every form contains the session's CSRF token ([`visit::Signed`]), and every file comes from
+//! this process.
 
 mod actions;
 mod assets;
@@ -30,7 +30,7 @@ use axum::{
     routing::{get, post},
 };
 
-pub(super) use self::session::end_of_other_secrets;
+pub(super) use self::session::delete_sessions_of_other_secrets;
 use self::{failure::Failure, page::org_path, session::Visitor};
 use super::{ApiState, Problem, Role};
 use crate::{
@@ -38,10 +38,10 @@ use crate::{
     ids::OrgId,
 };
 
-/// What a page's handler answers with.
+/// The result of a page's handler.
 type Answer<T = maud::Markup> = Result<T, Failure>;
 
-/// The console's routes; `/` leads there.
+/// The console's routes, and a redirect from `/`.
 pub(super) fn router(state: ApiState) -> Router {
     let organization = Router::new()
         .route("/environments", get(environments::list))
@@ -79,11 +79,14 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/signout", post(signin::sign_out))
         .nest("/console", console)
         .method_not_allowed_fallback(async || Failure::from(Problem::method_not_allowed()))
-        .layer(middleware::from_fn_with_state(state.clone(), visit::around))
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            visit::identify_visitor,
+        ))
         .with_state(state)
 }
 
-/// Where somebody begins.
+/// Redirects a visitor to their first page.
 async fn home(visitor: Visitor) -> Answer<Redirect> {
     let path = match (visitor.identity.role, visitor.identity.org) {
         (Role::Operator, _) => "/console/overview".to_owned(),

@@ -1,4 +1,4 @@
-//! All organizations, for operators.
+//! The list of all organizations, for operators.
 
 use axum::extract::State;
 use maud::{Markup, html};
@@ -19,7 +19,7 @@ use crate::{
 /// Organizations per page.
 const PER_PAGE: i64 = 50;
 
-/// Which organizations to list.
+/// The filter and the start of a page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ListQuery {

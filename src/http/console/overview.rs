@@ -1,4 +1,4 @@
-//! The operator's overview: is the promise kept, and if not, where to look.
+//! The operator's overview: whether every organization is inside its windows, and where to look if not.
 
 use std::collections::BTreeMap;
 
@@ -20,9 +20,9 @@ use strum::IntoEnumIterator;
 
 use crate::{
     drift::organizations::{self, OrganizationFilter},
-    figures,
     gauges::Snapshot,
     http::{ApiState, api::cut},
+    humanize,
     postgres::Database,
     purge::datasets::tables,
     runs::RunStatus,
@@ -50,7 +50,7 @@ pub(super) async fn show(State(state): State<ApiState>, visitor: Visitor) -> Ans
     ))
 }
 
-/// When it was read, and what was not.
+/// When the figures were read, and which of them are older.
 fn as_of(visitor: &Visitor, snapshot: &Snapshot) -> Markup {
     html! {
         p.hint {
@@ -65,11 +65,11 @@ fn headline(visitor: &Visitor, snapshot: &Snapshot) -> Markup {
     let oldest = overdue.worst.first().map(|org| org.seconds);
     html! {
         dl.figures {
-            div { dt { "Organizations overdue" } dd { a href="/console/overdue" { (figures::number(overdue.organizations)) } } }
+            div { dt { "Organizations overdue" } dd { a href="/console/overdue" { (humanize::number(overdue.organizations)) } } }
             div { dt { "Oldest overdue" } dd { a href="/console/overdue" {
                 @match oldest { Some(age) => { (page::seconds(age)) } None => "nothing" } } } }
-            div { dt { "Unresolved plans" } dd { a href="/console/unresolved" { (figures::number(overdue.unresolved())) } } }
-            div { dt { "Failed runs" } dd { a href="/console/runs?status=failed" { (figures::number(snapshot.runs(RunStatus::Failed))) } } }
+            div { dt { "Unresolved plans" } dd { a href="/console/unresolved" { (humanize::number(overdue.unresolved())) } } }
+            div { dt { "Failed runs" } dd { a href="/console/runs?status=failed" { (humanize::number(snapshot.runs(RunStatus::Failed))) } } }
             div { dt { "Last slot" } dd { @match &snapshot.last_slot {
                 Some(slot) => { a href={ "/console/runs?since=" (slot.slot.format("%FT%T")) } { (page::ago(visitor.now, slot.slot)) }
                     @if slot.completed_at.is_none() { " " span.badge.busy { "being enqueued" } } }
@@ -101,11 +101,11 @@ fn per_day(snapshot: &Snapshot) -> Markup {
             }
         })
         .collect();
-    let series: Vec<String> = tables().map(page::words).collect();
+    let series: Vec<String> = tables().map(page::spaced_name).collect();
     charts::columns("Rows purged per day", Columns::Stacked, &series, &columns)
 }
 
-/// Which of the main app's tables stand behind each kind of data.
+/// The main app's tables behind each kind of data.
 fn tables_behind(database: &Database) -> Markup {
     let Some(mapping) = database.mapping() else {
         return html! { p.empty { "This process has not checked the mapping." } };
@@ -115,7 +115,7 @@ fn tables_behind(database: &Database) -> Markup {
         &html! {
             thead { tr { th scope="col" { "Data" } th scope="col" { "Tables of the main app" } } }
             tbody { @for table in &mapping.tables {
-                tr { th scope="row" { (page::words(table.view)) } td { code { (table.tables) } } }
+                tr { th scope="row" { (page::spaced_name(table.view)) } td { code { (table.tables) } } }
             } }
         },
     )
@@ -132,12 +132,12 @@ fn queue(snapshot: &Snapshot) -> Markup {
     html! {
         (charts::rows("Runs by status", "Status", &rows))
         @if snapshot.runs(RunStatus::Succeeded) >= RunStatus::MAX_SUCCEEDED_COUNTED {
-            p.hint { "Of those that succeeded no more are counted." }
+            p.hint { "The count of succeeded runs stops here." }
         }
     }
 }
 
-/// The organizations that hold expired rows, the worst first.
+/// The organizations with expired rows, the most overdue first.
 pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> Answer {
     visitor.identity.may_operate()?;
     let snapshot = state.gauges.snapshot().await?;
@@ -160,7 +160,7 @@ pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> 
                     } }
                 }))
                 @if usize::try_from(overdue.organizations).is_ok_and(|all| all > shown.len()) {
-                    p.hint { "The worst " (shown.len()) " of " (figures::number(overdue.organizations)) "." }
+                    p.hint { "The worst " (shown.len()) " of " (humanize::number(overdue.organizations)) "." }
                 }
             }
             (as_of(&visitor, &snapshot))
@@ -168,7 +168,7 @@ pub(super) async fn overdue(State(state): State<ApiState>, visitor: Visitor) -> 
     ))
 }
 
-/// Where a page begins.
+/// The start of a page.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct UnresolvedQuery {

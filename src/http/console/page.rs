@@ -1,4 +1,4 @@
-//! The frame of every page: head, navigation, who is signed in; and the small parts that pages are made of.
+//! The frame of every page (head, navigation, signed-in user) and the small parts of pages.
 
 use std::borrow::Cow;
 
@@ -7,9 +7,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use uuid::Uuid;
 
 use super::{assets, session::Visitor};
-use crate::{drift::organizations::Organization, figures, http::Role, ids::OrgId};
+use crate::{drift::organizations::Organization, http::Role, humanize, ids::OrgId};
 
-/// Where a page stands in the navigation.
+/// The position of a page in the navigation.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place<'a> {
     Overview,
@@ -46,7 +46,7 @@ impl Tab {
     }
 }
 
-/// A whole page for somebody who is signed in.
+/// A whole page for a signed-in user.
 pub(super) fn page(visitor: &Visitor, place: Place<'_>, title: &str, content: &Markup) -> Markup {
     let identity = &visitor.identity;
     frame(
@@ -73,7 +73,7 @@ pub(super) fn page(visitor: &Visitor, place: Place<'_>, title: &str, content: &M
     )
 }
 
-/// A page for whoever is not signed in.
+/// A page for a user who is not signed in.
 pub(super) fn bare(title: &str, content: &Markup) -> Markup {
     frame(title, &html! {}, &html! { div.narrow { (content) } })
 }
@@ -124,12 +124,12 @@ pub(super) fn org_path(org: OrgId, page: &str) -> String {
     format!("/console/orgs/{org}/{page}")
 }
 
-/// The hidden field that every form carries.
+/// The hidden field with the CSRF token, which every form contains.
 pub(super) fn csrf(visitor: &Visitor) -> Markup {
     html! { input type="hidden" name="csrf" value=(visitor.csrf); }
 }
 
-/// A word with the color of what it says.
+/// A status as a coloured badge.
 pub(super) fn badge(status: &str) -> Markup {
     let class = match status {
         "in_sync" | "succeeded" | "approved" | "closed" | "available" => "good",
@@ -138,33 +138,33 @@ pub(super) fn badge(status: &str) -> Markup {
         "running" | "queued" | "acknowledged" | "stabilized" | "reconciled" => "busy",
         _ => "plain",
     };
-    html! { span class={ "badge " (class) } { (words(status)) } }
+    html! { span class={ "badge " (class) } { (spaced_name(status)) } }
 }
 
-/// A name of the database as words: `in_sync` is `in sync`.
-pub(super) fn words(name: &str) -> String {
+/// A name from the database in words: `in_sync` becomes `in sync`.
+pub(super) fn spaced_name(name: &str) -> String {
     name.replace('_', " ")
 }
 
-/// How long ago, with the exact time on hover.
+/// The age of a time, with the exact time on hover.
 pub(super) fn ago(now: DateTime<Utc>, at: DateTime<Utc>) -> Markup {
-    html! { time datetime=(at.to_rfc3339_opts(SecondsFormat::Secs, true)) title=(exact(at)) { (figures::age(now, at)) } }
+    html! { time datetime=(at.to_rfc3339_opts(SecondsFormat::Secs, true)) title=(exact(at)) { (humanize::age(now, at)) } }
 }
 
-/// How long ago, or a dash.
+/// The age of a time, or a dash.
 pub(super) fn ago_or_dash(now: DateTime<Utc>, at: Option<DateTime<Utc>>) -> Markup {
     html! { @if let Some(at) = at { (ago(now, at)) } @else { (dash()) } }
 }
 
-/// The exact time, for people: `2026-11-23 02:00:00 UTC`.
+/// The exact time: `2026-11-23 02:00:00 UTC`.
 pub(super) fn exact(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// A length of time in seconds, for people.
+/// A duration in seconds, in readable units.
 pub(super) fn seconds(length: f64) -> String {
     let length = TimeDelta::try_milliseconds(round(length * 1000.0)).unwrap_or(TimeDelta::MAX);
-    figures::duration(length)
+    humanize::duration(length)
 }
 
 #[allow(
@@ -175,12 +175,12 @@ fn round(figure: f64) -> i64 {
     figure.round() as i64
 }
 
-/// What stands where there is nothing.
+/// The dash for an absent value.
 pub(super) fn dash() -> Markup {
     html! { span.dash aria-label="none" { "–" } }
 }
 
-/// A table that scrolls by itself where the window is narrow, also by keyboard.
+/// A table that scrolls in a narrow window, also with the keyboard.
 pub(super) fn table(caption: &str, table: &Markup) -> Markup {
     html! {
         div.scroll role="region" aria-label=(caption) tabindex="0" {
@@ -189,24 +189,28 @@ pub(super) fn table(caption: &str, table: &Markup) -> Markup {
     }
 }
 
-/// The most bytes that the rows of a table take: a page has a megabyte at most.
-const ROOM_FOR_ROWS: usize = 400_000;
+/// The most bytes of a table's rows. A page has at most a megabyte.
+const MAX_ROWS_BYTES: usize = 400_000;
 
-/// The rows of a table, as many as a page has room for, and how many more there are.
+/// The rows of a table that fit on a page, and the number of omitted ones.
 pub(super) fn rows<T>(items: &[T], row: impl Fn(&T) -> Markup) -> Markup {
-    let (rows, left) = fitting(items, ROOM_FOR_ROWS, row);
+    let (rows, left) = fitting(items, MAX_ROWS_BYTES, row);
     html! {
         (rows)
-        @if left > 0 { tr { td.hint colspan="9" { "This page has no room for " (figures::number(left)) " more." } } }
+        @if left > 0 { tr { td.hint colspan="9" { "This page has no room for " (humanize::number(left)) " more." } } }
     }
 }
 
-/// As many of these as so many bytes have room for, and how many are left.
-pub(super) fn fitting<T>(items: &[T], room: usize, show: impl Fn(&T) -> Markup) -> (Markup, usize) {
+/// The items that fit in `max_bytes`, and the number of omitted ones.
+pub(super) fn fitting<T>(
+    items: &[T],
+    max_bytes: usize,
+    show: impl Fn(&T) -> Markup,
+) -> (Markup, usize) {
     let mut shown = String::new();
     for (index, item) in items.iter().enumerate() {
         let next = show(item).into_string();
-        if shown.len() + next.len() > room {
+        if shown.len() + next.len() > max_bytes {
             return (PreEscaped(shown), items.len() - index);
         }
         shown.push_str(&next);
@@ -214,8 +218,8 @@ pub(super) fn fitting<T>(items: &[T], room: usize, show: impl Fn(&T) -> Markup) 
     (PreEscaped(shown), 0)
 }
 
-/// A text, or how it begins, where its HTML would take more than so many bytes.
-pub(super) fn beginning(text: &str, room: usize) -> Cow<'_, str> {
+/// The text, cut so that its HTML fits in `max_bytes`.
+pub(super) fn beginning(text: &str, max_bytes: usize) -> Cow<'_, str> {
     let mut taken = 0;
     let end = text.char_indices().find(|(_, letter)| {
         taken += match letter {
@@ -224,19 +228,19 @@ pub(super) fn beginning(text: &str, room: usize) -> Cow<'_, str> {
             '<' | '>' => "&lt;".len(),
             letter => letter.len_utf8(),
         };
-        taken > room
+        taken > max_bytes
     });
     end.map_or(Cow::Borrowed(text), |(end, _)| {
         Cow::Owned(format!("{}…", &text[..end]))
     })
 }
 
-/// A link to a run by the beginning of its id.
+/// A link to a run, labelled with the beginning of its id.
 pub(super) fn run_link(run: Uuid) -> Markup {
     html! { a.id href={ "/console/runs/" (run) } title=(run) { (short(run)) } }
 }
 
-/// The beginning of an id: enough to tell a few apart.
+/// The beginning of an id, enough to distinguish a few.
 pub(super) fn short(id: Uuid) -> String {
     id.simple().to_string()[..8].to_owned()
 }
@@ -251,11 +255,11 @@ pub(super) fn more(next: Option<impl std::fmt::Display>, path: &str, query: &str
     }
 }
 
-/// A text that somebody was asked for, and its limits.
+/// The field for a reason, with its limits.
 pub(super) fn reason_field() -> Markup {
     html! {
         label for="reason" { "Reason" }
         input id="reason" name="reason" maxlength="1000" autocomplete="off";
-        p.hint { "Kept in the record, for whoever asks why." }
+        p.hint { "Stored in the record." }
     }
 }

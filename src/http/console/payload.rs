@@ -1,5 +1,5 @@
-//! An incident's payload as people read it: workflow by workflow, change by change. What has another shape is still
-//! there as JSON. A page has room for so much of it; it takes no more memory than that.
+//! Shows an incident's payload as a list of workflows and their changes, and as JSON. A payload of another shape is
+//! shown only as JSON. The size on the page, and so the memory, is limited.
 
 use std::borrow::Cow;
 
@@ -8,20 +8,20 @@ use serde_json::Value;
 
 use super::page;
 
-/// The most bytes that the changes of one workflow take on the page, all workflows, the JSON, and one text.
-const ROOM_FOR_CHANGES: usize = 100_000;
-const ROOM_FOR_WORKFLOWS: usize = 250_000;
-const ROOM_FOR_JSON: usize = 400_000;
-const ROOM_FOR_TEXT: usize = 2_000;
+/// The most bytes on the page, for the changes of one workflow, for all workflows, for the JSON, and for one text.
+const MAX_CHANGES_BYTES: usize = 100_000;
+const MAX_WORKFLOWS_BYTES: usize = 250_000;
+const MAX_JSON_BYTES: usize = 400_000;
+const MAX_TEXT_BYTES: usize = 2_000;
 
-/// The workflows and their changes, and the whole as JSON, folded away.
+/// The workflows and their changes, and the whole payload as collapsed JSON.
 pub(super) fn readable(payload: &Value) -> Markup {
     let workflows = payload["workflows"].as_array();
     html! {
         (origin(payload))
         @match workflows {
             Some(workflows) if !workflows.is_empty() => {
-                @let (shown, left) = page::fitting(workflows, ROOM_FOR_WORKFLOWS, one);
+                @let (shown, left) = page::fitting(workflows, MAX_WORKFLOWS_BYTES, one);
                 (shown)
                 (left_out(left))
             }
@@ -34,16 +34,16 @@ pub(super) fn readable(payload: &Value) -> Markup {
     }
 }
 
-/// What no program reads as JSON, as text.
+/// A payload that parsers cannot read as JSON, as text.
 pub(super) fn unreadable(text: &str) -> Markup {
     html! {
-        p.empty { "The details hold a number or a nesting that cannot be read as JSON here. This is their text." }
+        p.empty { "The details contain a number or a nesting that cannot be parsed as JSON here. This is their text." }
         (json(text))
     }
 }
 
 fn json(text: &str) -> Markup {
-    let shown = page::beginning(text, ROOM_FOR_JSON);
+    let shown = page::beginning(text, MAX_JSON_BYTES);
     let is_cut = matches!(shown, Cow::Owned(_));
     html! {
         pre tabindex="0" { (shown) }
@@ -56,10 +56,10 @@ fn left_out(left: usize) -> Markup {
 }
 
 fn text(value: &Value) -> Option<Cow<'_, str>> {
-    Some(page::beginning(value.as_str()?, ROOM_FOR_TEXT))
+    Some(page::beginning(value.as_str()?, MAX_TEXT_BYTES))
 }
 
-/// What was compared with what.
+/// The git commit that the check compared with.
 fn origin(payload: &Value) -> Markup {
     let git = &payload["git"];
     html! {
@@ -82,7 +82,7 @@ fn one(workflow: &Value) -> Markup {
             @if let Some(editor) = text(&workflow["edited_by"]) { p.hint { "Edited by " (editor) } }
             @match changes {
                 Some(changes) if !changes.is_empty() => {
-                    @let (shown, left) = page::fitting(changes, ROOM_FOR_CHANGES, line);
+                    @let (shown, left) = page::fitting(changes, MAX_CHANGES_BYTES, line);
                     ul.changes { (shown) }
                     (left_out(left))
                 }
@@ -99,7 +99,7 @@ fn line(change: &Value) -> Markup {
     let values = ["before", "after"].map(|key| change.get(key));
     html! {
         li {
-            (page::words(&what))
+            (page::spaced_name(&what))
             @if let Some(node) = node { " · " strong { (node) } }
             @if let Some(detail) = detail { " · " code { (detail) } }
             @if let [Some(before), Some(after)] = values {
@@ -109,19 +109,19 @@ fn line(change: &Value) -> Markup {
     }
 }
 
-/// A value as it was written; a text without its quotes.
+/// A value as JSON, or a text without its quotes.
 fn short(value: &Value) -> String {
     let written = value
         .as_str()
         .map_or_else(|| value.to_string().into(), Cow::Borrowed);
-    page::beginning(&written, ROOM_FOR_TEXT).into_owned()
+    page::beginning(&written, MAX_TEXT_BYTES).into_owned()
 }
 
-/// JSON for people, or how it begins. Indentation can make it a hundred times as long as it was.
+/// Indented JSON, cut if it is long. Indentation can make it a hundred times as long.
 fn pretty(payload: &Value) -> String {
-    let mut written = vec![0; ROOM_FOR_JSON + 1];
+    let mut written = vec![0; MAX_JSON_BYTES + 1];
     let mut room = written.as_mut_slice();
-    // It fails where the room ends.
+    // The writer fails at the size limit.
     let _ = serde_json::to_writer_pretty(&mut room, payload);
     let left = room.len();
     written.truncate(written.len() - left);

@@ -1,5 +1,5 @@
-//! Replaying runs: one, the selected, or all that match a filter. What is shown is what is replayed: the form that
-//! is sent names every run.
+//! Replays one run, the selected runs, or all that match a filter. The form names every run, so exactly the shown runs
+//! are replayed.
 
 use axum::{extract::State, response::Redirect};
 use maud::{Markup, html};
@@ -15,21 +15,21 @@ use super::{
 };
 use crate::{
     drift::organizations,
-    figures,
-    http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
+    http::{ApiState, Problem, api::MAX_REASON_CHARS, extract::bounded_text},
+    humanize,
     runs::{self, MAX_REPLAYED, Operator, Replayable, RunFilter, RunStatus},
 };
 
-/// Runs by name.
+/// The selected runs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {
     run: Vec<Uuid>,
-    /// From the boxes of a list: none of them ticked means none.
+    /// Whether the request comes from the boxes of a list. Then no ticked box means no run.
     selected: bool,
 }
 
-/// Exactly what would be replayed.
+/// Shows exactly the runs that would be replayed.
 pub(super) async fn confirm(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -60,20 +60,20 @@ pub(super) async fn confirm(
         &html! {
             h1 { "Replay runs?" }
             @if runs.is_empty() {
-                p.empty { "Nothing to replay: of each organization the latest matching run is repeated, unless one succeeded since or the organization is gone." }
+                p.empty { "Nothing to replay: only the latest matching run of each organization is replayed, unless a later run succeeded or the organization is gone." }
                 p { a href="/console/runs" { "Back to the runs" } }
             } @else {
                 p.lead {
-                    "Each becomes a new run; the old ones stay as they were. Of each organization the latest matching run is "
-                    "repeated, unless one succeeded since."
-                    @if all > count { " Of " (figures::number(all)) " that match, these " (figures::number(count)) " go first." }
+                    "Each replay creates a new run; the old runs do not change. Only the latest matching run of each organization "
+                    "is replayed, unless a later run succeeded."
+                    @if all > count { " These are the first " (humanize::number(count)) " of " (humanize::number(all)) " matching runs." }
                 }
                 form.card method="post" {
                     (page::csrf(&visitor))
                     @for run in &runs { input type="hidden" name="run" value=(run.id); }
                     (page::reason_field())
                     div.buttons {
-                        button.primary type="submit" { "Replay " (figures::count(count, "run", "runs")) }
+                        button.primary type="submit" { "Replay " (humanize::quantity(count, "run", "runs")) }
                         a.button href="/console/runs" { "Leave them" }
                     }
                 }
@@ -83,7 +83,7 @@ pub(super) async fn confirm(
     ))
 }
 
-/// These runs, as far as they can be replayed.
+/// A filter for those of these runs that can be replayed.
 fn chosen_filter(runs: &[Uuid]) -> RunFilter {
     RunFilter {
         ids: Some(runs.to_vec()),
@@ -117,7 +117,7 @@ fn replay_table(
     )
 }
 
-/// The fields of the confirmation.
+/// The fields of the confirmation form.
 #[derive(Debug, Deserialize)]
 pub(super) struct ReplayForm {
     #[serde(default)]
@@ -133,7 +133,7 @@ pub(super) async fn replay(
     visitor.identity.may_operate()?;
     let by = Operator {
         name: visitor.identity.subject,
-        reason: bounded_text("reason", form.reason, MAX_REASON)?,
+        reason: bounded_text("reason", form.reason, MAX_REASON_CHARS)?,
     };
     let filter = chosen_filter(&form.run);
     let (replayed, _) =

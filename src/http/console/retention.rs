@@ -1,4 +1,4 @@
-//! An organization's retention: what its plan promises, what would go now, what went; and purge now.
+//! An organization's retention: its windows, the preview, the last runs, and purge now.
 
 use axum::{extract::State, response::Redirect};
 use chrono::{DateTime, Utc};
@@ -15,21 +15,21 @@ use super::{
 };
 use crate::{
     drift::organizations::Organization,
-    figures,
     http::{
         ApiState,
-        api::{self, MAX_REASON},
+        api::{self, MAX_REASON_CHARS},
         extract::bounded_text,
     },
+    humanize,
     purge::{Counting, MAX_COUNTED, Preview, datasets::DATASETS},
     retention::Plan,
     runs::{self, Run, RunFilter},
 };
 
-/// How many of the last runs are shown.
-const LAST_RUNS: u32 = 10;
+/// The number of recent runs on the page.
+const RECENT_RUNS: u32 = 10;
 
-/// The plan, the preview, the next run and the last ones.
+/// The plan, the preview, the next run and the recent ones.
 pub(super) async fn show(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -40,7 +40,7 @@ pub(super) async fn show(
         org: Some(org.id),
         ..RunFilter::default()
     };
-    let runs = runs::list(&state.database, &filter, None, LAST_RUNS)
+    let runs = runs::list(&state.database, &filter, None, RECENT_RUNS)
         .await?
         .items;
     let path = page::org_path(org.id, "retention");
@@ -86,7 +86,7 @@ fn windows(org: &Organization, now: DateTime<Utc>) -> Markup {
             tbody { @for dataset in DATASETS {
                 @let window = policy.get(dataset.name());
                 tr {
-                    th scope="row" { (page::words(dataset.tables()[0])) }
+                    th scope="row" { (page::spaced_name(dataset.tables()[0])) }
                     td { @match window { Some(window) => { (window.in_days()) " days" } None => "no rule" } }
                     td { @match window { Some(window) => { (page::exact(window.cutoff(now).0)) } None => "nothing goes" } }
                 }
@@ -110,7 +110,7 @@ fn next_run(state: &ApiState, visitor: &Visitor, runs: &[Run]) -> Markup {
     }
 }
 
-/// The preview, as a part of the retention page.
+/// The preview, which the retention page loads as a part.
 pub(super) async fn preview(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -123,14 +123,14 @@ pub(super) async fn preview(
     Ok(counted_rows(&counted))
 }
 
-/// How far the preview counts.
+/// The query of the preview.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct PreviewQuery {
     exact: bool,
 }
 
-/// What was counted, and a link to count to the end where that was not done.
+/// The counted rows, and a link to a full count if the count stopped early.
 fn counted_rows(preview: &Preview) -> Markup {
     let exactly = page::org_path(preview.org_id, "retention/preview?exact=true");
     html! {
@@ -152,15 +152,15 @@ fn preview_table(preview: &Preview) -> Markup {
                 tr { th scope="row" { code { (table) } } td.number { (rows_of(preview, table, *rows)) } }
             } }
             tfoot { tr { th scope="row" { "All" } td.number {
-                @if !preview.at_least.is_empty() { "more than " } (figures::number(total(preview)))
+                @if !preview.at_least.is_empty() { "more than " } (humanize::number(total(preview)))
             } } }
         },
     )
 }
 
-/// As many rows as were counted.
+/// The number of counted rows in words.
 fn rows_of(preview: &Preview, table: &str, rows: u64) -> String {
-    let rows_of = figures::number(rows);
+    let rows_of = humanize::number(rows);
     match preview.at_least.contains(&table) {
         true if rows >= MAX_COUNTED => format!("more than {rows_of}"),
         true => format!("at least {rows_of}"),
@@ -172,7 +172,7 @@ fn total(preview: &Preview) -> u64 {
     preview.tables.0.iter().map(|(_, rows)| rows).sum()
 }
 
-/// Asks once more, with the numbers.
+/// Asks for confirmation, with the numbers.
 pub(super) async fn confirm(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -189,7 +189,7 @@ pub(super) async fn confirm(
             h1 { "Purge now?" }
             p.lead {
                 @if total(&preview) == 0 { "Nothing of " strong { (org.name) } " is past its window now: a purge would remove nothing." }
-                @else { "These rows of " strong { (org.name) } " are past their window and go for good:" }
+                @else { "These rows of " strong { (org.name) } " are past their window and will be deleted permanently:" }
             }
             (counted_rows(&preview))
             @if preview.error_kind.is_some() {
@@ -197,7 +197,7 @@ pub(super) async fn confirm(
             }
             form.card method="post" {
                 (page::csrf(&visitor))
-                // Sent twice, it is one request.
+                // If the form is sent twice, it is one request.
                 input type="hidden" name="key" value=(session::secret());
                 (page::reason_field())
                 div.buttons {
@@ -209,7 +209,7 @@ pub(super) async fn confirm(
     ))
 }
 
-/// The fields of the confirmation.
+/// The fields of the confirmation form.
 #[derive(Debug, Deserialize)]
 pub(super) struct PurgeForm {
     reason: Option<String>,
@@ -224,7 +224,7 @@ pub(super) async fn purge(
 ) -> Answer<Redirect> {
     let org = organization(&state, &visitor, org).await?;
     visitor.identity.may_purge(org.id)?;
-    let reason = bounded_text("reason", form.reason, MAX_REASON)?;
+    let reason = bounded_text("reason", form.reason, MAX_REASON_CHARS)?;
     let key = bounded_text("key", form.key, 200)?;
     let who = &visitor.identity;
     let run = api::request_purge(&state, who, org.id, reason.as_deref(), key.as_deref()).await?;

@@ -1,4 +1,4 @@
-//! One run: what it did to each table, live until it is over; and cancelling it.
+//! One run and its work on each table, updated until the run is final; and its cancellation.
 
 use axum::{extract::State, response::Redirect};
 use chrono::{DateTime, Utc};
@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{
     drift::organizations::{self, Organization},
-    figures,
-    http::{ApiState, Problem, api::MAX_REASON, extract::bounded_text},
+    http::{ApiState, Problem, api::MAX_REASON_CHARS, extract::bounded_text},
+    humanize,
     ids::RunId,
     runs::{self, Action, Operator, Run, RunStatus},
 };
 
-/// What a run's page shows.
+/// The data of a run's page.
 struct Shown {
     run: Run,
     org: Option<Organization>,
@@ -36,11 +36,11 @@ async fn find(state: &ApiState, visitor: &Visitor, id: Uuid) -> Answer<Shown> {
         org: organizations::get(&state.database, run.org_id).await?,
         actions: runs::actions_on(&state.database, run.id).await?,
         replays: runs::replays_of(&state.database, run.id).await?,
-        run: visitor.identity.shown(run),
+        run: visitor.identity.visible_run(run),
     })
 }
 
-/// Operators come from all runs, everybody else from their organization.
+/// The position in the navigation: all runs for operators, the organization for everybody else.
 fn place<'a>(visitor: &Visitor, org: Option<&'a Organization>) -> Place<'a> {
     match org {
         Some(org) if visitor.identity.may_operate().is_err() => Place::Org(org, Tab::Retention),
@@ -67,7 +67,7 @@ pub(super) async fn show(
     ))
 }
 
-/// The part of the page that changes while the run is live: it asks for itself again each second.
+/// The part of the page that changes while the run is live. It reloads itself every second.
 pub(super) async fn progress(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -122,7 +122,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
                 None => { (run.org_id) " (deleted)" }
             } } }
             div { dt { "Plan" } dd { (run.plan.as_deref().unwrap_or("not resolved")) } }
-            div { dt { "Trigger" } dd { (page::words(run.trigger.name())) } }
+            div { dt { "Trigger" } dd { (page::spaced_name(run.trigger.name())) } }
             div { dt { "Asked by" } dd { (run.requested_by) } }
             @if let Some(reason) = &run.reason { div { dt { "Reason" } dd { (reason) } } }
             div { dt { "Attempts" } dd { (run.attempts) " of " (run.max_attempts) } }
@@ -133,7 +133,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
                 div { dt { "Replayed by" } dd { @for replay in &shown.replays { (page::run_link(*replay)) " " } } }
             }
             @if let (Some(started), Some(finished)) = (run.started_at, run.finished_at) {
-                div { dt { "Took" } dd { (figures::duration(finished - started)) } }
+                div { dt { "Took" } dd { (humanize::duration(finished - started)) } }
             }
             div { dt { "Created" } dd { (page::ago(visitor.now, run.created_at)) } }
         }
@@ -143,7 +143,7 @@ fn facts(visitor: &Visitor, shown: &Shown) -> Markup {
 fn steps(run: &Run) -> Markup {
     html! {
         @if run.steps.is_empty() { p.empty { "No step has begun: nothing was purged." } } @else {
-            (page::table("What went, by table", &html! {
+            (page::table("Purged rows, by table", &html! {
                 thead { tr {
                     th scope="col" { "Table" } th scope="col" { "State" } th.number scope="col" { "Rows purged" }
                     th.number scope="col" { "Kept by a rule" } th.number scope="col" { "Batches" }
@@ -153,17 +153,17 @@ fn steps(run: &Run) -> Markup {
                     tr {
                         th scope="row" { code { (step.table_name) } }
                         td { (page::badge(&step.status)) }
-                        td.number { (figures::number(step.rows_purged)) }
-                        td.number { (figures::number(step.rows_kept)) }
-                        td.number { (figures::number(step.batches)) }
+                        td.number { (humanize::number(step.rows_purged)) }
+                        td.number { (humanize::number(step.rows_kept)) }
+                        td.number { (humanize::number(step.batches)) }
                         td { @match step.cutoff { Some(cutoff) => { (page::exact(cutoff)) } None => "no rule" } }
                     }
                 } }
-                tfoot { tr { th scope="row" { "All" } td {} td.number { (figures::number(run.rows_purged())) }
+                tfoot { tr { th scope="row" { "All" } td {} td.number { (humanize::number(run.rows_purged())) }
                     td {} td {} td {} } }
             }))
             @for (step, along) in run.steps.iter().filter_map(|step| Some((step, step.cascaded_in_words()?))) {
-                p.hint { "With rows of " code { (step.table_name) } " went " (along) ", by a foreign key." }
+                p.hint { "A foreign key also removed " (along) " with rows of " code { (step.table_name) } "." }
             }
         }
     }
@@ -192,7 +192,7 @@ fn timeline(shown: &Shown) -> Markup {
     for action in &shown.actions {
         events.push((action.at, actions::sentence(action)));
     }
-    // Stable: what has one time stays in the order of this list.
+    // The sort is stable, so events with the same time keep this order.
     events.sort_by_key(|(at, _)| *at);
     page::table(
         "Timeline",
@@ -205,7 +205,7 @@ fn timeline(shown: &Shown) -> Markup {
     )
 }
 
-/// They have ids so that the focus stays on them when the part that they stand in is exchanged.
+/// The buttons. Their ids keep the focus on them when the surrounding part is reloaded.
 fn buttons(run: &Run) -> Markup {
     html! {
         div.buttons {
@@ -218,7 +218,7 @@ fn buttons(run: &Run) -> Markup {
     }
 }
 
-/// Asks once more, and why.
+/// Asks for confirmation and for a reason.
 pub(super) async fn confirm_cancel(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -243,7 +243,7 @@ pub(super) async fn confirm_cancel(
         &html! {
             h1 { "Cancel this run?" }
             p.lead { "Run " (page::run_link(id)) " of " strong { (org) } " is " (page::badge(shown.run.status.name()))
-                ". A running one stops at its next batch; what has gone by then stays gone." }
+                ". A running one stops at its next batch; rows that are already purged are not restored." }
             form.card method="post" {
                 (page::csrf(&visitor))
                 (page::reason_field())
@@ -256,9 +256,9 @@ pub(super) async fn confirm_cancel(
     ))
 }
 
-/// Why an operator acts.
+/// The operator's reason.
 #[derive(Debug, Deserialize)]
-pub(super) struct Because {
+pub(super) struct ActionReason {
     reason: Option<String>,
 }
 
@@ -266,12 +266,12 @@ pub(super) struct Because {
 pub(super) async fn cancel(
     State(state): State<ApiState>,
     PagePath(id): PagePath<Uuid>,
-    Signed(visitor, because): Signed<Because>,
+    Signed(visitor, because): Signed<ActionReason>,
 ) -> Answer<Redirect> {
     visitor.identity.may_operate()?;
     let by = Operator {
         name: visitor.identity.subject,
-        reason: bounded_text("reason", because.reason, MAX_REASON)?,
+        reason: bounded_text("reason", because.reason, MAX_REASON_CHARS)?,
     };
     runs::cancel(&state.database, RunId(id), &by).await?;
     Ok(Redirect::to(&format!("/console/runs/{id}")))

@@ -1,4 +1,4 @@
-//! Runs of all organizations, for operators: what failed first in sight, filters in the address.
+//! Runs of all organizations, for operators. Failed runs come first, and the filter is part of the address.
 
 use std::collections::HashMap;
 
@@ -18,11 +18,11 @@ use strum::IntoEnumIterator;
 
 use crate::{
     drift::organizations,
-    figures,
     http::{
         ApiState, Problem,
         extract::{bounded_text, bounded_time},
     },
+    humanize,
     ids::OrgId,
     runs::{self, Cursor, Failures, Run, RunFilter, RunStatus},
 };
@@ -30,7 +30,7 @@ use crate::{
 /// Runs per page.
 const PER_PAGE: u32 = 50;
 
-/// Which runs to list, as the address has it.
+/// The filter in the page's address.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct RunsQuery {
@@ -47,7 +47,7 @@ pub(super) struct RunsQuery {
 }
 
 impl RunsQuery {
-    /// The filter that it stands for.
+    /// Parses the filter.
     pub(super) fn filter(&self) -> Result<RunFilter, Problem> {
         let org = self.org.as_deref().map(str::parse::<OrgId>).transpose();
         Ok(RunFilter {
@@ -62,7 +62,7 @@ impl RunsQuery {
         })
     }
 
-    /// As it stands in the address.
+    /// The filter as the query of an address.
     pub(super) fn text(&self) -> String {
         serde_html_form::to_string(self).unwrap_or_default()
     }
@@ -76,7 +76,7 @@ impl RunsQuery {
     }
 }
 
-/// A time as a browser's field has it, in UTC, or with its offset.
+/// Parses a time from a browser's field: UTC, or with an offset.
 fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let local = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
@@ -94,7 +94,7 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem
     bounded_time(name, Some(time))
 }
 
-/// The list's own part of the address.
+/// The parts of the address that only the list uses.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ListQuery {
@@ -103,7 +103,7 @@ pub(super) struct ListQuery {
     joined: Option<u32>,
 }
 
-/// Runs, newest first, below what failed by its kind.
+/// Failed runs by error kind, and below them all runs, newest first.
 pub(super) async fn list(
     State(state): State<ApiState>,
     visitor: Visitor,
@@ -135,7 +135,7 @@ pub(super) async fn list(
                 p.empty { @if text.is_empty() { "There is no run yet: the scheduler makes them, or purge now." } @else { "No run matches." } }
             } @else {
                 form method="get" action="/console/runs/replay" {
-                    // Nothing selected is not everything.
+                    // If no run is selected, none is replayed.
                     input type="hidden" name="selected" value="true";
                     (run_table(&visitor, &runs.items, Some(&names), true))
                     div.buttons {
@@ -149,7 +149,7 @@ pub(super) async fn list(
     ))
 }
 
-/// The organizations' names of a page of runs.
+/// The names of the organizations on a page of runs.
 pub(super) async fn names(state: &ApiState, runs: &[Run]) -> sqlx::Result<HashMap<OrgId, String>> {
     let ids: Vec<Uuid> = runs.iter().map(|run| run.org_id.0).collect();
     organizations::names(&state.database, &ids).await
@@ -159,7 +159,7 @@ fn replayed_notice(replayed: Option<u32>, joined: Option<u32>) -> Markup {
     html! {
         @if let Some(count) = replayed {
             p.notice role="status" {
-                (figures::count(count, "run", "runs")) " replayed"
+                (humanize::quantity(count, "run", "runs")) " replayed"
                 @if let Some(joined) = joined.filter(|joined| *joined > 0) {
                     ", of which " (joined) " joined a run that was live already"
                 }
@@ -177,7 +177,7 @@ fn failure_groups(visitor: &Visitor, failures: &[Failures]) -> Markup {
                     @let query = RunsQuery::of_kind(group.error_kind.as_deref()).text();
                     li.card {
                         p.kind { a href={ "/console/runs?" (query) } { (group.error_kind.as_deref().unwrap_or("unknown")) } }
-                        p { (figures::count(group.runs, "run", "runs")) " of " (figures::count(group.organizations, "organization", "organizations")) }
+                        p { (humanize::quantity(group.runs, "run", "runs")) " of " (humanize::quantity(group.organizations, "organization", "organizations")) }
                         p.hint { "latest " (page::ago(visitor.now, group.latest)) }
                         p { a href={ "/console/runs/replay?" (query) } {
                             "Replay" span.hidden { " " (group.error_kind.as_deref().unwrap_or("unknown")) } "…" } }
@@ -214,7 +214,7 @@ fn filter_form(query: &RunsQuery, failures: &[Failures]) -> Markup {
     }
 }
 
-/// Runs as a table; with the organizations' names where there is more than one, and a box to select by.
+/// Runs as a table, with the organizations' names and boxes for selection if it spans organizations.
 pub(super) fn run_table(
     visitor: &Visitor,
     runs: &[Run],
@@ -237,8 +237,8 @@ pub(super) fn run_table(
                     th scope="row" { (page::run_link(run.id.0)) }
                     @if let Some(names) = names { td { (org_link(run.org_id, names)) } }
                     td { (page::badge(run.status.name())) @if let Some(kind) = &run.error_kind { " " code { (kind) } } }
-                    td { (page::words(run.trigger.name())) }
-                    td.number { (figures::number(run.rows_purged())) }
+                    td { (page::spaced_name(run.trigger.name())) }
+                    td.number { (humanize::number(run.rows_purged())) }
                     td.number { (run.attempts) "/" (run.max_attempts) }
                     td { (page::ago(visitor.now, run.created_at)) }
                     td { (page::ago_or_dash(visitor.now, run.finished_at)) }
@@ -256,7 +256,7 @@ fn select_box(run: &Run) -> Markup {
     }
 }
 
-/// An organization's name, leading to its retention; its id where it is gone.
+/// An organization's name as a link to its retention, or its id if it no longer exists.
 pub(super) fn org_link(org: OrgId, names: &HashMap<OrgId, String>) -> Markup {
     html! {
         @match names.get(&org) {

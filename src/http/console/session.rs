@@ -1,5 +1,5 @@
-//! Sessions of the console: a random cookie, kept as a hash, that is exchanged now and then. A session ends with the token
-//! that it was signed in with, and with the key of that token.
+//! Sessions of the console. A session is a random cookie that is stored as a hash and replaced regularly. It ends with
+//! the token that began it, and with that token's key.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     http::{
         Identity, Role,
-        auth::{OF_SECRET, Token},
+        auth::{SECRET_FINGERPRINT_PREFIX, Token},
     },
     ids::OrgId,
     postgres::Database,
@@ -19,31 +19,31 @@ use crate::{
 /// The cookie's name.
 pub(super) const COOKIE: &str = "drift_retention_session";
 
-/// Somebody who is signed in.
+/// A signed-in user.
 #[derive(Debug, Clone)]
 pub(super) struct Visitor {
-    /// Who, and what they may do.
+    /// The user's identity.
     pub identity: Identity,
-    /// What every form of theirs carries.
+    /// The CSRF token of the user's forms.
     pub csrf: String,
-    /// Postgres's clock at this request.
+    /// Postgres's time of this request.
     pub now: DateTime<Utc>,
 }
 
-/// A session that a cookie names.
+/// The session of a cookie.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// What operators know it by.
+    /// The id that operators see.
     pub id: Uuid,
-    /// Whose it is.
+    /// The user.
     pub visitor: Visitor,
-    /// What the key is known by that it came from.
+    /// The fingerprint of the key that verified its token.
     pub key: String,
-    /// How long ago it began.
+    /// The time since it began.
     pub age: Duration,
-    /// Whether the cookie is old enough to be exchanged.
+    /// Whether the cookie is old enough to be replaced.
     pub is_stale: bool,
-    /// Whether nobody used it for a while.
+    /// Whether the session was unused for a while.
     pub was_idle: bool,
 }
 
@@ -56,8 +56,8 @@ fn hash(secret: &str) -> Vec<u8> {
     Sha256::digest(secret).to_vec()
 }
 
-/// Begins a session for the token's bearer, and returns its cookie. It ends when the token says so, after twelve hours at the
-/// latest.
+/// Begins a session for the token's bearer, and returns its cookie. The session ends with the token, after at most
+/// twelve hours.
 pub(super) async fn begin(database: &Database, token: &Token) -> sqlx::Result<String> {
     let cookie = secret();
     sqlx::query!(
@@ -79,8 +79,8 @@ pub(super) async fn begin(database: &Database, token: &Token) -> sqlx::Result<St
     Ok(cookie)
 }
 
-/// Marks a sign-in link as taken; false when it was already. It is known by what its token says, since a signature of ES256
-/// can be written in two ways.
+/// Marks a sign-in link as used. Returns false if it was already used. The key is the signed part of the token, because
+/// an ES256 signature can be written in two ways.
 pub(super) async fn spend_link(
     database: &Database,
     text: &str,
@@ -99,7 +99,8 @@ pub(super) async fn spend_link(
     Ok(spent.rows_affected() == 1)
 }
 
-/// The session of this cookie. The one before an exchange is taken for a minute more: requests cross.
+/// The session of this cookie. A replaced cookie stays valid for another minute, for requests that are already on their
+/// way.
 pub(super) async fn find(database: &Database, cookie: &str) -> sqlx::Result<Option<Session>> {
     let found = sqlx::query!(
         r#"-- console.find_session
@@ -117,7 +118,7 @@ pub(super) async fn find(database: &Database, cookie: &str) -> sqlx::Result<Opti
     Ok(found.and_then(|row| {
         let identity = Identity {
             subject: row.subject,
-            role: Role::named(&row.role)?,
+            role: Role::from_name(&row.role)?,
             org: row.org_id.map(OrgId),
         };
         let visitor = Visitor {
@@ -136,7 +137,7 @@ pub(super) async fn find(database: &Database, cookie: &str) -> sqlx::Result<Opti
     }))
 }
 
-/// Notes that somebody uses the session.
+/// Records that the session is in use.
 pub(super) async fn note_use(database: &Database, session: Uuid) -> sqlx::Result<()> {
     sqlx::query!(
         "-- console.note_use
@@ -148,7 +149,7 @@ pub(super) async fn note_use(database: &Database, session: Uuid) -> sqlx::Result
     Ok(())
 }
 
-/// Exchanges a session's cookie for a new one; none when another request has just done so.
+/// Replaces a session's cookie. Returns `None` if another request has just done so.
 pub(super) async fn rotate(database: &Database, cookie: &str) -> sqlx::Result<Option<String>> {
     let next = secret();
     let rotated = sqlx::query!(
@@ -163,9 +164,9 @@ pub(super) async fn rotate(database: &Database, cookie: &str) -> sqlx::Result<Op
     Ok((rotated.rows_affected() == 1).then_some(next))
 }
 
-/// Ends the sessions that came from a shared secret other than the one of this `fingerprint`; none: there is no secret any more.
-/// Returns how many.
-pub(in crate::http) async fn end_of_other_secrets(
+/// Ends the sessions whose tokens were signed with a shared secret other than that of `fingerprint`. `None` means that
+/// there is no secret any more. Returns the number of ended sessions.
+pub(in crate::http) async fn delete_sessions_of_other_secrets(
     database: &Database,
     fingerprint: Option<&str>,
 ) -> sqlx::Result<u64> {
@@ -173,7 +174,7 @@ pub(in crate::http) async fn end_of_other_secrets(
         "-- console.end_sessions_of_other_secrets
          DELETE FROM retention.console_sessions
          WHERE starts_with(key_fingerprint, $1) AND key_fingerprint IS DISTINCT FROM $2",
-        OF_SECRET,
+        SECRET_FINGERPRINT_PREFIX,
         fingerprint
     )
     .execute(database)

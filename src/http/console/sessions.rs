@@ -1,4 +1,4 @@
-//! The sessions of the console as operators see them: who is signed in, and how that is ended.
+//! Lists the console's sessions for operators, and ends them.
 
 use std::{fmt, str::FromStr};
 
@@ -12,25 +12,25 @@ use crate::{
     runs::{Cursor, Operator},
 };
 
-/// The fewest characters of an id that name a session.
-const SHORTEST_PREFIX: usize = 8;
+/// The fewest characters of an id that identify a session.
+const MIN_PREFIX_CHARS: usize = 8;
 
-/// Somebody who is signed in.
+/// A session, as operators see it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Session {
-    /// What it is known by; nobody can sign in with it.
+    /// Identifies the session. Nobody can sign in with it.
     pub id: Uuid,
-    /// Who.
+    /// The user's name.
     pub subject: String,
-    /// Their role.
+    /// The user's role.
     pub role: String,
-    /// Whose; operators have none.
+    /// The user's organization. Operators have none.
     pub org_id: Option<OrgId>,
-    /// When they signed in.
+    /// When the user signed in.
     pub since: DateTime<Utc>,
-    /// When it ends by itself.
+    /// When the session ends by itself.
     pub until: DateTime<Utc>,
-    /// When it was used last, to the minute.
+    /// When the session was last used, to the minute.
     pub last_seen_at: DateTime<Utc>,
 }
 
@@ -39,11 +39,11 @@ pub struct Session {
 pub struct Page {
     /// Newest first.
     pub items: Vec<Session>,
-    /// Where to go on; none: this was the last page.
+    /// The cursor of the next page, or `None` after the last page.
     pub next_cursor: Option<Cursor>,
 }
 
-/// At most `limit` sessions that have not ended, of `subject` or of everybody, newest first, after `cursor`.
+/// At most `limit` live sessions of `subject` or of all users, newest first, after `cursor`.
 ///
 /// # Errors
 /// When the database fails.
@@ -65,7 +65,7 @@ pub async fn list(
         subject,
         at,
         id,
-        // One more than asked for tells whether there is a next page.
+        // One more session than `limit` shows whether there is a next page.
         i64::from(limit) + 1
     )
     .fetch_all(database)
@@ -81,9 +81,9 @@ pub async fn list(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionId(String);
 
-/// What is no beginning of an id.
+/// The text is not the beginning of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it must be a session's id, or its first {SHORTEST_PREFIX} characters or more")]
+#[error("it must be a session's id, or at least its first {MIN_PREFIX_CHARS} characters")]
 pub struct BadSessionId;
 
 impl FromStr for SessionId {
@@ -91,7 +91,7 @@ impl FromStr for SessionId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.trim().replace('-', "").to_ascii_lowercase();
-        let is_prefix = (SHORTEST_PREFIX..=32).contains(&digits.len())
+        let is_prefix = (MIN_PREFIX_CHARS..=32).contains(&digits.len())
             && digits.chars().all(|digit| digit.is_ascii_hexdigit());
         is_prefix.then_some(Self(digits)).ok_or(BadSessionId)
     }
@@ -103,35 +103,35 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// Which sessions.
+/// A selection of sessions.
 #[derive(Debug, Clone)]
 pub enum Which {
-    /// These.
+    /// The sessions with these ids.
     Ids(Vec<SessionId>),
-    /// All of one person.
+    /// All sessions of one person.
     Subject(String),
-    /// Everybody's.
+    /// All sessions.
     All,
 }
 
 /// Why no session was ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    /// No such session.
+    /// The session does not exist.
     #[error("there is no session {0}; `drift-retention sessions list` shows them")]
     NoSession(SessionId),
-    /// Its id is too short.
-    #[error("several sessions begin with {0}: write more of the id")]
+    /// Several sessions have ids with this beginning.
+    #[error("several session ids begin with {0}: give more characters of the id")]
     Ambiguous(SessionId),
     /// The database failed.
     #[error("the database failed; no session was ended")]
     Database(#[from] sqlx::Error),
 }
 
-/// Ends sessions, all or none of them, and records each with who did it and why. Returns those that it ended.
+/// Ends all selected sessions or none, and records the operator and the reason for each. Returns the ended sessions.
 ///
 /// # Errors
-/// When one of them is not there.
+/// When one of the sessions does not exist.
 pub async fn revoke(
     database: &Database,
     which: &Which,

@@ -1,6 +1,7 @@
-//! Signing in with a token, by form or once by link, and signing out.
+//! Sign-in with a token, by form or once by link; and sign-out.
 //!
-//! To look at a link changes nothing: mail scanners and link previews do. Its page has one button, which takes it.
+//! Opening a link changes nothing, because mail scanners and link previews open it too. Its page has one button, which
+//! uses the link.
 
 use axum::{
     body::Bytes,
@@ -20,30 +21,30 @@ use super::{
     failure::{Failure, sentence},
     page,
     session::{self, COOKIE},
-    visit::{PageQuery, Signed, keep, parse_form},
+    visit::{PageQuery, Signed, parse_form, session_cookie},
 };
 use crate::http::{
     ApiState, Identity, Problem,
     auth::Token,
-    claims::{LINK_LIFE, Purpose},
+    claims::{LINK_LIFETIME, Purpose},
     proxies::{ClientAddress, HttpsOnly},
 };
 
-/// The cookie that ties the sign-in form to the browser that it was sent to: there is no session yet.
+/// The cookie that binds the sign-in form to its browser, because there is no session yet.
 const FORM_COOKIE: &str = "drift_retention_signin";
 
-/// How somebody comes to the sign-in page.
+/// The query of the sign-in page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SignInQuery {
-    /// A token, of a link.
+    /// The token of a sign-in link.
     token: Option<String>,
-    /// Where to go on.
+    /// The page to open after the sign-in.
     next: Option<String>,
     signed_out: bool,
 }
 
-/// The sign-in form; or the button of a sign-in link.
+/// Shows the sign-in form, or the button of a sign-in link.
 pub(super) async fn show(
     State(state): State<ApiState>,
     jar: CookieJar,
@@ -55,7 +56,7 @@ pub(super) async fn show(
         let notice = query.signed_out.then_some("You are signed out.");
         return form(jar, https_only, query.next.as_deref(), notice);
     };
-    if let Err(problem) = state.limits.sign_in(address) {
+    if let Err(problem) = state.limits.admit_sign_in(address) {
         return Failure::from(problem).into_response();
     }
     match state.verifier.verify(&token, Purpose::ConsoleLink).await {
@@ -80,7 +81,7 @@ pub(super) struct SignInForm {
     #[serde(default)]
     token: String,
     next: Option<String>,
-    /// The token is a link's, and is taken once.
+    /// Whether the token belongs to a link and so works only once.
     #[serde(default)]
     link: bool,
 }
@@ -93,12 +94,12 @@ pub(super) async fn sign_in(
     ClientAddress(address): ClientAddress,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
-    state.limits.sign_in(address)?;
+    state.limits.admit_sign_in(address)?;
     let sent: SignInForm = parse_form(&body.map_err(Problem::from)?)?;
     let expected = jar.get(FORM_COOKIE).map_or("", |cookie| cookie.value());
     if expected.is_empty() || !bool::from(sent.csrf.as_bytes().ct_eq(expected.as_bytes())) {
         let problem = Problem::forbidden(
-            "the sign-in form is not from this browser, or its cookies are off; load the page again",
+            "the sign-in form was sent to another browser, or cookies are off; reload the page",
         );
         return Err(problem.into());
     }
@@ -125,7 +126,7 @@ pub(super) async fn sign_in(
     Ok((jar, Redirect::to(next(sent.next.as_deref()))).into_response())
 }
 
-/// Begins a session. The one that the browser had before ends with it.
+/// Begins a session and ends the browser's previous one.
 async fn signed_in(
     state: &ApiState,
     jar: CookieJar,
@@ -136,7 +137,7 @@ async fn signed_in(
         session::end(&state.database, before.value()).await?;
     }
     let cookie = session::begin(&state.database, token).await?;
-    Ok(jar.add(keep(cookie, https_only)))
+    Ok(jar.add(session_cookie(cookie, https_only)))
 }
 
 /// Ends the session.
@@ -152,7 +153,7 @@ pub(super) async fn sign_out(
     Ok((jar, Redirect::to("/signin?signed_out=true")).into_response())
 }
 
-/// Only pages of the console are gone on to. Their addresses, as browsers send them, are visible ASCII.
+/// The page to open after the sign-in: only pages of the console. Browsers send their addresses as visible ASCII.
 fn next(asked: Option<&str>) -> &str {
     let is_address = |path: &str| {
         path.bytes()
@@ -192,7 +193,7 @@ fn link_page(csrf: &str, token: &str, identity: &Identity) -> Markup {
                 input type="hidden" name="csrf" value=(csrf);
                 input type="hidden" name="token" value=(token);
                 input type="hidden" name="link" value="true";
-                p { "This link signs you in as " strong { (identity.subject) } ", " (identity.role.name()) ". It works once, within " (LINK_LIFE.as_secs() / 60) " minutes." }
+                p { "This link signs you in as " strong { (identity.subject) } ", " (identity.role.name()) ". It works once, within " (LINK_LIFETIME.as_secs() / 60) " minutes." }
                 div.buttons { button.primary type="submit" { "Sign in" } }
             }
         },

@@ -1,5 +1,5 @@
-//! What every request to the console goes through: the session behind its cookie, the CSRF token of its form, and
-//! the headers that keep a page to itself.
+//! The middleware and extractors of the console: they find the session of a cookie, check the CSRF token of a form, and
+//! set the security headers.
 
 use axum::{
     body::Bytes,
@@ -19,14 +19,14 @@ use super::{
     failure::Failure,
     session::{self, COOKIE, Visitor},
 };
-use crate::http::{ApiState, Problem, auth::KeyStanding, proxies::HttpsOnly};
+use crate::http::{ApiState, Problem, auth::KeyState, proxies::HttpsOnly};
 
-/// Nothing but our own files, and no script or style inside a page.
+/// Allows only our own files, and no inline scripts or styles.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Finds out who asks, exchanges a cookie that is old, and sets the pages' headers.
-pub(super) async fn around(
+/// Identifies the visitor, replaces an old cookie, and sets the pages' headers.
+pub(super) async fn identify_visitor(
     State(state): State<ApiState>,
     jar: CookieJar,
     https_only: HttpsOnly,
@@ -37,20 +37,20 @@ pub(super) async fn around(
     let mut exchanged = None;
     if let Some(cookie) = &cookie {
         match visitor(&state, cookie).await {
-            Ok(Found::Visitor(visitor, next)) => {
+            Ok(CookieOwner::Visitor(visitor, next)) => {
                 let counted = state
                     .limits
-                    .request(&visitor.identity, request.extensions());
+                    .admit_request(&visitor.identity, request.extensions());
                 if let Err(problem) = counted.await {
                     return Failure::from(problem).into_response();
                 }
                 request.extensions_mut().insert(visitor);
                 exchanged = next;
             }
-            Ok(Found::KeyUnknown) => {
+            Ok(CookieOwner::KeyUnknown) => {
                 request.extensions_mut().insert(KeyUnknown);
             }
-            Ok(Found::Nobody) => {}
+            Ok(CookieOwner::Nobody) => {}
             Err(error) => return Failure::from(error).into_response(),
         }
     }
@@ -59,58 +59,60 @@ pub(super) async fn around(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(CONTENT_SECURITY_POLICY),
     );
-    // A handler that sets the cookie itself (sign-in, sign-out) has the last word.
+    // A cookie that the handler sets itself (sign-in, sign-out) takes precedence.
     match exchanged {
-        Some(cookie) if !response.headers().contains_key(header::SET_COOKIE) => {
-            (CookieJar::new().add(keep(cookie, https_only)), response).into_response()
-        }
+        Some(cookie) if !response.headers().contains_key(header::SET_COOKIE) => (
+            CookieJar::new().add(session_cookie(cookie, https_only)),
+            response,
+        )
+            .into_response(),
         _ => response,
     }
 }
 
-/// Whom a cookie is of.
-enum Found {
-    /// Somebody, and the cookie in place of an old one.
+/// The owner of a cookie.
+enum CookieOwner {
+    /// A signed-in visitor, and a new cookie if the old one was replaced.
     Visitor(Visitor, Option<String>),
-    /// Nobody who is signed in.
+    /// No valid session.
     Nobody,
-    /// Somebody, if their key is one of a set that cannot be read now.
+    /// A session whose key cannot be checked, because the key set cannot be read now.
     KeyUnknown,
 }
 
-/// Stands with a request in place of its visitor: the session is neither believed nor ended.
+/// Marks a request whose key cannot be checked. Its session is neither trusted nor ended.
 #[derive(Clone, Copy)]
 struct KeyUnknown;
 
-async fn visitor(state: &ApiState, cookie: &str) -> sqlx::Result<Found> {
+async fn visitor(state: &ApiState, cookie: &str) -> sqlx::Result<CookieOwner> {
     let Some(session) = session::find(&state.database, cookie).await? else {
-        return Ok(Found::Nobody);
+        return Ok(CookieOwner::Nobody);
     };
-    match state.verifier.standing(&session.key, session.age).await {
-        KeyStanding::Configured => {}
-        KeyStanding::Unknown => return Ok(Found::KeyUnknown),
-        KeyStanding::Gone => {
+    match state.verifier.key_state(&session.key, session.age).await {
+        KeyState::Configured => {}
+        KeyState::Unknown => return Ok(CookieOwner::KeyUnknown),
+        KeyState::Gone => {
             session::end(&state.database, cookie).await?;
-            tracing::info!(session = %session.id, "a session ended: its key is configured no longer");
-            return Ok(Found::Nobody);
+            tracing::info!(session = %session.id, "a session ended: its key is no longer configured");
+            return Ok(CookieOwner::Nobody);
         }
     }
-    // A database that takes no writes for a moment keeps nobody from reading.
+    // A database that is read-only for a moment must not prevent reading.
     if session.was_idle
         && let Err(error) = session::note_use(&state.database, session.id).await
     {
-        tracing::debug!(%error, "the use of a session is not noted");
+        tracing::debug!(%error, "cannot record the use of a session");
     }
     let exchanged = if session.is_stale {
         session::rotate(&state.database, cookie).await?
     } else {
         None
     };
-    Ok(Found::Visitor(session.visitor, exchanged))
+    Ok(CookieOwner::Visitor(session.visitor, exchanged))
 }
 
 /// The cookie of a session.
-pub(super) fn keep(secret: String, HttpsOnly(https_only): HttpsOnly) -> Cookie<'static> {
+pub(super) fn session_cookie(secret: String, HttpsOnly(https_only): HttpsOnly) -> Cookie<'static> {
     Cookie::build((COOKIE, secret))
         .path("/")
         .http_only(true)
@@ -122,7 +124,7 @@ pub(super) fn keep(secret: String, HttpsOnly(https_only): HttpsOnly) -> Cookie<'
 impl FromRequestParts<ApiState> for Visitor {
     type Rejection = Failure;
 
-    /// Whoever is not signed in is led to the sign-in page, and from there to where they wanted to go.
+    /// Redirects a user who is not signed in to the sign-in page, and after it to the requested page.
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Failure> {
         if let Some(visitor) = parts.extensions.get::<Self>() {
             return Ok(visitor.clone());
@@ -138,7 +140,7 @@ impl FromRequestParts<ApiState> for Visitor {
             let why = "your session has ended; sign in, then do it again";
             return Err(Problem::unauthorized(why).into());
         }
-        // The routes are nested: what they call their path lacks its beginning.
+        // The routes are nested, so their own path lacks the prefix.
         let uri = parts.extensions.get::<OriginalUri>();
         let uri = uri.map_or(&parts.uri, |OriginalUri(uri)| uri);
         let wanted = uri.path_and_query().map_or("", |path| path.as_str());
@@ -146,7 +148,7 @@ impl FromRequestParts<ApiState> for Visitor {
     }
 }
 
-/// A form sent by a page of this visitor's own: it carries the token that the page was given.
+/// A form that comes from a page of this visitor's session, as its CSRF token proves.
 #[derive(Debug)]
 pub(super) struct Signed<T>(pub Visitor, pub T);
 
@@ -182,7 +184,7 @@ pub(super) fn parse_form<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem>
         .map_err(|error| Problem::bad_request(format!("the form cannot be read: {error}")))
 }
 
-/// A page's query; what a form left empty is absent.
+/// A page's query. An empty field of a form counts as absent.
 #[derive(Debug)]
 pub(super) struct PageQuery<T>(pub T);
 

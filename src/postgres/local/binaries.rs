@@ -1,5 +1,5 @@
-//! Where the machine keeps a Postgres server's programs. Packages rarely put them on the PATH, so each packager's
-//! place is looked at, and the newest wins.
+//! Finds the programs of an installed Postgres server. Packages rarely put them on the PATH, so this module searches
+//! the directories of each packager and uses the newest version.
 
 use std::{
     fs,
@@ -9,11 +9,12 @@ use std::{
 
 use super::LocalServerError;
 
-/// The product's SQL needs this much.
+/// The oldest version that the product's SQL supports.
 const OLDEST_MAJOR: u32 = 15;
 
-/// One directory per major version: parent, what stands before the version, where the programs are below it.
-const VERSIONED: &[(&str, &str, &str)] = &[
+/// Packagers with one directory per major version: the parent, the prefix before the version, and the subdirectory of
+/// the programs.
+const VERSIONED_DIRECTORIES: &[(&str, &str, &str)] = &[
     ("/usr/lib/postgresql", "", "bin"),          // Debian, Ubuntu
     ("/usr", "pgsql-", "bin"),                   // PGDG's RPMs
     ("/usr/libexec", "postgresql", ""),          // Alpine
@@ -31,11 +32,11 @@ pub struct ServerBinaries {
 }
 
 impl ServerBinaries {
-    /// Finds the programs: in `bin_dir` (the setting `PG_BIN_DIR`) if that is given, else the newest that is
-    /// installed in any of the usual places or on the PATH.
+    /// Finds the programs: in `bin_dir` (the variable `PG_BIN_DIR`) if it is given, otherwise the newest version in the
+    /// usual directories or on the PATH.
     ///
     /// # Errors
-    /// When there is none, with what to install on each platform.
+    /// When there are none. The message says what to install on each platform.
     pub fn find(bin_dir: Option<&Path>) -> Result<Self, LocalServerError> {
         if let Some(dir) = bin_dir {
             return Self::inspect(dir.to_owned()).ok_or_else(|| LocalServerError::BadBinDir {
@@ -43,12 +44,12 @@ impl ServerBinaries {
                 minimum: OLDEST_MAJOR,
             });
         }
-        VERSIONED
+        VERSIONED_DIRECTORIES
             .iter()
             .flat_map(|(parent, prefix, below)| versions_in(Path::new(parent), prefix, below))
             .chain(path_directories())
             .filter_map(Self::inspect)
-            // Of equals the first: a packager's own directory rather than links to it on the PATH.
+            // Of equal versions take the first: a packager's own directory rather than links to it on the PATH.
             .reduce(|best, next| if next.major > best.major { next } else { best })
             .ok_or(LocalServerError::NotInstalled {
                 minimum: OLDEST_MAJOR,
@@ -69,8 +70,8 @@ impl ServerBinaries {
         self.dir.join("initdb")
     }
 
-    /// The programs in this directory, if they are all there and new enough. Asked of the program itself: a
-    /// directory's name tells only where a packager put it.
+    /// The programs in this directory, if all exist and are new enough. The program itself reports its version, because
+    /// a directory's name is only the packager's choice.
     fn inspect(dir: PathBuf) -> Option<Self> {
         if !dir.join("initdb").is_file() || !dir.join("postgres").is_file() {
             return None;
@@ -103,7 +104,7 @@ fn versions_in(parent: &Path, prefix: &str, below: &str) -> Vec<PathBuf> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "PATH belongs to the machine, not to our settings: the one place that asks where programs are"
+    reason = "PATH belongs to the machine and is not a setting of ours"
 )]
 fn path_directories() -> Vec<PathBuf> {
     std::env::var_os("PATH")
@@ -115,7 +116,8 @@ fn path_directories() -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
-/// 15, of `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)` or `postgres (PostgreSQL) 18beta1`.
+/// The major version: 15 for `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)`, 18 for `postgres (PostgreSQL)
+/// 18beta1`.
 fn major_version(output: &str) -> Option<u32> {
     let version = output.split("(PostgreSQL) ").nth(1)?;
     let digits = version

@@ -1,4 +1,4 @@
-//! The directory a local server lives in: its data, its password, its log and the lock that guards a start.
+//! The directory of a local server: its data, its password, its log, and the lock that guards a start.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -16,21 +16,21 @@ use tokio::{
 
 use super::{LocalServerError, POLL_INTERVAL, ServerBinaries};
 
-/// The database superuser, and as root the system user that the server runs as.
+/// The database superuser, and the system user of the server if the program runs as root.
 pub(super) const SUPERUSER: &str = "postgres";
-/// How much of a log an error quotes.
+/// Lines of the log that an error quotes.
 const TAIL_LINES: usize = 12;
 
-/// The paths of one local server and who it runs as.
+/// The paths of a local server, and the user that it runs as.
 #[derive(Debug, Clone)]
 pub(super) struct DataDirectory {
     root: PathBuf,
     data: PathBuf,
-    /// Whom to drop to; absent when the program does not run as root.
+    /// The user that the server runs as. `None` if the program does not run as root.
     server_user: Option<(u32, u32)>,
 }
 
-/// The server's main process, as its own pid file tells.
+/// The server's main process, as its pid file describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Postmaster {
     pub(super) pid: i32,
@@ -38,12 +38,12 @@ pub(super) struct Postmaster {
 }
 
 impl DataDirectory {
-    /// Creates the directory if need be, and makes sure that the server can get at it.
+    /// Creates the directory if it does not exist, and checks that the server can reach it.
     pub(super) fn open(dir: &Path) -> Result<Self, LocalServerError> {
         let server_user = server_user()?;
         if !dir.exists() {
             fs::create_dir_all(dir).map_err(|e| LocalServerError::file("create", dir, e))?;
-            // Nothing secret is in it but files that are private by themselves.
+            // Its secret files have their own private permissions.
             fs::set_permissions(dir, Permissions::from_mode(0o755))
                 .map_err(|e| LocalServerError::file("set the permissions of", dir, e))?;
         }
@@ -74,7 +74,7 @@ impl DataDirectory {
         self.root.join("server.log")
     }
 
-    /// Waits for its turn to start the server. The lock ends with the returned file, or with the program.
+    /// Waits for the lock that guards a start. The lock ends with the returned file or with the program.
     pub(super) async fn lock(&self, deadline: Instant) -> Result<File, LocalServerError> {
         let path = self.root.join("lock");
         let file = private_file()
@@ -98,7 +98,7 @@ impl DataDirectory {
         }
     }
 
-    /// The superuser's password; made up before the first start and kept.
+    /// The superuser's password. It is generated before the first start and kept.
     pub(super) fn password(&self) -> Result<String, LocalServerError> {
         let path = self.password_file();
         match fs::read_to_string(&path) {
@@ -122,8 +122,8 @@ impl DataDirectory {
         Ok(password)
     }
 
-    /// Makes the data directory unless it is there. It gets its name only when complete, so that a first start that
-    /// was killed leaves nothing half-made behind.
+    /// Creates the data directory if it does not exist. It gets its final name only when it is complete, so that a
+    /// killed first start leaves no incomplete directory behind.
     pub(super) async fn initialize(
         &self,
         binaries: &ServerBinaries,
@@ -192,10 +192,10 @@ impl DataDirectory {
         })
     }
 
-    /// A program of the server's, run as the user that may.
+    /// A command that runs one of the server's programs as the server's user.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        // Messages are in English whatever the caller speaks, and macOS's server needs some locale to be set.
+        // Messages are in English whatever the caller's locale, and on macOS the server needs a locale.
         command.current_dir(&self.root).env("LC_ALL", "C");
         if let Some((uid, gid)) = self.server_user {
             command.uid(uid).gid(gid);
@@ -203,7 +203,7 @@ impl DataDirectory {
         command
     }
 
-    /// The server's main process, if its pid file is there and complete. It may be a dead one's.
+    /// The server's main process, if its pid file exists and is complete. The process may be dead.
     pub(super) fn postmaster(&self) -> Option<Postmaster> {
         parse_pid_file(&fs::read_to_string(self.data.join("postmaster.pid")).ok()?)
     }
@@ -236,7 +236,8 @@ impl DataDirectory {
     }
 }
 
-/// Postgres refuses root; the user of its packages is there wherever one is installed.
+/// The system user `postgres`, if the program runs as root, which Postgres refuses. Every package of Postgres creates
+/// this user.
 fn server_user() -> Result<Option<(u32, u32)>, LocalServerError> {
     if !Uid::effective().is_root() {
         return Ok(None);
@@ -247,7 +248,8 @@ fn server_user() -> Result<Option<(u32, u32)>, LocalServerError> {
     }
 }
 
-/// The server's user is neither root nor, as a rule, in root's groups: only the rights of others count.
+/// Whether others may reach the directory. The server's user is not root and normally not in root's groups, so only the
+/// permissions of others count.
 fn is_open_to_others(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
 }
@@ -258,7 +260,8 @@ fn private_file() -> OpenOptions {
     options
 }
 
-/// The file's first line is the process id, its fourth the port; it is written line by line.
+/// Parses the pid file: the first line is the process id, the fourth the port. The server writes it line by line, so it
+/// may be incomplete.
 fn parse_pid_file(text: &str) -> Option<Postmaster> {
     let lines: Vec<&str> = text.lines().collect();
     let pid = lines.first()?.trim().parse().ok().filter(|pid| *pid > 0)?;

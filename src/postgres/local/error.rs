@@ -1,4 +1,4 @@
-//! What can go wrong with a server of our own, and what to do about it.
+//! Errors of a local server, with remedies.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ pub enum LocalServerError {
          or set DATABASE_URL to use a server that runs already"
     )]
     NotInstalled {
-        /// The oldest major version that would do.
+        /// The oldest supported major version.
         minimum: u32,
     },
     /// The directory named by `PG_BIN_DIR` has no usable server in it.
@@ -35,46 +35,46 @@ pub enum LocalServerError {
     BadBinDir {
         /// The directory that was named.
         dir: PathBuf,
-        /// The oldest major version that would do.
+        /// The oldest supported major version.
         minimum: u32,
     },
     /// A file or program could not be used.
     #[error("cannot {action} {path}", path = .path.display())]
     File {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// On what.
+        /// The file or program.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Running as root, and nobody to run the server as.
+    /// The program runs as root, and there is no user to run the server as.
     #[error(
         "PostgreSQL does not run as root, and there is no user `postgres` to run it as: run this as an ordinary user, \
          or create that user (`useradd --system postgres`)"
     )]
     NoServerUser,
-    /// Running as root, and the user `postgres` cannot get at the directory.
+    /// The program runs as root, and the user `postgres` cannot reach the directory.
     #[error(
         "the server runs as user `postgres`, who cannot get through {blocked}: `chmod o+x` it, or keep the data \
          elsewhere, such as under /var/lib",
         blocked = .blocked.display()
     )]
     Unreachable {
-        /// The directory that stands in the way.
+        /// The directory that this user may not enter.
         blocked: PathBuf,
     },
-    /// The directory holds data, but not the password to it.
+    /// The directory contains data but not the password.
     #[error(
         "{path} is missing or empty, and with it the password to the data beside it: put it back, or remove the whole \
          directory to start afresh",
         path = .path.display()
     )]
     NoPassword {
-        /// Where the password should be.
+        /// The missing password file.
         path: PathBuf,
     },
-    /// The data was made by another major version.
+    /// Another major version created the data.
     #[error(
         "{data} was made by PostgreSQL {made_by} and the server found is PostgreSQL {found}: set PG_BIN_DIR to the \
          programs of {made_by}, or remove the directory to start afresh",
@@ -83,9 +83,9 @@ pub enum LocalServerError {
     OtherVersion {
         /// The data directory.
         data: PathBuf,
-        /// The major version that made it.
+        /// The major version that created the data.
         made_by: String,
-        /// The major version that was found.
+        /// The installed major version.
         found: u32,
     },
     /// Another program has been starting a server on the same directory for too long.
@@ -97,12 +97,15 @@ pub enum LocalServerError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The data directory could not be made.
-    #[error("initdb failed ({status}); its last words:\n{output}")]
+    /// The data directory could not be created.
+    #[error(
+        "initdb failed ({status}); the end of its output:
+{output}"
+    )]
     Initdb {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The end of what it wrote.
+        /// The end of its output.
         output: String,
     },
     /// No port was free.
@@ -111,7 +114,7 @@ pub enum LocalServerError {
     /// The server ended instead of starting.
     #[error("the server ended at once ({status}); the end of its log says why:\n{log}")]
     Exited {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
         /// The end of its log.
         log: String,
@@ -122,12 +125,12 @@ pub enum LocalServerError {
         /// The end of its log.
         log: String,
     },
-    /// The database is not there and could not be made.
+    /// The database does not exist and could not be created.
     #[error("cannot create the database `{name}`")]
     CreateDatabase {
         /// The database.
         name: String,
-        /// Why not.
+        /// The cause.
         source: sqlx::Error,
     },
     /// The server could not be told to stop.
@@ -135,10 +138,10 @@ pub enum LocalServerError {
     Signal {
         /// The server's process.
         pid: i32,
-        /// Why not.
+        /// The cause.
         source: Errno,
     },
-    /// The server was told to stop, and did not within a minute.
+    /// The server was told to stop but did not within a minute.
     #[error(
         "the server (process {pid}) is still stopping after a minute; the end of its log:\n{log}"
     )]

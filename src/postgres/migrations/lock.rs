@@ -1,4 +1,5 @@
-//! One migration at a time. Whoever may log in can take the lock, and so no migration waits for it for long.
+//! The lock that allows one migration at a time. Every role that can log in can take it, so a migration does not wait
+//! long for it.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +8,17 @@ use tokio::time::sleep;
 
 use super::SchemaError;
 
-/// How long to wait for another migration.
-const WAIT: Duration = Duration::from_secs(8);
-/// The pause between two tries.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long a migration waits for another one.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(8);
+/// The pause between two attempts to take the lock.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Takes the lock for as long as the session lives.
+/// Takes the lock for the lifetime of the session.
 ///
 /// # Errors
-/// When somebody else has it for longer than we wait: the error says who.
+/// When another session holds the lock for too long. The error names it.
 pub(super) async fn take(session: &mut PgConnection) -> Result<(), SchemaError> {
-    let until = Instant::now() + WAIT;
+    let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         let is_taken = sqlx::query_scalar!(
             r#"-- migrations.take_lock
@@ -31,7 +32,7 @@ pub(super) async fn take(session: &mut PgConnection) -> Result<(), SchemaError> 
         if Instant::now() > until {
             return Err(SchemaError::Locked(holder(session).await?));
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_PAUSE).await;
     }
 }
 

@@ -1,10 +1,10 @@
-//! Whether the database can take our schemas: looked at before anything is changed, so that a refusal leaves no trace.
+//! Checks whether the database can take our schemas before anything is changed, so that a refusal leaves no trace.
 
 use sqlx::{AssertSqlSafe, PgExecutor, PgPool};
 
 use super::{MAIN_APP_TABLE, SchemaError, TABLE, exists, main_app_migrator, migrator};
 
-/// Refuses what [`super::up`] could not do, or could do only by touching what is not ours.
+/// Refuses a migration that [`super::up`] could not complete, or only by changing objects that are not ours.
 pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
     let found = sqlx::query!(
         r#"-- migrations.preflight
@@ -16,7 +16,7 @@ pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
                coalesce(to_regclass('apalis._sqlx_migrations') IS NULL
                         AND EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('apalis')),
                         false) AS "apalis_is_taken!",
-               -- apalis's earlier migrations made one there, and a later one drops it.
+               -- An early migration of apalis created one there, and a later one drops it.
                (to_regclass('apalis._sqlx_migrations') IS NULL
                 AND to_regprocedure('public.generate_ulid()') IS NOT NULL) AS "ulid_is_taken!",
                ((to_regnamespace('retention') IS NULL OR to_regnamespace('apalis') IS NULL)
@@ -30,13 +30,13 @@ pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
     .await?;
     let (database, role) = (&found.database, &found.role);
     let refusal = if found.is_standby {
-        "this server is a standby, which is read-only: migrate on its primary".to_owned()
+        "this server is a read-only standby: migrate on its primary".to_owned()
     } else if found.retention_is_taken {
         "schema retention is there and is not ours, and drift-retention keeps its records in a schema of \
          that name: rename yours"
             .to_owned()
     } else if found.apalis_is_taken {
-        "schema apalis is there and is not that of the queue (apalis-postgres): rename it"
+        "schema apalis exists and does not belong to the queue (apalis-postgres): rename it"
             .to_owned()
     } else if found.ulid_is_taken {
         "function public.generate_ulid() is there, and the queue's migrations (apalis-postgres) would \
@@ -54,8 +54,8 @@ pub(super) async fn own_schemas(pool: &PgPool) -> Result<(), SchemaError> {
     Err(SchemaError::Refused(refusal))
 }
 
-/// Refuses a reference main app beside another one: tables of its names that are not ours, or a mapping that an operator
-/// wrote.
+/// Refuses to create a reference main app if there is another one: tables with its names that are not ours, or an
+/// operator's mapping.
 pub(super) async fn main_app(pool: &PgPool, has_mapping: bool) -> Result<(), SchemaError> {
     let found = sqlx::query!(
         r#"-- migrations.preflight_main_app
@@ -84,7 +84,8 @@ pub(super) async fn main_app(pool: &PgPool, has_mapping: bool) -> Result<(), Sch
     Ok(())
 }
 
-/// Refuses to drop a trigger function that stands on the main app's tables; the reference main app's own trigger goes with it.
+/// Refuses to drop our trigger function while the main app's tables use it. The reference main app's own trigger is
+/// dropped with it.
 pub(super) async fn triggers_of_ours(
     pool: &PgPool,
     has_reference: bool,
@@ -102,13 +103,13 @@ pub(super) async fn triggers_of_ours(
     .await?;
     match trigger {
         Some(drop) => Err(SchemaError::Refused(format!(
-            "a trigger of the main app's calls retention.note_rewritten_payload: {drop}"
+            "a trigger of the main app calls retention.note_rewritten_payload: {drop}"
         ))),
         None => Ok(()),
     }
 }
 
-/// Refuses migrations that this program does not know, or knows otherwise.
+/// Refuses a database with migrations that this program does not know or that have another checksum.
 pub(super) async fn known_migrations(on: impl PgExecutor<'_> + Copy) -> Result<(), SchemaError> {
     for (migrator, table) in [(migrator(), TABLE), (main_app_migrator(), MAIN_APP_TABLE)] {
         let ups = || {
@@ -144,8 +145,8 @@ async fn checksums_in(
     sqlx::query_as(AssertSqlSafe(select)).fetch_all(on).await
 }
 
-/// Refuses to take back a reference main app that somebody has made their own meanwhile: other tables under its names, another
-/// mapping, or columns that would go with the payloads' table.
+/// Refuses to remove a reference main app that has been changed meanwhile: other tables with its names, another
+/// mapping, or columns that would be dropped with the payloads' table.
 pub(super) async fn undo_main_app(pool: &PgPool, drops_payloads: bool) -> Result<(), SchemaError> {
     let found = sqlx::query!(
         r#"-- migrations.preflight_undo
@@ -168,15 +169,15 @@ pub(super) async fn undo_main_app(pool: &PgPool, drops_payloads: bool) -> Result
     .await?;
     let refusal = if let Some(table) = found.taken {
         format!(
-            "public.{table} is not the reference main app's any more, and this step would change it: drop the table              retention.main_app_migrations, if the reference is gone"
+            "public.{table} no longer belongs to the reference main app, and this step would change it: drop the table              retention.main_app_migrations, if the reference is gone"
         )
     } else if let Some(view) = found.mapped {
         format!(
-            "main_app.{view} maps a table that is not the reference main app's: drop the schema main_app yourself first"
+            "main_app.{view} maps a table that does not belong to the reference main app: drop the schema main_app yourself first"
         )
     } else if let Some(column) = found.added.filter(|_| drops_payloads) {
         format!(
-            "public.incident_payloads has a column of your own, {column}, that would go with the table: move it first"
+            "public.incident_payloads has a column of your own, {column}, that would be dropped with the table: move it first"
         )
     } else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What our load needs of the queue's own tables and functions, which apalis's migrations make.
+//! Adapts the queue's tables and functions, which apalis's migrations create, to our load.
 
 use apalis_postgres::PostgresStorage;
 use sqlx::PgPool;
@@ -6,9 +6,9 @@ use sqlx::PgPool;
 use super::{SchemaError, applied_in};
 use crate::postgres::Database;
 
-/// apalis's fetch falls into a hash join with a backlog; its orphan sweep has no index over active rows, and our
-/// pruning none over final ones. And a worker registers by its own clock: one that is ahead would keep alive for so
-/// long whatever a worker held that died before its first heartbeat.
+/// Adds indexes and settings. With a backlog, apalis's fetch uses a slow hash join. Its search for orphans has no index
+/// over active rows, and our pruning has no index over final ones. Also, a worker registers with its own clock. If that
+/// clock is ahead and the worker dies before its first heartbeat, its jobs would look alive until the clock's time.
 pub(super) async fn tune(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(
         "-- migrations.tune_queue
@@ -23,7 +23,7 @@ pub(super) async fn tune(pool: &PgPool) -> Result<(), sqlx::Error> {
              $$ BEGIN NEW.last_seen := now(); RETURN NEW; END $$;
          CREATE OR REPLACE TRIGGER drift_retention_own_clock BEFORE INSERT ON apalis.workers
              FOR EACH ROW EXECUTE FUNCTION apalis.drift_retention_own_clock();
-         -- Whoever may log in could call the queue's functions; roles.sql grants them to the worker.
+         -- Every role that can log in could call the queue's functions. roles.sql grants them to the worker.
          DO $$ DECLARE
              made regprocedure;
          BEGIN
@@ -42,7 +42,7 @@ pub(super) async fn tune(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// apalis may replace its function in an upgrade: the settings are asserted at every start.
+/// Checks the settings at every start, because an upgrade of apalis may replace its function.
 pub(super) async fn check(database: &Database) -> Result<(), SchemaError> {
     let applied = applied_in(database, "apalis._sqlx_migrations").await?;
     if let Some(missing) = PostgresStorage::migrations()

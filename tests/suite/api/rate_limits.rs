@@ -50,7 +50,7 @@ async fn purges_of_one_organization_are_bounded_by_the_minute_and_leave_no_recor
     let path = format!("/console/orgs/{org}/retention/purge");
     let csrf = visitor.csrf(&path).await;
     let page = visitor.post(&path, &[("csrf", &csrf)]).await;
-    assert_refused(&page, "Too many purges of this organization were asked for");
+    assert_refused(&page, "Too many purges of this organization were requested");
 
     assert_eq!(purge(&operator, other).await.0, StatusCode::ACCEPTED);
     let recorded =

@@ -23,16 +23,15 @@ async fn help_names_every_command() {
     Usage: drift-retention [OPTIONS] <COMMAND>
 
     Commands:
-      demo         Start a Postgres of its own with sample organizations, and watch
-                   one real purge
+      demo         Start a local Postgres with sample organizations, and watch one
+                   real purge
       migrate      Bring the database schema up, step it back, or show where it
                    stands
-      attach       Map the tables of a main app that exists already, and prove the
-                   mapping
+      attach       Map the tables of an existing main app, and check the mapping
       serve        Run the service: HTTP, the scheduler and the worker
       health       Ask the service at `http.listen` whether it is ready
       purge        Enqueue a purge now
-      preview      Show what a purge now would remove; changes nothing
+      preview      Show how many rows a purge would remove now; changes nothing
       policy       Show a plan's, or an organization's, retention windows
       runs         List, show, replay and cancel runs
       sessions     List who is signed in to the console, or end their sessions
@@ -42,8 +41,8 @@ async fn help_names_every_command() {
       help         Print this message or the help of the given subcommand(s)
 
     Options:
-          --config <FILE>       Settings file (TOML); the environment and flags come
-                                before it
+          --config <FILE>       Settings file (TOML); the environment and flags
+                                override it
           --database-url <URL>  Where Postgres is [env: DATABASE_URL]
       -h, --help                Print help
       -V, --version             Print version

@@ -83,9 +83,9 @@ async fn own_server_first_demo_shows_a_preview_a_purge_and_the_run_that_failed_c
          enterprise              8  26 432  30 486        27         25
          unknown                 1       0       0         0          0
 
-        The scheduler's slot came: 40 runs are queued. The worker purges …
+        The scheduler's slot is due: 40 runs are queued. The worker purges …
 
-        What went:
+        Purged rows:
 
          plan            drift_checks  workflow_drift_flags  incident_payloads       approvals
         ────────────────────────────────────────────────────────────────────────────────────────
@@ -99,7 +99,7 @@ async fn own_server_first_demo_shows_a_preview_a_purge_and_the_run_that_failed_c
           nothing was purged; correct organizations.plan, then replay the run: the plan of organization [id] cannot be resolved: plan "legacy-2019" is unknown (known: free, pro, agency, agency+, agency_plus, enterprise)
 
         Try next:
-          drift-retention demo --data-dir [dir]  # the same, and then it serves
+          drift-retention demo --data-dir [dir]  # the same, and then serve
         "#);
     });
 }
@@ -113,7 +113,7 @@ async fn own_server_second_demo_goes_on_with_its_data_and_reset_starts_over() {
     assert!(first.contains(loading));
 
     let second = succeeds(&dir, &[]).await;
-    assert!(second.contains("Going on with the data of the last demo; --reset starts over."));
+    assert!(second.contains("Continuing with the data of the last demo; --reset starts over."));
     assert!(!second.contains(loading));
     // What the first purged is gone: the second previews nothing more.
     for plan in ["free", "pro", "agency", "enterprise"] {
@@ -129,7 +129,7 @@ async fn own_server_second_demo_goes_on_with_its_data_and_reset_starts_over() {
 
 fn what_went(shown: &str) -> &str {
     shown
-        .split("What went:")
+        .split("Purged rows:")
         .nth(1)
         .unwrap()
         .split("One run failed")
@@ -163,7 +163,7 @@ async fn own_server_second_demo_in_the_same_place_at_once_is_refused_and_disturb
         (other, one)
     };
     assert!(went.status.success(), "{}", stderr(&went));
-    assert!(stdout(&went).contains("What went:"));
+    assert!(stdout(&went).contains("Purged rows:"));
     assert_eq!(refused.status.code(), Some(1));
     let says = format!("another demo is running in {}", dir.display());
     assert!(stderr(&refused).contains(&says), "{}", stderr(&refused));

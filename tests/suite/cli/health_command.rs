@@ -55,7 +55,7 @@ async fn service_that_is_not_there_is_unhealthy() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let message = stderr(&output);
     assert!(
-        message.starts_with("error: nothing answers at 127.0.0.1:1, which is `http.listen`"),
+        message.starts_with("error: no answer from 127.0.0.1:1 (`http.listen`)"),
         "{message}"
     );
     assert_eq!(message.lines().count(), 1, "{message}");

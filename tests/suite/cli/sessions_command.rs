@@ -169,7 +169,7 @@ async fn what_names_no_session_or_several_ends_none() {
         (
             vec!["revoke", "deadbeef"],
             1,
-            "several sessions begin with deadbeef",
+            "several session ids begin with deadbeef",
         ),
         (
             vec!["revoke", "00000000-0000"],

@@ -154,10 +154,16 @@ async fn token_of_a_link_opens_nothing_else_before_it_is_taken_and_afterwards() 
     let refused = async |when: &str| {
         let api = asked(&console, &link).await;
         api.assert_problem(401, when);
-        assert!(api.text().contains("it is a sign-in link's"), "{when}");
+        assert!(
+            api.text().contains("it belongs to a sign-in link"),
+            "{when}"
+        );
         let form = pasted(&console, &link).await;
         assert_eq!(form.status, 401, "{when}");
-        assert!(form.text().contains("it is a sign-in link's"), "{when}");
+        assert!(
+            form.text().contains("it belongs to a sign-in link"),
+            "{when}"
+        );
         assert!(!form.text().contains(&link), "{when}");
     };
 
@@ -184,7 +190,10 @@ async fn token_for_the_api_is_refused_in_a_link() {
 
     for answer in [&page, &sent] {
         let text = answer.text();
-        assert!(text.contains("it is no sign-in link"), "{text}");
+        assert!(
+            text.contains("it does not belong to a sign-in link"),
+            "{text}"
+        );
     }
     assert_eq!(sent.status, 401);
     assert!(!visitor.cookies.contains_key(SESSION));

@@ -11,7 +11,7 @@ use drift_retention::purge::datasets::tables;
 
 /// From the ground up; a module uses what stands below it, never what stands above or beside it.
 const FLOORS: &[&[&str]] = &[
-    &["config", "faults", "figures", "ids", "postgres", "text"],
+    &["config", "faults", "humanize", "ids", "postgres", "text"],
     &["retention", "schedule"],
     &["attach", "drift", "demo", "telemetry"],
     &["runs"],

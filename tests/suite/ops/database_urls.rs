@@ -30,13 +30,13 @@ async fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
 #[tokio::test]
 async fn what_a_service_cannot_use_is_refused_by_every_settings_name() {
     for (url, says) in [
-        ("host=db dbname=app user=me", "it is no URL"),
+        ("host=db dbname=app user=me", "it is not a URL"),
         (
             "host=db options='-c search_path=http://x'",
             "does not begin with postgres://",
         ),
-        ("\"postgres://me@db/app\"", "it stands in quotes"),
-        ("'postgres://me@db/app'", "it stands in quotes"),
+        ("\"postgres://me@db/app\"", "it is in quotes"),
+        ("'postgres://me@db/app'", "it is in quotes"),
         ("postgres://me:zq#ss@db/app", "write %23"),
         ("postgres://me:pass@db/app#", "write %23"),
         ("postgres://me:zq/ss@db/app", "write %2F for /"),
@@ -50,19 +50,19 @@ async fn what_a_service_cannot_use_is_refused_by_every_settings_name() {
         ),
         ("postgres://me@/app?host=db1,db2", "it names several hosts"),
         ("jdbc:postgresql://db:5432/app", "it begins with jdbc:"),
-        ("jdbc:postgresql:app", "it is no URL"),
+        ("jdbc:postgresql:app", "it is not a URL"),
         (
             "postgresql+asyncpg://db/app",
             "does not begin with postgres://",
         ),
         ("mysql://db/app", "does not begin with postgres://"),
-        ("db.internal:5432/app", "it is no URL"),
-        ("postgres:db/app", "it is no URL"),
-        ("postgres://me@db:port/app", "its port is no number"),
-        ("postgres://me@db:99999/app", "its port is no number"),
-        ("postgres://me@db:0/app", "its port is no number"),
+        ("db.internal:5432/app", "it is not a URL"),
+        ("postgres:db/app", "it is not a URL"),
+        ("postgres://me@db:port/app", "its port is not a number"),
+        ("postgres://me@db:99999/app", "its port is not a number"),
+        ("postgres://me@db:0/app", "its port is not a number"),
         ("postgres://me@db/app\"", "it ends with a quote"),
-        ("postgres://me@db/app?port=http", "its port is no number"),
+        ("postgres://me@db/app?port=http", "its port is not a number"),
         ("postgres://me@::1:5432/app", "an IPv6 address in brackets"),
         ("postgres://me@[::1/app", "it cannot be read"),
         (
@@ -139,7 +139,7 @@ async fn parameter_that_nothing_knows_is_named_and_its_value_is_not() {
     let checked = run(&["config", "check"], &[("DATABASE_URL", url)]).await;
     insta::assert_snapshot!(shown(&checked), @r#"
     exit 0
-    note: database.url has a parameter "schema", which is not known here and is passed over
+    note: database.url has an unknown parameter "schema", which is ignored
     the settings are right
     "#);
     let url = format!("{NOWHERE}?schema=s3cret");

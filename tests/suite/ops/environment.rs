@@ -87,7 +87,7 @@ async fn empty_name_of_who_signs_or_for_whom_is_refused_in_a_file() {
         let path = file.path().to_str().unwrap();
         let output = product::run("", &["config", "check", "--config", path]).await;
         assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
-        let says = format!("{setting} must be left out where there is none, not empty");
+        let says = format!("{setting} must be absent or set to a value, not empty");
         assert!(stderr(&output).contains(&says), "{}", stderr(&output));
     }
 }

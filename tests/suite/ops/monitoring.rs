@@ -111,7 +111,7 @@ async fn readiness_has_fixed_words_and_the_log_has_the_databases_once() {
                 body,
                 json!({
                     "ready": false, "mapping": "ok",
-                    "schema": "the database's schema cannot be read: the log says why",
+                    "schema": "the database schema cannot be read: the log says why",
                 })
             );
         }

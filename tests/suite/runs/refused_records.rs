@@ -24,7 +24,7 @@ async fn assert_says(service: &Service, log: &NamedTempFile, why: &str) {
         let is_not_ready = answer.status() == 503;
         let text = answer.text().await.unwrap();
         assert!(!text.contains(why), "{text}");
-        is_not_ready && text.contains("the database refuses to record what becomes of runs")
+        is_not_ready && text.contains("the database refuses to record the progress of runs")
     })
     .await;
     let log = fs::read_to_string(log.path()).unwrap();

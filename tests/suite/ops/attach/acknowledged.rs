@@ -127,9 +127,9 @@ async fn rows_that_went_along_are_shown_with_the_run() {
     };
     let text = product::run(&db.url, &show(&[]).split(' ').collect::<Vec<_>>()).await;
     for line in [
-        "With rows of drift_checks went 20 rows of notes.checks, by a foreign key.",
-        "With rows of incident_payloads went 4 rows of public.payload_notes, by a foreign key.",
-        "With rows of approvals went 12 rows of public.approval_audit, 24 rows of public.audit_line, by a foreign key.",
+        "A foreign key also removed 20 rows of notes.checks with rows of drift_checks.",
+        "A foreign key also removed 4 rows of public.payload_notes with rows of incident_payloads.",
+        "A foreign key also removed 12 rows of public.approval_audit, 24 rows of public.audit_line with rows of approvals.",
     ] {
         assert!(stdout(&text).contains(line), "{}", stdout(&text));
     }
@@ -186,7 +186,7 @@ async fn leave_for_one_table_is_none_for_another() {
         .await;
     let other = Refusal {
         object: "approvals",
-        what: "rows of public.audit would go along",
+        what: "rows of public.audit would also be deleted",
         remedy: "attach.cascades = [\"public.audit\"]",
     };
     refused(&db, &db.url, &[NAMED], other).await;

@@ -124,7 +124,7 @@ async fn down_takes_back_no_reference_that_somebody_has_made_their_own() {
         &db,
         &db.url,
         &down,
-        "is not the reference main app's any more",
+        "no longer belongs to the reference main app",
     )
     .await;
     db.execute(
@@ -253,7 +253,7 @@ async fn app_with_names_that_we_need_is_refused_before_any_change() {
         ),
         (
             "CREATE SCHEMA apalis; CREATE TABLE apalis.jobs (id int)",
-            "schema apalis is there and is not that of the queue",
+            "schema apalis exists and does not belong to the queue",
         ),
         (
             "CREATE FUNCTION generate_ulid() RETURNS text LANGUAGE sql AS 'SELECT now()::text'",
@@ -290,7 +290,7 @@ async fn up_without_a_mapping_succeeds_and_tells_the_next_step_and_every_command
             &db,
             &db.url,
             args,
-            "beginning with `drift-retention attach template`",
+            "starting from `drift-retention attach template`",
         )
         .await;
     }
@@ -309,8 +309,7 @@ async fn down_is_refused_while_a_trigger_of_the_operators_calls_our_function() {
     )
     .await;
     let drop = "DROP TRIGGER \"Note it\" ON incident_payloads";
-    let says =
-        format!("a trigger of the main app's calls retention.note_rewritten_payload: {drop}");
+    let says = format!("a trigger of the main app calls retention.note_rewritten_payload: {drop}");
     refused(
         &db,
         &db.url,

@@ -11,7 +11,7 @@ const APPROVALS: &str = "ctid, id, org_id, incident_id, action, status, requeste
 /// How a view that is not plain is refused, whatever it is instead.
 const NOT_PLAIN: Refusal<'static> = Refusal {
     object: "drift_checks",
-    what: "the view is no plain view of one table",
+    what: "the view is not a plain view of one table",
     remedy: "without DISTINCT, LIMIT, UNION or grouping",
 };
 

@@ -140,14 +140,12 @@ async fn lock_plan_that_disagrees_is_refused() {
         (
             "'free'",
             format!(
-                "it says 'free' for organization {org}, of which main_app.organizations says 'pro'"
+                "it returns 'free' for organization {org}, but main_app.organizations has 'pro'"
             ),
         ),
         (
             "NULL",
-            format!(
-                "it says NULL for organization {org}, of which main_app.organizations says 'pro'"
-            ),
+            format!("it returns NULL for organization {org}, but main_app.organizations has 'pro'"),
         ),
     ] {
         lock_plan(&db, "plpgsql", &format!("BEGIN {LOCK} RETURN {says}; END;")).await;

@@ -42,7 +42,7 @@ async fn erase_payloads_that_does_more_than_it_is_asked_for_is_refused() {
     for (besides, what) in [
         (
             "DELETE FROM public.incident_payloads;",
-            "it erased payloads of incidents that it was not asked for",
+            "it erased payloads of incidents that were not passed to it",
         ),
         (
             "UPDATE public.incidents i SET status = 'purged' WHERE i.id = ANY (erase_payloads.incident_ids);",
@@ -73,7 +73,7 @@ async fn second_key_of_the_flags_to_the_checks_is_refused() {
     .await;
     let second = || Refusal {
         object: "drift_checks",
-        what: "rows of public.workflow_drift_flags, which is mapped itself, would go along",
+        what: "rows of public.workflow_drift_flags, which is mapped itself, would also be deleted",
         remedy: "SET NULL",
     };
     refused_alone(&db, second()).await;
@@ -95,7 +95,7 @@ async fn mapped_table_that_would_go_along_is_refused_whatever_is_acknowledged() 
     )];
     let mapped = Refusal {
         object: "drift_checks",
-        what: "rows of public.incidents, which is mapped itself, would go along",
+        what: "rows of public.incidents, which is mapped itself, would also be deleted",
         remedy: "drop the foreign key",
     };
     refused(&db, &db.url, &leave, mapped).await;
@@ -124,7 +124,7 @@ async fn trigger_that_could_keep_flags_is_refused() {
     .await;
     let keeps = Refusal {
         object: "workflow_drift_flags",
-        what: "the trigger keep on public.workflow_drift_flags runs before a flag goes",
+        what: "the trigger keep on public.workflow_drift_flags runs before a flag is deleted",
         remedy: "make it an AFTER trigger",
     };
     refused_alone(&db, keeps).await;
@@ -178,7 +178,7 @@ async fn trigger_of_ours_that_names_no_column_is_refused() {
     .await;
     let misspelt = Refusal {
         object: "incident_payloads",
-        what: "the trigger note_rewritten_payload on public.incident_payloads names no column of it",
+        what: "the argument of the trigger note_rewritten_payload is not a column of public.incident_payloads",
         remedy: "DROP TRIGGER note_rewritten_payload",
     };
     refused_alone(&db, misspelt).await;

@@ -30,7 +30,7 @@ async fn restrict_is_refused_and_set_null_by_its_remedy_is_only_a_warning() {
             &db,
             Refusal {
                 object: "drift_checks",
-                what: "rows of public.Notes forbid the deletion, by the foreign key \"of the check\"",
+                what: "rows of public.Notes prevent the deletion through the foreign key \"of the check\"",
                 remedy: "ON DELETE SET NULL",
             },
         )
@@ -64,7 +64,7 @@ async fn cascade_is_refused_until_the_table_is_named() {
     .await;
     let cascade = || Refusal {
         object: "approvals",
-        what: "rows of audit.approvals would go along, by the foreign key approvals_approval_id_fkey",
+        what: "rows of audit.approvals would also be deleted through the foreign key approvals_approval_id_fkey",
         remedy: "attach.cascades = [\"audit.approvals\"]",
     };
     let remedy = refused_alone(&db, cascade()).await;
@@ -95,14 +95,14 @@ async fn cascade_of_a_cascade_is_refused_until_both_tables_are_named() {
     .await;
     let first = Refusal {
         object: "approvals",
-        what: "rows of public.audit would go along",
+        what: "rows of public.audit would also be deleted",
         remedy: "attach.cascades = [\"public.audit\"]",
     };
     let (_, beside) = refused(&db, &db.url, &[], first).await;
     assert_eq!(beside.len(), 1, "{beside:#?}");
     let second = Refusal {
         object: "approvals",
-        what: "rows of public.audit_line would go along",
+        what: "rows of public.audit_line would also be deleted",
         remedy: "attach.cascades = [\"public.audit_line\"]",
     };
     let env = [(CASCADES, "public.audit")];
@@ -121,7 +121,7 @@ async fn restrict_behind_a_cascade_is_refused() {
     .await;
     let behind = Refusal {
         object: "approvals",
-        what: "rows of public.audit_line forbid the deletion",
+        what: "rows of public.audit_line prevent the deletion",
         remedy: "ON DELETE SET NULL",
     };
     refused(&db, &db.url, &[(CASCADES, "public.audit")], behind).await;
@@ -138,14 +138,14 @@ async fn cascade_from_flags_and_from_payloads_is_refused_too() {
     .await;
     let flags = Refusal {
         object: "drift_checks",
-        what: "rows of public.flag_notes would go along",
+        what: "rows of public.flag_notes would also be deleted",
         remedy: "attach.cascades = [\"public.flag_notes\"]",
     };
     let (_, beside) = refused(&db, &db.url, &[], flags).await;
     find(
         &beside,
         "incident_payloads",
-        "rows of public.payload_notes would go along",
+        "rows of public.payload_notes would also be deleted",
     );
     assert_eq!(beside.len(), 1, "{beside:#?}");
 }
@@ -174,7 +174,7 @@ async fn flags_key_without_cascade_is_refused_with_the_statement_that_mends_it()
         &db,
         Refusal {
             object: "drift_checks",
-            what: &format!("flags do not go with their check: the foreign key {FLAGS_KEY} of public.workflow_drift_flags has no CASCADE"),
+            what: &format!("flags are not deleted with their check: the foreign key {FLAGS_KEY} of public.workflow_drift_flags has no CASCADE"),
             remedy: "ON DELETE CASCADE",
         },
     )
@@ -196,7 +196,7 @@ async fn flags_key_that_forgets_the_check_is_refused() {
     .await;
     let forgets = Refusal {
         object: "drift_checks",
-        what: "flags do not go with their check",
+        what: "flags are not deleted with their check",
         remedy: "ON DELETE CASCADE",
     };
     let remedy = refused_alone(&db, forgets).await;
@@ -215,7 +215,7 @@ async fn flags_without_any_key_are_refused() {
         &db,
         Refusal {
             object: "workflow_drift_flags",
-            what: "public.workflow_drift_flags has no foreign key to public.drift_checks: flags would stay behind",
+            what: "public.workflow_drift_flags has no foreign key to public.drift_checks: flags would be left behind",
             remedy: "ON DELETE CASCADE",
         },
     )

@@ -221,7 +221,7 @@ async fn timestamps_without_time_zone_are_taken_as_utc_and_reported() {
     find(
         &warnings,
         "drift_checks",
-        "checked_at has no time zone: it is taken as UTC",
+        "checked_at has no time zone: it is read as UTC",
     );
     let (_, report) = report(&db.url, &[]).await;
     assert_eq!(object(&report, "drift_checks")["clock"], "checked_at");

@@ -20,9 +20,7 @@ async fn closed_in_another_spelling_is_refused_and_the_remedy_mends_it() {
             .await;
         let spelled = Refusal {
             object: "incidents",
-            what: &format!(
-                "status is written {spelling:?}, and \"closed\" is the word that counts"
-            ),
+            what: &format!("status is written {spelling:?}, but it must be \"closed\""),
             remedy: "write lower(trim(status)) AS status in the view",
         };
         refused_alone(&db, spelled).await;
@@ -66,7 +64,7 @@ async fn organization_without_a_plan_is_unresolved_and_the_others_are_previewed_
     find(
         &warnings,
         "organizations",
-        "1 organizations have the plan NULL, which is unknown",
+        "1 organizations have the unknown plan NULL",
     );
 
     let preview = product::json(&db.url, &["preview", "--all", "--json"]).await;
@@ -122,8 +120,8 @@ async fn unknown_words_and_missing_moments_are_warnings_with_their_counts() {
             "main_app.drift_checks: 5 rows have the status \"ERROR\", which is unknown",
             "main_app.incidents: 2 closed incidents have no closed_at: their payloads are never purged",
             "main_app.incidents: 2 rows have the status \"escalated\", which is unknown",
-            "main_app.organizations: 1 organizations have the plan \"\", which is unknown: nothing of theirs is purged",
-            "main_app.organizations: 2 organizations have the plan \"legacy\", which is unknown: nothing of theirs is purged",
+            "main_app.organizations: 1 organizations have the unknown plan \"\": their data is not purged",
+            "main_app.organizations: 2 organizations have the unknown plan \"legacy\": their data is not purged",
         ]
     );
 }

@@ -1,4 +1,4 @@
-//! `--org ID | --all`: the choice that several commands offer.
+//! `--org ID | --all`: the selection of organizations that several commands share.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use crate::{drift::organizations, ids::OrgId, postgres::Database};
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct Whose {
+pub(super) struct OrgSelection {
     /// One organization
     #[arg(long, value_name = "ID")]
     pub(super) org: Option<OrgId>,
@@ -15,7 +15,7 @@ pub(super) struct Whose {
     all: bool,
 }
 
-impl Whose {
+impl OrgSelection {
     /// The organizations, in order.
     pub(super) async fn ids(&self, database: &Database) -> Result<Vec<OrgId>> {
         Ok(match self.org {

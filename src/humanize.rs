@@ -1,8 +1,8 @@
-//! How figures read: numbers, ages and durations, the same on the command line and in the console.
+//! Numbers, ages and durations as people read them, the same on the command line and in the console.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A number with its thousands apart: `1 204`.
+/// A number with its thousands separated: `1 204`.
 #[must_use]
 pub fn number(n: impl TryInto<i64>) -> String {
     let n = n.try_into().unwrap_or(i64::MAX);
@@ -17,14 +17,14 @@ pub fn number(n: impl TryInto<i64>) -> String {
     if n < 0 { format!("-{text}") } else { text }
 }
 
-/// So many of something: `1 run`, `1 204 runs`.
+/// A number with its noun: `1 run`, `1 204 runs`.
 #[must_use]
-pub fn count(n: impl TryInto<i64>, one: &str, many: &str) -> String {
+pub fn quantity(n: impl TryInto<i64>, singular: &str, plural: &str) -> String {
     let n = n.try_into().unwrap_or(i64::MAX);
-    format!("{} {}", number(n), if n == 1 { one } else { many })
+    format!("{} {}", number(n), if n == 1 { singular } else { plural })
 }
 
-/// How long ago `then` was, seen from `now`: `3 h ago`, `in 5 min`, `2 y ago`.
+/// The time from `then` to `now`: `3 h ago`, `in 5 min`, `2 y ago`.
 #[must_use]
 pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     let past = now - then;
@@ -49,7 +49,7 @@ pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     }
 }
 
-/// A length of time in its two largest units: `3 d 4 h`, `1 min 12 s`, `40 ms`.
+/// A duration in its two largest units: `3 d 4 h`, `1 min 12 s`, `40 ms`.
 #[must_use]
 pub fn duration(length: TimeDelta) -> String {
     let seconds = length.num_seconds();
@@ -115,7 +115,7 @@ mod tests {
         fn numbers_too_large_to_count_are_shown_as_the_largest(n in any::<u64>(), one in "\\w+") {
             let n = n | 1 << 63;
             prop_assert_eq!(number(n), number(i64::MAX));
-            prop_assert!(count(n, &one, "many").ends_with(" many"));
+            prop_assert!(quantity(n, &one, "many").ends_with(" many"));
         }
 
         #[test]
@@ -125,7 +125,7 @@ mod tests {
         }
     }
 
-    /// Whatever chrono can hold.
+    /// Any time that chrono can represent.
     fn any_time() -> impl Strategy<Value = DateTime<Utc>> {
         let (first, last) = (
             DateTime::<Utc>::MIN_UTC.timestamp(),

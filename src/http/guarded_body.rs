@@ -1,4 +1,4 @@
-//! A body that something else is tied to: it is dropped with the body, when that was sent, read or given up.
+//! A body that owns a guard. The guard is dropped with the body, after the body was sent, read or abandoned.
 
 use std::{
     fmt,
@@ -8,20 +8,23 @@ use std::{
 
 use hyper::body::{Body, Frame, SizeHint};
 
-/// A body, and what is dropped with it.
+/// A body, and the guard that is dropped with it.
 #[derive(Debug)]
-pub(super) struct Tied<B, T> {
+pub(super) struct GuardedBody<B, T> {
     body: B,
-    _tied: T,
+    _guard: T,
 }
 
-impl<B, T> Tied<B, T> {
-    pub(super) fn new(body: B, tied: T) -> Self {
-        Self { body, _tied: tied }
+impl<B, T> GuardedBody<B, T> {
+    pub(super) fn new(body: B, guard: T) -> Self {
+        Self {
+            body,
+            _guard: guard,
+        }
     }
 }
 
-impl<B: Body + Unpin, T: Unpin> Body for Tied<B, T> {
+impl<B: Body + Unpin, T: Unpin> Body for GuardedBody<B, T> {
     type Data = B::Data;
     type Error = B::Error;
 
