@@ -10,6 +10,7 @@ use crate::{
     plot::{Kind, Plot},
     report::{Table, head},
     seed::Seed,
+    server::Cache,
     verify::Expected,
 };
 
@@ -23,12 +24,8 @@ pub(crate) struct Comparison {
 impl Comparison {
     /// Ours beside the bound and the loop.
     pub(crate) async fn of_all(bench: &Bench, seed: &Seed) -> Result<Self> {
-        Self::run(
-            bench,
-            seed,
-            &[bench.ours(), Contestant::Bound, Contestant::Loop],
-        )
-        .await
+        let contestants = [bench.ours(), Contestant::Bound, Contestant::Loop];
+        Self::run(bench, seed, &contestants, Cache::Warm).await
     }
 
     /// Seeds, and lets them purge.
@@ -36,6 +33,7 @@ impl Comparison {
         bench: &Bench,
         seed: &Seed,
         contestants: &[Contestant],
+        cache: Cache,
     ) -> Result<Self> {
         seed.plant(&bench.server).await?;
         let expected = Expected::of(&bench.server.url(&seed.database)).await?;
@@ -47,7 +45,7 @@ impl Comparison {
             for turn in 0..outcomes.len() {
                 let index = (turn + round) % contestants.len();
                 let (who, done) = &mut outcomes[index];
-                let outcome = purge(bench, seed, &expected, who)
+                let outcome = purge(bench, seed, &expected, who, cache)
                     .await
                     .with_context(|| format!("{} on {}", who.name(), seed.database))?;
                 println!(
@@ -140,11 +138,12 @@ async fn purge(
     seed: &Seed,
     expected: &Expected,
     who: &Contestant,
+    cache: Cache,
 ) -> Result<Outcome> {
-    let copy = bench.server.copy(&seed.database, "copy").await?;
+    let copy = bench.server.copy(&seed.database, "copy", cache).await?;
     let outcome = who.purge(&copy).await?;
     expected.check(&copy.pool).await?;
-    if matches!(who, Contestant::Ours(_)) {
+    if matches!(who, Contestant::Ours(_) | Contestant::OursAll(_)) {
         expected.check_records(&copy.pool).await?;
     }
     copy.pool.close().await;

@@ -27,7 +27,7 @@ use crate::{
     contestants::Contestant,
     machine::Machine,
     measures::float,
-    profiles::{foreground, growth, huge, idle, loaded, nights, processes, usual},
+    profiles::{cold, foreground, growth, huge, idle, loaded, nights, processes, usual},
     report::{Circumstances, Section},
     server::Server,
 };
@@ -73,6 +73,8 @@ const MANY_ROUNDS: usize = 5;
 enum Profile {
     /// Half of everything is expired
     Loaded,
+    /// The data of loaded, on a copy that nobody has read
+    Cold,
     /// Nothing is due
     Idle,
     /// A day's rows are due of nearly everybody
@@ -118,9 +120,15 @@ impl Bench {
         Contestant::Ours(self.args.binary.clone())
     }
 
+    /// The product, as somebody asks for a purge of all organizations.
+    pub(crate) fn ours_all(&self) -> Contestant {
+        Contestant::OursAll(self.args.binary.clone())
+    }
+
     async fn profile(&self, profile: Profile) -> Result<Section> {
         match profile {
             Profile::Loaded => loaded::measure(self).await,
+            Profile::Cold => cold::measure(self).await,
             Profile::Idle => idle::measure(self).await,
             Profile::Usual => usual::measure(self).await,
             Profile::Huge => huge::measure(self).await,

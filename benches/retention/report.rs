@@ -181,8 +181,8 @@ impl Circumstances<'_> {
         format!(
             "# Benchmarks\n\nWritten by `make bench`; do not edit. Program, database and bench share the machine's cores.\n\n{}\n\n\
              Every profile is seeded through the product's own migrations, vacuumed, analyzed and checkpointed. Each contestant \
-             gets a fresh copy of the seeded database, after a checkpoint, with all of it read once, and right after a look of autovacuum's, \
-             which comes once a minute and would meet some contestants and not others; they take turns, {} rounds or as many as a profile says. \
+             gets a fresh copy of the seeded database after a checkpoint. Except in *cold*, all of it has been read once, and autovacuum, which \
+             comes once a minute and would meet only some of them, has just looked at it. Contestants take turns, {} rounds or as many as a profile says. \
              After each, SQL that shares nothing with the contestants works out row by row what had to stay and compares \
              count and checksum of every table; a difference ends the bench. Figures are medians, in brackets the least and the greatest. \
              A ratio is taken within a round.\n\n\

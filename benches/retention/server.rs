@@ -101,9 +101,8 @@ impl Server {
         Ok(())
     }
 
-    /// A fresh copy of a seeded database, everything of it in memory or in the system's cache. Nobody may be connected
-    /// to the original.
-    pub(crate) async fn copy(&self, seeded: &str, database: &str) -> Result<Copy> {
+    /// A fresh copy of a seeded database, with the cache in this state. Nobody may be connected to the original.
+    pub(crate) async fn copy(&self, seeded: &str, database: &str, cache: Cache) -> Result<Copy> {
         self.drop(database).await?;
         let postgres = sql::pool(&self.url("postgres"))?;
         let create =
@@ -111,6 +110,10 @@ impl Server {
         sql::run(&postgres, &create).await?;
         postgres.close().await;
         let copy = self.open(database)?;
+        if cache == Cache::Cold {
+            sql::run(&copy.pool, "CHECKPOINT").await?;
+            return Ok(copy);
+        }
         copy.leave_something_to_vacuum().await?;
         sql::run(&copy.pool, "CHECKPOINT").await?;
         sql::run(
@@ -141,6 +144,15 @@ impl Server {
         pool.close().await;
         Ok(())
     }
+}
+
+/// What the server knows of a copy when a contestant begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cache {
+    /// All of it has been read once, and autovacuum has just looked at it.
+    Warm,
+    /// Nobody has read it, and autovacuum looks at it when it likes.
+    Cold,
 }
 
 /// A copy for one contestant.
@@ -176,9 +188,9 @@ impl Copy {
     }
 }
 
-/// A quarter of the memory for the buffers (4 GB at most), checkpoints that are rare; the rest is Postgres's default.
+/// A quarter of the memory for the buffers (1 GB at most), checkpoints that are rare; the rest is Postgres's default.
 fn settings(machine: &Machine) -> Vec<(&'static str, String)> {
-    let buffers = (machine.memory_mib / 4).clamp(128, 4096);
+    let buffers = (machine.memory_mib / 4).clamp(128, 1024);
     vec![
         ("fsync", "on".into()),
         ("shared_buffers", format!("{buffers}MB")),

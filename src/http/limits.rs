@@ -78,7 +78,7 @@ pub(super) async fn hold_request_permit(mut request: Request, next: Next) -> Res
     response
 }
 
-/// RequestPermit while a request enqueues a purge of an organization.
+/// Held while a request enqueues a purge of an organization.
 #[derive(Debug)]
 pub(super) struct EnqueuePermit {
     of_org: OwnedSemaphorePermit,
@@ -92,7 +92,7 @@ impl EnqueuePermit {
     }
 }
 
-/// RequestPermit during an expensive count.
+/// Held during an expensive count.
 #[derive(Debug)]
 pub(super) struct CountPermit {
     _in_all: OwnedSemaphorePermit,
@@ -243,7 +243,7 @@ fn org_and_operator(identity: &Identity, org: OrgId) -> OrgAndOperator {
     (org, identity.role == Role::Operator)
 }
 
-/// The organization key limits apply to the caller. Operators have no limits: they are trusted, and they
+/// The organization whose limits apply to the caller. Operators have no limits: they are trusted, and they
 /// investigate when something is wrong.
 fn tenant(identity: &Identity) -> Option<OrgId> {
     identity.org.filter(|_| identity.role != Role::Operator)

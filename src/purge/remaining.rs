@@ -64,28 +64,34 @@ impl Purger {
         group.begin_cycle();
     }
 
-    /// Ends the runs that have no pair left. Those that were swept are verified first; a run with rows left goes over them once
-    /// more, and stays in the group.
+    /// Ends the runs that have no pair left, and begins another cycle. Runs that were swept are verified first. A run with rows left
+    /// tries them once more, and stays in the group.
     pub async fn verify(&self, group: &mut Group) -> Vec<EndedRun> {
-        let mut ended = Vec::new();
-        let mut swept = Vec::new();
-        for index in group.without_pairs() {
-            let is_swept = group.members[index].as_ref().is_some_and(Member::is_swept);
-            if is_swept || !group.is_inspected {
-                swept.push(index);
-            } else if let Some(member) = group.remove(index) {
-                ended.push(EndedRun {
-                    member,
-                    result: Ok(()),
-                });
-            }
+        let (swept, not_due): (Vec<_>, Vec<_>) =
+            group.without_pairs().into_iter().partition(|index| {
+                let member = group.members[*index].as_ref();
+                !group.is_inspected || member.is_some_and(Member::is_swept)
+            });
+        let mut ended: Vec<_> = not_due
+            .into_iter()
+            .filter_map(|index| group.remove(index))
+            .map(|member| EndedRun {
+                member,
+                result: Ok(()),
+            })
+            .collect();
+        if !swept.is_empty() {
+            ended.extend(self.end_swept(group, &swept).await);
         }
-        if swept.is_empty() {
-            return ended;
-        }
+        group.begin_cycle();
+        ended
+    }
+
+    async fn end_swept(&self, group: &mut Group, swept: &[usize]) -> Vec<EndedRun> {
         faults::reach(Point::BeforeVerify);
-        let verified = self.verify_swept(group, &swept).await;
+        let verified = self.verify_swept(group, swept).await;
         faults::reach(Point::AfterVerify);
+        let mut ended = Vec::new();
         for (index, result) in verified {
             let is_left = matches!(result, Err(PurgeError::LeftBehind { .. }));
             let result = match self.go_on(group, index, is_left).await {
@@ -102,7 +108,6 @@ impl Purger {
                 ended.push(EndedRun { member, result });
             }
         }
-        group.begin_cycle();
         ended
     }
 

@@ -19,6 +19,8 @@ use crate::{measures::float, server::Copy, sql};
 pub(crate) enum Contestant {
     /// The product, as it is delivered: its worker, settings as they are by default.
     Ours(PathBuf),
+    /// The product as somebody asks for it: `purge --all --work`, which enqueues and purges in one process.
+    OursAll(PathBuf),
     /// By hand, one set-based DELETE per table over the whole database.
     Bound,
     /// Plain SQL per organization, in batches; no queue, no records.
@@ -47,6 +49,7 @@ impl Contestant {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Ours(_) => "ours",
+            Self::OursAll(_) => "ours, purge --all",
             Self::Bound => "set-based bound",
             Self::Loop => "plain loop",
             Self::TwoLoops => "two plain loops",
@@ -75,6 +78,7 @@ impl Contestant {
         let before = wal(copy).await?;
         let mut outcome = match self {
             Self::Ours(binary) => ours::purge(copy, binary).await?,
+            Self::OursAll(binary) => ours::purge_all(copy, binary).await?,
             Self::Bound => bound::purge(&copy.url).await?,
             Self::Loop => looped::purge(&copy.url, 1).await?,
             Self::TwoLoops => looped::purge(&copy.url, 2).await?,

@@ -116,13 +116,29 @@ impl Worker {
     }
 }
 
-pub(super) async fn purge(copy: &Copy, binary: &Path) -> Result<Outcome> {
+/// One process that enqueues a run for every organization, purges them and ends.
+pub(super) async fn purge_all(copy: &Copy, binary: &Path) -> Result<Outcome> {
     let began = Instant::now();
-    let mut worker = Worker::spawn(binary, &copy.url, &[])?;
-    worker.finish(&copy.pool, POLL).await?;
+    let status = Command::new(binary)
+        .args(["purge", "--all", "--work"])
+        .env("DATABASE_URL", &copy.url)
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status()
+        .await?;
     let wall = began.elapsed();
-    let (memory, cpu) = worker.usage()?;
-    worker.stop().await?;
+    if !status.success() {
+        bail!("purge --all --work ended with {status}");
+    }
+    all_have_succeeded(copy).await?;
+    Ok(Outcome::taking(wall))
+}
+
+/// Every organization has a run that succeeded.
+async fn all_have_succeeded(copy: &Copy) -> Result<()> {
     let unfinished: i64 = sql::value(
         &copy.pool,
         "SELECT count(*) FROM public.organizations o WHERE NOT EXISTS (
@@ -132,6 +148,17 @@ pub(super) async fn purge(copy: &Copy, binary: &Path) -> Result<Outcome> {
     if unfinished > 0 {
         bail!("{unfinished} organizations have no run that succeeded");
     }
+    Ok(())
+}
+
+pub(super) async fn purge(copy: &Copy, binary: &Path) -> Result<Outcome> {
+    let began = Instant::now();
+    let mut worker = Worker::spawn(binary, &copy.url, &[])?;
+    worker.finish(&copy.pool, POLL).await?;
+    let wall = began.elapsed();
+    let (memory, cpu) = worker.usage()?;
+    worker.stop().await?;
+    all_have_succeeded(copy).await?;
     Ok(Outcome {
         memory_kib: Some(memory),
         cpu: Some(cpu),

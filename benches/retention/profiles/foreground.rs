@@ -21,7 +21,7 @@ use crate::{
     plot::{Kind, Plot},
     report::{Bound, Section, Table, Target, head},
     seed::Seed,
-    server::Copy,
+    server::{Cache, Copy},
     sql, verify,
 };
 
@@ -86,7 +86,10 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
 /// The worker, started and stopped in turns until nothing is left to do: everything that the main app did, when, and
 /// the most memory that a worker held, in KiB.
 async fn beside_ours(bench: &Bench, seed: &Seed) -> Result<(Vec<Operation>, Turns, u64)> {
-    let copy = bench.server.copy(&seed.database, "copy").await?;
+    let copy = bench
+        .server
+        .copy(&seed.database, "copy", Cache::Warm)
+        .await?;
     bench.ours().prepare(&copy).await?;
     let app = Watched::begin(&copy).await?;
     let (mut turns, mut held) = (Turns::default(), 0);
@@ -153,7 +156,10 @@ async fn rest(copy: &Copy, turns: &mut Turns) -> Result<()> {
 }
 
 async fn beside_bound(bench: &Bench, seed: &Seed, felt: &mut Felt) -> Result<()> {
-    let copy = bench.server.copy(&seed.database, "copy").await?;
+    let copy = bench
+        .server
+        .copy(&seed.database, "copy", Cache::Warm)
+        .await?;
     let app = Watched::begin(&copy).await?;
     let from = Instant::now();
     let wall = Contestant::Bound.work(&copy).await?.wall;

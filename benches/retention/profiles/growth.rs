@@ -12,6 +12,7 @@ use crate::{
     report::{Bound, Section, Table, Target, head},
     scaled,
     seed::Seed,
+    server::Cache,
 };
 
 const FACTORS: [u32; 3] = [1, 4, 16];
@@ -81,7 +82,7 @@ async fn grow(
     };
     for factor in FACTORS {
         let organizations = size(bench, full, factor);
-        let found = Comparison::run(bench, &seed(organizations), &contestants).await?;
+        let found = Comparison::run(bench, &seed(organizations), &contestants, Cache::Warm).await?;
         let goes = found.expected.goes();
         let pieces = if goes > 0 { goes } else { organizations };
         let cost = |who: &str| found.wall(who).map(|seconds| seconds * 1e6 / float(pieces));

@@ -16,6 +16,7 @@ use crate::{
     plot::{Kind, Plot},
     report::{Bound, Section, Table, Target, head},
     seed::Seed,
+    server::Cache,
     sql,
     verify::Expected,
 };
@@ -66,7 +67,10 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
 
 /// What is `expected` when all have been purged; none: the huge one is not asked for, and its rows lie there all the same.
 async fn purge(bench: &Bench, seed: &Seed, expected: Option<&Expected>) -> Result<Purge> {
-    let copy = bench.server.copy(&seed.database, "copy").await?;
+    let copy = bench
+        .server
+        .copy(&seed.database, "copy", Cache::Warm)
+        .await?;
     let huge: Option<Uuid> = sql::value(
         &copy.pool,
         "SELECT (SELECT id FROM public.organizations WHERE name = 'Huge')",

@@ -35,7 +35,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
             Target {
                 what: "ours, organizations/s".to_owned(),
                 measured: ours.map(|seconds| runs / seconds),
-                bound: Bound::AtLeast(3_500.0),
+                bound: Bound::AtLeast(5_000.0),
             },
             Target {
                 what: "ours ÷ plain loop, organizations/s".to_owned(),

@@ -10,6 +10,7 @@ use crate::{
     measures::{count, float},
     report::{Bound, Section, Table, Target, head},
     seed::Seed,
+    server::Cache,
     verify::{Expected, PURGED},
 };
 
@@ -28,7 +29,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
         Contestant::Loop,
         Contestant::TwoLoops,
     ];
-    let found = Comparison::run(bench, &seed(bench), &contestants).await?;
+    let found = Comparison::run(bench, &seed(bench), &contestants, Cache::Warm).await?;
     let (ours, bound, looped) = (
         found.wall("ours"),
         found.wall("set-based bound"),

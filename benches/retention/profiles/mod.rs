@@ -1,5 +1,6 @@
 //! What is measured, one file each.
 
+pub(crate) mod cold;
 pub(crate) mod foreground;
 pub(crate) mod growth;
 pub(crate) mod huge;

@@ -13,6 +13,7 @@ use crate::{
     plot::{Kind, Plot},
     report::{Section, Table, head},
     seed::Seed,
+    server::Cache,
     sql,
     verify::Expected,
 };
@@ -62,7 +63,10 @@ async fn purge(
     processes: usize,
     side: &mut Side,
 ) -> Result<()> {
-    let copy = bench.server.copy(&seed.database, "copy").await?;
+    let copy = bench
+        .server
+        .copy(&seed.database, "copy", Cache::Warm)
+        .await?;
     enqueue(&copy.pool, None).await?;
     let (began, before) = (Instant::now(), processor()?);
     let mut workers = Vec::with_capacity(processes);

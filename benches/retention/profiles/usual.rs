@@ -7,7 +7,7 @@ use crate::{
     Bench,
     compare::Comparison,
     measures::{count, float},
-    report::Section,
+    report::{Bound, Section, Target},
     seed::Seed,
 };
 
@@ -26,7 +26,14 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Section> {
             contents(&found.expected),
             found.table(("organizations", float(organizations))),
         ],
-        targets: vec![memory(found.memory())],
+        targets: vec![
+            Target {
+                what: "ours ÷ set-based bound, time".to_owned(),
+                measured: found.wall("ours").by(&found.wall("set-based bound")),
+                bound: Bound::AtMost(3.0),
+            },
+            memory(found.memory()),
+        ],
         plots: vec![found.plot("usual", "time for a night with a day's rows due")],
     })
 }
