@@ -1,18 +1,18 @@
 -- The one enqueue path: scheduler, API, command line, replay, retry and the main app's own SQL all end here.
 -- An apalis job is one delivery of a run: its payload is `{"run_id": ...}` and nothing else.
 
--- Delivers runs to the queue, each for when it is due, the urgent ones first. Must stand in the transaction that made, or
--- changed, the runs.
+-- Delivers runs to the queue, each for when it is due, the urgent ones first. A job of a run that was attempted before has
+-- `attempts` 1: no worker takes it together with others. Must stand in the transaction that made, or changed, the runs.
 CREATE FUNCTION retention.deliver(run_ids uuid[], trace_context text DEFAULT NULL)
 RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WITH addressed AS (
         UPDATE retention.purge_runs r SET delivery_id = apalis.generate_ulid()
         WHERE r.id = ANY (deliver.run_ids)
-        RETURNING r.id, r.delivery_id, greatest(now(), r.next_attempt_at) AS due_at, r.urgent
+        RETURNING r.id, r.delivery_id, greatest(now(), r.next_attempt_at) AS due_at, r.urgent, r.attempts
     )
     INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, metadata)
     SELECT a.delivery_id, 'drift-retention.purge', convert_to(json_build_object('run_id', a.id)::text, 'UTF8'),
-           'Pending', 0, 1, a.due_at, CASE WHEN a.urgent THEN 10 ELSE 0 END,
+           'Pending', least(a.attempts, 1), 1, a.due_at, CASE WHEN a.urgent THEN 10 ELSE 0 END,
            -- An hstore, built without its name: the extension may stand in any schema.
            CASE WHEN deliver.trace_context IS NOT NULL
                 THEN (jsonb_populate_record(NULL::apalis.jobs, jsonb_build_object(

@@ -9,7 +9,8 @@ use crate::{postgres::Database, runs::Delivery};
 
 /// Acknowledges `done`, and takes up to `limit` deliveries that are due for the apalis worker `worker`. It takes the
 /// deliveries first that this worker has fetched and not begun: they would otherwise wait for us. All that it takes from the
-/// queue have the priority of the first, so that nobody's *purge now* shares the pace of a slot.
+/// queue have the priority of the first, so that nobody's *purge now* shares the pace of a slot. The delivery of a run that was
+/// attempted before comes alone.
 ///
 /// # Errors
 /// When the database fails. Then `done` may be acknowledged or not: to acknowledge again does no harm. Deliveries that were
@@ -20,7 +21,8 @@ pub async fn ack_and_fetch(
     done: &[(Delivery, Verdict)],
     limit: usize,
 ) -> sqlx::Result<Vec<Delivery>> {
-    let (mut jobs, mut statuses) = (vec![], vec![]);
+    // The id of no job: the statement would be planned as a scan of an index if there were no ids.
+    let (mut jobs, mut statuses) = (vec![String::new()], vec![Verdict::Done.status().to_owned()]);
     for (delivery, verdict) in done {
         jobs.push(delivery.id.clone());
         statuses.push(verdict.status().to_owned());
@@ -37,14 +39,17 @@ pub async fn ack_and_fetch(
              WHERE lock_by = $2 AND status = 'Queued' AND job_type = $1
              LIMIT $5 FOR UPDATE SKIP LOCKED
          ), due AS MATERIALIZED (
-             SELECT id, priority FROM apalis.jobs
+             SELECT id, priority, run_at, attempts FROM apalis.jobs
              WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()
              ORDER BY priority DESC, run_at LIMIT $5 FOR UPDATE SKIP LOCKED
+         ), first AS MATERIALIZED (
+             SELECT id, priority, attempts FROM due ORDER BY priority DESC, run_at LIMIT 1
          ), taken AS MATERIALIZED (
              SELECT id FROM fetched
              UNION ALL
-             SELECT id FROM due
-             WHERE priority = (SELECT max(priority) FROM due) AND NOT EXISTS (SELECT FROM fetched)
+             SELECT due.id FROM due, first
+             WHERE NOT EXISTS (SELECT FROM fetched)
+               AND (due.id = first.id OR due.priority = first.priority AND due.attempts = 0 AND first.attempts = 0)
          )
          UPDATE apalis.jobs SET status = 'Running', lock_by = $2, lock_at = now()
          WHERE (SELECT set_config('synchronous_commit', 'off', true)) = 'off' AND id = ANY (ARRAY (SELECT id FROM taken))

@@ -10,7 +10,10 @@ use super::{
     datasets::{DATASETS, Scope},
     member::{EndedRun, Member, Sweep},
 };
-use crate::runs::{RowCursor, ThrottleReason};
+use crate::{
+    ids::RunId,
+    runs::{RowCursor, ThrottleReason},
+};
 
 /// A pair of a run and one of its datasets with rows due, by their indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +33,8 @@ pub struct Group {
     pub(super) left_in_cycle: usize,
     /// Whether the pairs are known. Until then nothing is verified.
     pub(super) is_inspected: bool,
+    /// Whether a batch was committed without waiting for the disk, and nothing has waited since.
+    pub(super) is_unflushed: bool,
     pub(super) size: BatchSize,
 }
 
@@ -42,6 +47,7 @@ impl Group {
             pairs: VecDeque::new(),
             left_in_cycle: 0,
             is_inspected: false,
+            is_unflushed: false,
             size: BatchSize::new(batch_size),
         }
     }
@@ -125,12 +131,27 @@ impl Group {
         member.map_or_else(Instant::now, |member| member.next_try_at)
     }
 
+    /// The runs with rows left that another worker may go on with.
+    fn movable(&self) -> Vec<RunId> {
+        let members = self.members.iter().enumerate();
+        members
+            .filter(|(index, _)| self.pairs.iter().any(|pair| pair.member == *index))
+            .filter_map(|(_, member)| member.as_ref().filter(|member| member.can_move()))
+            .map(|member| member.run.id)
+            .collect()
+    }
+
     /// Takes out runs for other workers: the later half of those that can go on elsewhere.
     pub fn take_half(&mut self) -> Vec<Member> {
-        let movable = self.members().filter(|member| member.can_move());
-        let runs: Vec<_> = movable.map(|member| member.run.id).collect();
-        let kept = runs.len().div_ceil(2);
-        self.take(|member| runs[kept..].contains(&member.run.id))
+        let movable = self.movable();
+        let kept = movable.len().div_ceil(2);
+        self.take(|member| movable[kept..].contains(&member.run.id))
+    }
+
+    /// Takes out the runs that `which` chooses and that can go on elsewhere.
+    pub fn take_movable(&mut self, which: impl Fn(&Member) -> bool) -> Vec<Member> {
+        let movable = self.movable();
+        self.take(|member| movable.contains(&member.run.id) && which(member))
     }
 
     /// Takes out the runs that `which` chooses.

@@ -57,8 +57,6 @@ pub(super) struct Sweep {
     pub(super) has_failed: bool,
     /// Whether its next transaction takes no other pair along, so that an error is this pair's.
     pub(super) is_alone: bool,
-    /// Whether it had rows due.
-    pub(super) was_due: bool,
     /// Expired rows that a rule protects, as last seen.
     pub(super) kept: u64,
     /// Expired rows that the verification found due.
@@ -96,11 +94,6 @@ impl Member {
     #[must_use]
     pub fn can_move(&self) -> bool {
         self.rows > 0 || !self.has_begun
-    }
-
-    /// Whether any of its datasets had rows due.
-    pub(super) fn is_swept(&self) -> bool {
-        self.sweeps.iter().any(|sweep| sweep.was_due)
     }
 
     /// Opens the span of a sweep, if it is not open.

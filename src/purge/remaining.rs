@@ -15,6 +15,7 @@ use crate::{
     faults::{self, Point},
     postgres::{Database, Transaction},
     retention::DatasetName,
+    runs,
     telemetry::logs::chain,
 };
 
@@ -64,25 +65,30 @@ impl Purger {
         group.begin_cycle();
     }
 
-    /// Ends the runs that have no pair left, and begins another cycle. Runs that were swept are verified first. A run with rows left
-    /// tries them once more, and stays in the group.
-    pub async fn verify(&self, group: &mut Group) -> Vec<EndedRun> {
-        let (swept, not_due): (Vec<_>, Vec<_>) =
-            group.without_pairs().into_iter().partition(|index| {
-                let member = group.members[*index].as_ref();
-                !group.is_inspected || member.is_some_and(Member::is_swept)
-            });
-        let mut ended: Vec<_> = not_due
-            .into_iter()
-            .filter_map(|index| group.remove(index))
+    /// Takes out the runs that the look has verified: they have no rows due.
+    pub fn take_not_due(&self, group: &mut Group) -> Vec<EndedRun> {
+        if !group.is_inspected {
+            return Vec::new();
+        }
+        let without_pairs = group.without_pairs().into_iter();
+        let members = without_pairs.filter_map(|index| group.remove(index));
+        members
             .map(|member| EndedRun {
                 member,
                 result: Ok(()),
             })
-            .collect();
-        if !swept.is_empty() {
-            ended.extend(self.end_swept(group, &swept).await);
-        }
+            .collect()
+    }
+
+    /// Verifies the runs that have no pair left and ends them, and begins another cycle. A run with rows left tries them once
+    /// more, and stays in the group.
+    pub async fn verify(&self, group: &mut Group) -> Vec<EndedRun> {
+        let swept = group.without_pairs();
+        let ended = if swept.is_empty() {
+            Vec::new()
+        } else {
+            self.end_swept(group, &swept).await
+        };
         group.begin_cycle();
         ended
     }
@@ -137,6 +143,18 @@ impl Purger {
 
     /// Looks at every expired row of these runs, and notes how many are due, and how many are kept.
     async fn find_left(&self, group: &mut Group, indexes: &[usize]) -> Result<(), PurgeError> {
+        if group.is_unflushed {
+            let runs: Vec<_> = group.members().map(|member| member.run.id).collect();
+            runs::flush(&self.database, &runs).await?;
+            group.is_unflushed = false;
+        }
+        for index in indexes {
+            if let Some(member) = group.members[*index].as_mut() {
+                for sweep in &mut member.sweeps {
+                    (sweep.left, sweep.kept) = (0, 0);
+                }
+            }
+        }
         let _spans: Vec<Span> = indexes
             .iter()
             .filter_map(|index| group.members[*index].as_ref())
@@ -205,10 +223,7 @@ impl Purger {
 
 impl Group {
     fn queue(&mut self, pair: Pair) {
-        if let Some(sweep) = self.sweep_mut(pair) {
-            sweep.was_due = true;
-            self.pairs.push_back(pair);
-        }
+        self.pairs.push_back(pair);
     }
 
     /// The scopes of a dataset, for the runs at these indexes.

@@ -94,6 +94,7 @@ impl Purger {
         drop(permit);
         match outcome {
             Ok(swept) => {
+                group.is_unflushed |= mode == Mode::LowImpact;
                 if swept.is_full {
                     group.size.follow(elapsed, mode);
                 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     claim::OwnedRun,
     progress::{StepDelta, StepTotal, record},
-    record::RunStatus,
+    record::{RunStatus, StepStatus},
 };
 use crate::{
     faults::{self, Point},
@@ -90,11 +90,33 @@ pub struct Finish {
     pub steps: Vec<StepDelta>,
 }
 
+impl Finish {
+    /// What is written. A success that could not be recorded at once is not recorded later: a crash or a failover of Postgres may
+    /// have undone the deletions that were verified. The run goes back to the queue, and is verified again.
+    fn written(&self, again: bool) -> Self {
+        if !(again && matches!(self.ending, Ending::Succeeded)) {
+            return self.clone();
+        }
+        let waits = self.steps.iter().filter(|step| step.throttled.is_some());
+        Self {
+            run: self.run.clone(),
+            ending: Ending::Snoozed,
+            steps: waits
+                .map(|step| StepDelta {
+                    status: StepStatus::Pending,
+                    kept: None,
+                    ..step.clone()
+                })
+                .collect(),
+        }
+    }
+}
+
 /// What became of an ending.
 #[derive(Debug, Clone)]
 pub enum Finished {
-    /// It is recorded; these are the run's steps.
-    Recorded(Vec<StepTotal>),
+    /// It is recorded: the run's status from then on, and its steps.
+    Recorded(RunStatus, Vec<StepTotal>),
     /// This attempt had ended in another way before.
     EndedBefore,
     /// Somebody has cancelled the run. Nothing was recorded.
@@ -103,17 +125,24 @@ pub enum Finished {
     Superseded,
 }
 
-/// Ends attempts, and delivers again the runs that go on. It may be asked once more when the reply was lost.
+/// Ends attempts, and delivers again the runs that go on. `again`: an earlier try failed, and may have been committed with its
+/// reply lost.
 ///
 /// # Errors
 /// When the database fails. Then nothing was recorded, or the reply was lost.
-pub async fn finish(database: &Database, endings: &[Finish]) -> sqlx::Result<Vec<Finished>> {
+pub async fn finish(
+    database: &Database,
+    endings: &[Finish],
+    again: bool,
+) -> sqlx::Result<Vec<Finished>> {
+    let endings: Vec<_> = endings.iter().map(|finish| finish.written(again)).collect();
+    let endings = endings.as_slice();
     let mut tx = database.begin().await?;
     let owned = lock_owned(&mut tx, endings).await?;
     let (ours, others): (Vec<&Finish>, Vec<&Finish>) = endings
         .iter()
         .partition(|finish| owned.contains(&finish.run.id.0));
-    let mut finished: HashMap<RunId, Finished> = find_ended(&mut tx, &others).await?;
+    let mut finished: HashMap<RunId, Finished> = find_ended(&mut tx, &others, again).await?;
     if ours.is_empty() {
         tx.rollback().await?;
     } else {
@@ -124,10 +153,11 @@ pub async fn finish(database: &Database, endings: &[Finish]) -> sqlx::Result<Vec
             .collect();
         let totals = record(&mut tx, &steps).await?;
         for finish in &ours {
-            finished.insert(finish.run.id, Finished::Recorded(Vec::new()));
+            let recorded = Finished::Recorded(finish.ending.status(), Vec::new());
+            finished.insert(finish.run.id, recorded);
         }
         for total in totals {
-            if let Some(Finished::Recorded(steps)) = finished.get_mut(&total.run) {
+            if let Some(Finished::Recorded(_, steps)) = finished.get_mut(&total.run) {
                 steps.push(total);
             }
         }
@@ -215,6 +245,7 @@ async fn write_endings(tx: &mut Transaction<'_>, endings: &[&Finish]) -> sqlx::R
 async fn find_ended(
     tx: &mut Transaction<'_>,
     others: &[&Finish],
+    again: bool,
 ) -> sqlx::Result<HashMap<RunId, Finished>> {
     let mut finished = HashMap::new();
     if others.is_empty() {
@@ -233,8 +264,12 @@ async fn find_ended(
             continue;
         };
         let ended = if found.token == run.token {
-            if found.status == ending.status() {
-                Finished::Recorded(step_totals(tx, run.id).await?)
+            let is_ours = found.status == ending.status()
+                || again
+                    && matches!(ending, Ending::Snoozed)
+                    && found.status == RunStatus::Succeeded;
+            if is_ours {
+                Finished::Recorded(found.status, step_totals(tx, run.id).await?)
             } else {
                 Finished::EndedBefore
             }

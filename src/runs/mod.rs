@@ -31,7 +31,9 @@ pub use operate::{
     MAX_REPLAYED, OperateError, Operator, Replayable, Replayed, cancel, replay, replay_matching,
     replayable,
 };
-pub use progress::{Fence, RowCursor, StepDelta, StepTotal, check_fence, freeze_policy, record};
+pub use progress::{
+    Fence, RowCursor, StepDelta, StepTotal, check_fence, flush, freeze_policy, record,
+};
 pub use query::{
     Page, RunFilter, Total, Unsuccessful, get, list, live_since, totals, unfinished, unsuccessful,
 };

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ids::RunId,
-    postgres::Transaction,
+    postgres::{Database, Transaction},
     retention::{Cutoff, Plan, ResolveError},
 };
 
@@ -113,6 +113,27 @@ pub async fn freeze_policy(
     .execute(tx)
     .await?;
     Ok(frozen.rows_affected() > 0)
+}
+
+/// Writes the rows of runs once more as they are, and waits until that is on the disk, and with it everything that was committed
+/// before. Batches in low-impact mode wait for no flush: without this, a crash of Postgres could undo deletions that a run has
+/// already verified.
+///
+/// # Errors
+/// When the database fails.
+pub async fn flush(database: &Database, runs: &[RunId]) -> sqlx::Result<()> {
+    let runs: Vec<_> = runs.iter().map(|run| run.0).collect();
+    let mut tx = database
+        .begin_with(&["SET LOCAL synchronous_commit = on"])
+        .await?;
+    sqlx::query!(
+        "-- runs.flush
+         UPDATE retention.purge_runs SET worker = worker WHERE id = ANY ($1) AND status = 'running'",
+        &runs
+    )
+    .execute(&mut tx)
+    .await?;
+    tx.commit().await
 }
 
 /// What has happened to one table since the record of the run was last written.

@@ -1,11 +1,13 @@
 //! The worker's loop: fetch deliveries, work on their runs, acknowledge. Every attempt ends with a record, whatever happens to
 //! the process, the database or the run in between.
 
+mod ending;
 mod group;
 mod isolate;
 mod record;
 mod rescue;
 mod rewritten;
+mod time_slice;
 mod window;
 
 use std::{sync::Arc, time::Duration};

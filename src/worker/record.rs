@@ -87,20 +87,4 @@ impl Worker {
             }
         }
     }
-
-    /// The same for a transition that may be written twice. It also returns whether it was tried again.
-    pub(super) async fn record_again<T, F>(
-        &self,
-        transition: Transition,
-        write: impl Fn() -> F,
-    ) -> Result<(T, bool), Unrecorded>
-    where
-        F: Future<Output = sqlx::Result<T>>,
-    {
-        let tell = |again| {
-            let write = write();
-            async move { Ok((write.await?, again)) }
-        };
-        self.record(transition, tell).await
-    }
 }

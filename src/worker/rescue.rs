@@ -9,7 +9,12 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Worker;
-use crate::{ids::RunId, jobs, runs, telemetry::logs::chain};
+use crate::{
+    ids::RunId,
+    jobs,
+    runs::{self, Delivery},
+    telemetry::logs::chain,
+};
 
 /// The runs that this process works on.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +34,13 @@ impl RunsAtWork {
             all: self.clone(),
             run,
         }
+    }
+
+    /// Whether another delivery of one of these runs is at work, too.
+    pub(super) fn has_twice(&self, deliveries: &[Delivery]) -> bool {
+        let all = self.lock();
+        let mut counts = deliveries.iter().map(|delivery| all.get(&delivery.run));
+        counts.any(|count| count.is_some_and(|count| *count > 1))
     }
 
     fn has(&self, run: RunId) -> bool {

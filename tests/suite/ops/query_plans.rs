@@ -291,7 +291,7 @@ async fn own_server_no_statement_reads_a_large_table_from_end_to_end() {
     assert_eq!(full_reads(&logged), BTreeSet::new());
     assert_eq!(compiled(&logged), BTreeSet::new());
     // A stamped incident leaves this index: no later run looks at it again.
-    let by_due: BTreeMap<_, _> = ["count_expired", "lock_batch", "remains", "overdue"]
+    let by_due: BTreeMap<_, _> = ["count_expired", "lock_batch", "remaining", "overdue"]
         .map(|step| {
             (
                 step,

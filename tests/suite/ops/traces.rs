@@ -75,7 +75,7 @@ async fn request_enqueue_run_steps_and_batches_are_one_trace() {
         assert_eq!(job.parent_span_id, enqueue.span_id);
         assert_eq!(job.trace_id, request.trace_id);
         assert_eq!(attribute(&job, "run_id"), Some(run.to_string()));
-        assert_eq!(steps.len(), 2, "the datasets with rows due");
+        assert_eq!(steps.len(), 1, "the datasets with rows due");
         assert_eq!(step.parent_span_id, job.span_id);
         assert_eq!(attribute(step, "rows").as_deref(), Some("30"));
         assert_eq!(attribute(batch, "rows").as_deref(), Some("30"));
