@@ -15,8 +15,9 @@ use tower_http::{
     compression::CompressionLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     set_header::SetResponseHeaderLayer,
+    trace::TraceLayer,
 };
-use tracing::{Instrument, field};
+use tracing::{Span, field};
 
 use super::{Problem, proxies::keep_to_https};
 use crate::{config::TrustedProxies, telemetry::traces};
@@ -66,10 +67,25 @@ pub(super) fn with_layers(routes: Router, proxies: TrustedProxies) -> Router {
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
 }
 
-/// Opens a span per request, in the caller's trace if the request names one.
-pub(super) async fn traced(request: Request, next: Next) -> Response {
+/// Gives every request of `routes` a span, which lasts until the answer's body ends. The log gets no line per request.
+pub(super) fn traced(routes: Router) -> Router {
+    routes.layer(
+        TraceLayer::new_for_http()
+            .make_span_with(request_span)
+            .on_request(())
+            .on_response(|response: &Response, _: Duration, span: &Span| {
+                span.record("http.response.status_code", response.status().as_u16());
+            })
+            .on_body_chunk(())
+            .on_eos(())
+            .on_failure(()),
+    )
+}
+
+/// The span of a request, in the caller's trace if the request names one.
+fn request_span(request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>();
-    let route = route.map_or("unknown", MatchedPath::as_str).to_owned();
+    let route = route.map_or("unknown", MatchedPath::as_str);
     let span = tracing::info_span!(
         "http.request",
         otel.name = format!("{} {route}", request.method()),
@@ -80,9 +96,7 @@ pub(super) async fn traced(request: Request, next: Next) -> Response {
     );
     let parent = request.headers().get("traceparent");
     traces::set_parent(&span, parent.and_then(|parent| parent.to_str().ok()));
-    let response = next.run(request).instrument(span.clone()).await;
-    span.record("http.response.status_code", response.status().as_u16());
-    response
+    span
 }
 
 /// Answers a request that takes too long with a [`Problem`].

@@ -73,7 +73,7 @@ pub fn router(health: Health, api: Option<ApiState>, proxies: TrustedProxies) ->
         Some(state) => {
             let api = api::router(state.clone()).merge(console::router(state));
             let api = api.layer(middleware::from_fn(limits::hold_request_permit));
-            health.merge(api.layer(middleware::from_fn(layers::traced)))
+            health.merge(layers::traced(api))
         }
         None => health,
     };

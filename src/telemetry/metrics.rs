@@ -1,8 +1,8 @@
 //! Declares every metric once. Every label set starts at 0, because Prometheus misses the first increment of a new
 //! series. No label contains an organization.
 
-use std::fs;
-
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -65,7 +65,6 @@ pub struct Metrics {
     /// The latest slot that the scheduler has enqueued, as a Unix time.
     pub last_slot: IntGauge,
     pool_connections: IntGaugeVec,
-    resident_memory: IntGauge,
 }
 
 /// Registers a metric, and every series that it can have.
@@ -111,9 +110,16 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics share a name: a mistake in this file.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one declaration per metric, and nothing else"
+    )]
     pub fn new(labels: &Labels) -> prometheus::Result<Self> {
         let ours = Registry::new_custom(Some("drift_retention".into()), None)?;
         let of_any_process = Registry::new();
+        // The collector reads `/proc`, so the crate has it on Linux only.
+        #[cfg(target_os = "linux")]
+        of_any_process.register(Box::new(ProcessCollector::for_self()))?;
         let Labels {
             tables, datasets, ..
         } = labels;
@@ -235,13 +241,6 @@ impl Metrics {
                 ),
                 &[&POOL_STATES],
             )?,
-            resident_memory: single(
-                &of_any_process,
-                IntGauge::new(
-                    "process_resident_memory_bytes",
-                    "Resident memory size in bytes",
-                ),
-            )?,
             registry: ours,
             of_any_process,
         };
@@ -280,23 +279,10 @@ impl Metrics {
     /// # Errors
     /// When a metric cannot be written as text: a mistake in this file.
     pub fn render(&self) -> prometheus::Result<String> {
-        if let Some(bytes) = resident_memory() {
-            self.resident_memory.set(bytes);
-        }
         let mut page = Vec::new();
         for registry in [&self.registry, &self.of_any_process] {
             TextEncoder::new().encode(&registry.gather(), &mut page)?;
         }
         Ok(String::from_utf8_lossy(&page).into_owned())
     }
-}
-
-/// This process's resident memory, or `None` if the system has no `/proc`.
-fn resident_memory() -> Option<i64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: i64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

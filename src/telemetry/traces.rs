@@ -1,17 +1,17 @@
 //! Traces over OTLP, enabled by the standard `OTEL_*` variables. A separate thread sends spans from a bounded queue, so
 //! a slow or missing collector loses spans but blocks nothing.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use opentelemetry::{
     Context,
-    trace::{
-        SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider as _,
-    },
+    propagation::TextMapPropagator,
+    trace::{TraceContextExt, TracerProvider as _},
 };
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
+    propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider},
 };
 use tracing::Span;
@@ -24,6 +24,8 @@ const ENDPOINT_VARIABLES: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
+/// The header that carries a trace, and the propagator's name for its value.
+const TRACEPARENT: &str = "traceparent";
 /// How long the program may take to send the last spans when it ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -127,20 +129,16 @@ fn variable(name: &str) -> Option<String> {
 /// The current span as a W3C `traceparent`, or `None` if nothing is traced.
 #[must_use]
 pub fn traceparent() -> Option<String> {
-    let context = Span::current().context();
-    let span = context.span().span_context().clone();
-    span.is_valid().then(|| {
-        let flags = span.trace_flags().to_u8();
-        format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id())
-    })
+    let mut carrier = HashMap::new();
+    TraceContextPropagator::new().inject_context(&Span::current().context(), &mut carrier);
+    carrier.remove(TRACEPARENT)
 }
 
 /// Makes `span` a child of the span in `traceparent`. As the standard says, a malformed value is ignored.
 pub fn set_parent(span: &Span, traceparent: Option<&str>) {
-    if let Some(parent) = traceparent.and_then(parse) {
-        let context = Context::new().with_remote_span_context(parent);
+    if let Some(parent) = traceparent.and_then(remote_context) {
         // An error means that the span is not traced, so there is nothing to do.
-        let _ = span.set_parent(context);
+        let _ = span.set_parent(parent);
     }
     let own = span.context().span().span_context().clone();
     if own.is_valid() {
@@ -150,35 +148,33 @@ pub fn set_parent(span: &Span, traceparent: Option<&str>) {
 
 /// Links `span` to another trace.
 pub fn link(span: &Span, traceparent: Option<&str>) {
-    if let Some(other) = traceparent.and_then(parse) {
-        span.add_link(other);
+    if let Some(other) = traceparent.and_then(remote_context) {
+        span.add_link(other.span().span_context().clone());
     }
 }
 
-fn parse(traceparent: &str) -> Option<SpanContext> {
-    let mut parts = traceparent.trim().split('-');
-    let (version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let is_known =
-        version.len() == 2 && version != "ff" && (version != "00" || parts.next().is_none());
-    if !is_known || trace.len() != 32 || span.len() != 16 || flags.len() != 2 {
+/// The context of the span in `traceparent`, or `None` if the value is malformed.
+fn remote_context(traceparent: &str) -> Option<Context> {
+    // The propagator accepts fields of any length. The standard does not.
+    let lengths = traceparent.trim().split('-').map(str::len);
+    if !lengths.take(4).eq([2, 32, 16, 2]) {
         return None;
     }
-    let context = SpanContext::new(
-        TraceId::from_hex(trace).ok()?,
-        SpanId::from_hex(span).ok()?,
-        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
-        true,
-        TraceState::default(),
-    );
-    context.is_valid().then_some(context)
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
+    context.has_active_span().then_some(context)
 }
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceId};
     use proptest::prelude::*;
 
     use super::*;
+
+    fn parse(traceparent: &str) -> Option<SpanContext> {
+        remote_context(traceparent).map(|context| context.span().span_context().clone())
+    }
 
     proptest! {
         #[test]
@@ -209,7 +205,8 @@ mod tests {
             let parent = parent.ok_or_else(|| TestCaseError::fail("it was refused"))?;
             prop_assert_eq!(parent.trace_id(), TraceId::from_bytes(trace.to_be_bytes()));
             prop_assert_eq!(parent.span_id(), SpanId::from_bytes(span.to_be_bytes()));
-            prop_assert_eq!(parent.trace_flags().to_u8(), flags);
+            // The standard has readers clear the flags that they do not know.
+            prop_assert_eq!(parent.trace_flags().to_u8(), flags & 1);
         }
     }
 
@@ -256,6 +253,11 @@ mod tests {
             String::new(),
             "00".into(),
             format!("ff-{trace}-{span}-01"),
+            format!("0-{trace}-{span}-01"),
+            format!("00-{}-{span}-01", &trace[1..]),
+            format!("00-{trace}-{}-01", &span[1..]),
+            format!("00-{trace}-{span}-1"),
+            format!("00-{}-{span}-01", trace.to_uppercase()),
             format!("00-{trace}-{span}-01-more"),
             format!("00-{}-{span}-01", "0".repeat(32)),
             format!("00-{trace}-{}-01", "0".repeat(16)),

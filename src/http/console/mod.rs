@@ -2,7 +2,7 @@
 //!
 //! A page is a function that turns the same reads as in the API and the command line into markup. Every page needs a
 //! session ([`session`]), every form contains the session's CSRF token ([`visit::Signed`]), and every file comes from
-//! this process.
+//! this process. A form that a browser sends from another site's page is refused before anything reads it.
 
 mod actions;
 mod assets;
@@ -26,9 +26,10 @@ mod visit;
 
 use axum::{
     Router, middleware,
-    response::Redirect,
+    response::{IntoResponse, Redirect},
     routing::{get, post},
 };
+use tower_http::csrf::{CsrfLayer, ProtectionError};
 
 pub(super) use self::session::delete_sessions_of_other_secrets;
 use self::{failure::Failure, page::org_path, session::Visitor};
@@ -79,6 +80,10 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/signout", post(signin::sign_out))
         .nest("/console", console)
         .method_not_allowed_fallback(async || Failure::from(Problem::method_not_allowed()))
+        .layer(CsrfLayer::new().with_rejection_response(|_: ProtectionError| {
+            let why = "the form was sent from another site's page; open the console's own page, then send it again";
+            Failure::from(Problem::forbidden(why)).into_response()
+        }))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             visit::identify_visitor,

@@ -140,6 +140,36 @@ async fn sign_in_form_of_another_browser_is_refused() {
 }
 
 #[tokio::test]
+async fn form_from_another_sites_page_is_refused_even_with_its_token() {
+    let console = Console::start().await;
+    let token = Who::Operator.token().await;
+    for (header, value, is_ours) in [
+        ("sec-fetch-site", "same-origin", true),
+        ("sec-fetch-site", "none", true),
+        ("sec-fetch-site", "same-site", false),
+        ("sec-fetch-site", "cross-site", false),
+        ("origin", "https://evil.example", false),
+        ("origin", "null", false),
+    ] {
+        let mut visitor = Visitor::of(&console).saying(header, value);
+        let csrf = visitor.csrf("/signin").await;
+
+        let answer = visitor
+            .post("/signin", &[("csrf", &csrf), ("token", &token)])
+            .await;
+
+        let status = if is_ours { 303 } else { 403 };
+        assert_eq!(answer.status, status, "{header}: {value}");
+        assert_eq!(visitor.cookies.contains_key(SESSION), is_ours, "{value}");
+        if !is_ours {
+            assert!(answer.text().contains("another site"), "{value}");
+            let policy = answer.header("content-security-policy").unwrap();
+            assert!(policy.contains("form-action 'self'"), "{policy}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn cookie_that_was_there_before_signing_in_is_never_the_sessions() {
     let console = Console::start().await;
     let planted = "0123456789abcdef".repeat(4);
