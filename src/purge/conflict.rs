@@ -110,9 +110,10 @@ impl Purger {
     }
 
     async fn next_row(&self, group: &Group, pair: Pair) -> Result<Option<RowCursor>, PurgeError> {
-        let (Some(scope), Some(cursor)) = (group.scope(pair), group.cursor(pair)) else {
+        let Some(scope) = group.scope(pair) else {
             return Ok(None);
         };
+        let cursor = group.cursor(pair);
         let mut tx = self.database.begin_verifying().await?;
         Ok(DATASETS[pair.dataset].next(&mut tx, scope, cursor).await?)
     }

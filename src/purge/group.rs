@@ -253,9 +253,9 @@ impl Group {
         member.scope(DATASETS[pair.dataset])
     }
 
-    pub(super) fn cursor(&self, pair: Pair) -> Option<Option<&RowCursor>> {
+    pub(super) fn cursor(&self, pair: Pair) -> Option<&RowCursor> {
         let member = self.members[pair.member].as_ref()?;
-        Some(member.sweeps[pair.dataset].cursor.as_ref())
+        member.sweeps[pair.dataset].cursor.as_ref()
     }
 
     /// Opens the spans of the pairs that may have a batch now.

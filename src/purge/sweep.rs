@@ -360,7 +360,7 @@ async fn delete_counted(
     let started = Instant::now();
     let before = cascades::count(tx, table).await?;
     let batch = dataset
-        .delete_batch(tx, scope, group.cursor(pair).flatten(), limit)
+        .delete_batch(tx, scope, group.cursor(pair), limit)
         .instrument(span.clone())
         .await?;
     let cascaded = match before {

@@ -163,9 +163,13 @@ pub async fn finish(
         }
         write_endings(&mut tx, &ours).await?;
         let points: Vec<_> = ours.iter().map(|f| f.ending.fault_points()).collect();
-        points.iter().for_each(|(before, _)| faults::reach(*before));
+        for (before, _) in &points {
+            faults::reach(*before);
+        }
         tx.commit().await?;
-        points.iter().for_each(|(_, after)| faults::reach(*after));
+        for (_, after) in &points {
+            faults::reach(*after);
+        }
     }
     let in_order = endings.iter().map(|finish| {
         let ended = finished.get(&finish.run.id).cloned();
