@@ -135,6 +135,32 @@ async fn a_change_to_free_in_mid_run_takes_no_rule_for_incidents_as_the_longest(
 }
 
 #[tokio::test]
+async fn a_change_to_free_while_rows_are_held_leaves_nothing_to_wait_for() {
+    let db = TestDatabase::new().await;
+    let org = org_with_checks(&db, "pro").await;
+    let app = App::on(&db.pool);
+    let env = app.env(org).await;
+    let incident = app.incident(org, env, "closed", Some("400 days")).await;
+    app.approval(org, incident, "approved", "400 days").await;
+    let held = Held::by(&db, "SELECT FROM approvals FOR UPDATE").await;
+    let purge = start_purge(&db, org, 1_000);
+    eventually("the checks are gone", async || {
+        runs::counts(&db, org).await[0] == 1
+    })
+    .await;
+    change_plan(&db, org, "free").await;
+
+    assert!(succeeds(purge).await);
+
+    held.rollback().await;
+    assert_eq!(runs::counts(&db, org).await[3], 1);
+    let run = runs::newest_run(&db, org).await;
+    assert_eq!(runs::run(&db, run).await["attempts"], 1);
+    assert_eq!(runs::step(&db, run, "approvals").await["status"], "no_rule");
+    assert_eq!(runs::step(&db, run, "approvals").await["rows_kept"], 0);
+}
+
+#[tokio::test]
 async fn after_a_change_to_an_unknown_plan_in_mid_run_nothing_more_goes_and_the_run_fails() {
     let db = TestDatabase::new().await;
     let org = org_with_checks(&db, "pro").await;

@@ -9,6 +9,7 @@ use crate::support::{
     ledger,
     product::{self, Service, eventually},
     runs::{self, all_are_final, enqueue_slot, record},
+    trouble,
 };
 
 /// An organization with rows of every kind, none of which goes: young ones, and old ones that a rule protects.
@@ -121,6 +122,30 @@ async fn only_what_is_idle_is_closed_unpurged() {
     for org in due {
         assert_eq!(runs::counts(&db, org).await[2], 0);
     }
+}
+
+/// What the look has verified is recorded at once: later it might not be true any more.
+#[tokio::test]
+async fn idle_runs_end_before_their_neighbours_are_swept() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let slow = app.org_with_expired(30).await;
+    for _ in 0..5 {
+        idle_organization(&app, "pro").await;
+    }
+    trouble::deletes_take(&db.pool, 3.0).await;
+    enqueue_slot(&db).await;
+    let one = ("DRIFT_RETENTION_WORKER__CONCURRENCY", "1");
+    let _worker = Service::start(&db.url, "worker", &[one]);
+    let idle = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
+    eventually("the idle ones have ended", async || {
+        db.value::<i64>(idle).await == 5
+    })
+    .await;
+    let run = runs::newest_run(&db, slow).await;
+    assert_ne!(product::status(&db.pool, run).await, "succeeded");
+    trouble::deletes_take(&db.pool, 0.0).await;
+    all_are_final(&db).await;
 }
 
 #[tokio::test]

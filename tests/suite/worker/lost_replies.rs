@@ -71,6 +71,36 @@ async fn success_whose_reply_is_lost_is_counted_once() {
     scene.loses("-- runs.finish\n", "COMMIT", 1).await;
 }
 
+/// The connection is lost before the success is committed. What was verified may be undone by then, so it is verified again.
+#[tokio::test]
+async fn success_that_could_not_be_recorded_is_verified_again() {
+    let scene = Scene::new().await;
+    scene
+        .db
+        .execute(
+            "CREATE SEQUENCE refusals;
+             CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF nextval('public.refusals') = 1 THEN
+                     PERFORM pg_terminate_backend(pg_backend_pid());
+                 END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER lose BEFORE UPDATE ON retention.purge_runs FOR EACH ROW
+                 WHEN (NEW.status = 'succeeded') EXECUTE FUNCTION lose()",
+        )
+        .await;
+    let run = product::enqueue(&scene.db.pool, scene.org).await;
+    until_status(&scene.db.pool, run, "succeeded").await;
+    assert_eq!(ledger::attempts(&scene.db.pool, run).await, 1);
+    let token = ledger::run_column(&scene.db.pool, run, "token").await;
+    assert_eq!(token, "2", "it was claimed and verified once more");
+    ledger::assert_exact(&scene.db.pool, &scene.before).await;
+    eventually("it is counted once", async || {
+        scene.worker.outcomes("succeeded").await == 1.0
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn failure_whose_reply_is_lost_is_counted_once() {
     let scene = Scene::new().await;

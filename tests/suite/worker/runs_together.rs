@@ -271,6 +271,42 @@ async fn each_run_and_row_is_counted() {
     assert_eq!(worker.metric(durations).await, Some(15.0));
 }
 
+/// A run that was attempted before is claimed alone, and the others of its kind do not wait behind it.
+#[tokio::test]
+async fn attempted_runs_do_not_wait_behind_a_slow_one() {
+    let db = TestDatabase::new().await;
+    let app = App::on(&db.pool);
+    let slow = app.org_with_expired(500).await;
+    for _ in 0..6 {
+        app.org("pro").await;
+    }
+    // Each row of the slow one takes its time.
+    db.execute(&format!(
+        "CREATE FUNCTION slow_rows() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(0.05); RETURN OLD; END $$;
+         CREATE TRIGGER slow_rows BEFORE DELETE ON drift_checks FOR EACH ROW WHEN (OLD.org_id = '{slow}')
+             EXECUTE FUNCTION slow_rows()"
+    ))
+    .await;
+    enqueue_slot(&db).await;
+    // As after an outage: each has had an attempt, and is delivered anew. The slow one is the first.
+    db.execute(&format!(
+        "DELETE FROM apalis.jobs;
+         UPDATE retention.purge_runs SET attempts = 1, status = 'retrying', next_attempt_at = now();
+         SELECT retention.deliver(ARRAY (SELECT id FROM retention.purge_runs WHERE org_id = '{slow}'));
+         SELECT retention.deliver(ARRAY (SELECT id FROM retention.purge_runs WHERE org_id <> '{slow}'))"
+    ))
+    .await;
+    let _worker = worker(&db, &[]);
+    let quick = "SELECT count(*) FROM retention.purge_runs WHERE status = 'succeeded'";
+    eventually("the others have ended", async || {
+        db.value::<i64>(quick).await == 6
+    })
+    .await;
+    let run = runs::newest_run(&db, slow).await;
+    assert_ne!(product::status(&db.pool, run).await, "succeeded");
+}
+
 /// The histogram has the time of each run, and not its share of the group's.
 #[tokio::test]
 async fn duration_of_each_run_is_its_own() {
