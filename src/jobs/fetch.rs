@@ -7,15 +7,6 @@ use serde_json::Value;
 use super::{QUEUE, Verdict, consume::run_of};
 use crate::{postgres::Database, runs::Delivery};
 
-/// The settings of a fetch. Its commit does not wait for the disk. Its statement goes by key and in the order of an index: the queue
-/// fills faster than statistics follow.
-const FETCHING: [&str; 4] = [
-    "SET LOCAL synchronous_commit = off",
-    "SET LOCAL plan_cache_mode = force_generic_plan",
-    "SET LOCAL enable_seqscan = off",
-    "SET LOCAL enable_bitmapscan = off",
-];
-
 /// Acknowledges `done`, and takes up to `limit` deliveries that are due for the apalis worker `worker`. It takes the
 /// deliveries first that this worker has fetched and not begun: they would otherwise wait for us. All that it takes from the
 /// queue have the priority of the first, so that nobody's *purge now* shares the pace of a slot. The delivery of a run that was
@@ -35,7 +26,10 @@ pub async fn ack_and_fetch(
         jobs.push(delivery.id.clone());
         statuses.push(verdict.status().to_owned());
     }
-    let mut tx = database.begin_with(&FETCHING).await?;
+    // Its commit does not wait for the disk.
+    let mut tx = database
+        .begin_by_key(&["SET LOCAL synchronous_commit = off"])
+        .await?;
     let taken = sqlx::query!(
         "-- jobs.ack_and_fetch
          WITH acknowledged AS (

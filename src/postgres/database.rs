@@ -16,17 +16,18 @@ use sqlx::{
     postgres::{PgRow, PgStatement, PgTypeInfo},
 };
 
-/// The settings of a transaction that purges. Its statements go by key and in the order of an index whatever their parameters,
-/// so that one plan serves them all. Statistics would not help: they follow a queue that fills at once, or a database that was
-/// just restored, minutes later.
-const PURGING: [&str; 5] = [
-    "SET LOCAL lock_timeout = '100ms'",
-    "SET LOCAL idle_in_transaction_session_timeout = '1s'",
+/// The settings of a transaction whose statements go by key and in the order of an index, whatever their parameters: one plan serves
+/// them all. Statistics would not help: they follow a queue that fills at once, or a database that was just restored, minutes later.
+const BY_KEY: [&str; 3] = [
     "SET LOCAL plan_cache_mode = force_generic_plan",
     "SET LOCAL enable_seqscan = off",
     "SET LOCAL enable_bitmapscan = off",
 ];
-
+/// The further settings of a transaction that purges.
+const PURGING: [&str; 2] = [
+    "SET LOCAL lock_timeout = '100ms'",
+    "SET LOCAL idle_in_transaction_session_timeout = '1s'",
+];
 impl Database {
     /// Begins a transaction.
     ///
@@ -34,6 +35,18 @@ impl Database {
     /// When no connection is to be had.
     pub async fn begin(&self) -> sqlx::Result<Transaction<'static>> {
         self.begin_with(&[]).await
+    }
+
+    /// Begins a transaction whose statements go by key, with further `settings`.
+    ///
+    /// # Errors
+    /// When no connection is to be had.
+    pub async fn begin_by_key(
+        &self,
+        settings: &[&'static str],
+    ) -> sqlx::Result<Transaction<'static>> {
+        self.begin_with(&[BY_KEY.as_slice(), settings].concat())
+            .await
     }
 
     /// Begins a transaction that only reads and may take minutes: a preview of a large organization counts all of it. Postgres
@@ -82,7 +95,7 @@ impl Database {
             LockBudget::Short => "SET LOCAL statement_timeout = '100ms'",
             LockBudget::Long => "SET LOCAL statement_timeout = '5s'",
         };
-        let mut settings = [PURGING.as_slice(), &[timeout]].concat();
+        let mut settings = [BY_KEY.as_slice(), &PURGING, &[timeout]].concat();
         if durability == Durability::Async {
             settings.push("SET LOCAL synchronous_commit = off");
         }

@@ -163,7 +163,7 @@ pub async fn claim(
         .iter()
         .map(|delivery| (delivery.run.0, delivery))
         .collect();
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin_by_key(&[]).await?;
     if again {
         undo_lost_claim(&mut tx, deliveries, worker).await?;
     }

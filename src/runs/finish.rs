@@ -137,7 +137,7 @@ pub async fn finish(
 ) -> sqlx::Result<Vec<Finished>> {
     let endings: Vec<_> = endings.iter().map(|finish| finish.written(again)).collect();
     let endings = endings.as_slice();
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin_by_key(&[]).await?;
     let owned = lock_owned(&mut tx, endings).await?;
     let (ours, others): (Vec<&Finish>, Vec<&Finish>) = endings
         .iter()

@@ -124,7 +124,7 @@ pub async fn freeze_policy(
 pub async fn flush(database: &Database, runs: &[RunId]) -> sqlx::Result<()> {
     let runs: Vec<_> = runs.iter().map(|run| run.0).collect();
     let mut tx = database
-        .begin_with(&["SET LOCAL synchronous_commit = on"])
+        .begin_by_key(&["SET LOCAL synchronous_commit = on"])
         .await?;
     sqlx::query!(
         "-- runs.flush

@@ -14,7 +14,7 @@ use crate::{ids::RunId, postgres::Database};
 /// When the database fails. Then the runs are found stranded, and rescued.
 pub async fn redeliver(database: &Database, deliveries: &[Delivery]) -> sqlx::Result<()> {
     let (runs, _) = side_by_side(deliveries);
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin_by_key(&[]).await?;
     let waiting = sqlx::query_scalar!(
         "-- runs.redeliver
          SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND status IN ('queued', 'retrying') ORDER BY id FOR UPDATE",
@@ -41,7 +41,7 @@ pub async fn snooze_until(
     lease: Lease,
 ) -> sqlx::Result<Vec<RunId>> {
     let (runs, jobs) = side_by_side(deliveries);
-    let mut tx = database.begin().await?;
+    let mut tx = database.begin_by_key(&[]).await?;
     // The token: an owner that is only paused commits nothing more.
     let snoozed = sqlx::query_scalar!(
         "-- runs.snooze_until

@@ -92,6 +92,7 @@ async fn each_role_may_call_exactly_these_functions() {
     assert_eq!(
         callable("drift_retention_worker").await,
         [
+            "acknowledge_cancelled",
             "check_request",
             "deliver",
             "enqueue_purge",
