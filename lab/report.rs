@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use drift_retention::figures;
+use drift_retention::humanize;
 
 use crate::{oracle::Violation, rounds::Options};
 
@@ -118,7 +118,7 @@ pub(crate) fn print_summary(rounds: &[RoundReport]) -> io::Result<()> {
     say!("")?;
     for (group, counts) in groups {
         for (kind, times) in counts {
-            say!("{group:<12} {kind:<34} {:>12}", figures::number(times))?;
+            say!("{group:<12} {kind:<34} {:>12}", humanize::number(times))?;
         }
     }
     Ok(())

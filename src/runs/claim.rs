@@ -197,7 +197,7 @@ async fn undo_lost_claim(
     sqlx::query!(
         "-- runs.undo_lost_claim
          UPDATE retention.purge_runs SET status = 'queued', attempts = attempts - 1
-         WHERE id = ANY ($1) AND status = 'running' AND worker = $2 AND delivery_id = ANY ($3)",
+         WHERE id = ANY ($1) AND (status = 'running') IS TRUE AND worker = $2 AND delivery_id = ANY ($3)",
         &runs,
         worker,
         &jobs
@@ -288,8 +288,9 @@ async fn write_claims(
                          ELSE format('all %s attempts are used up and the last one never reported back (its worker died); %s',
                                      r.attempts, coalesce('before that: ' || r.error, 'no attempt left an error')) END
         FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::jsonb[]) AS c (id, token, delivery_id, plan, policy)
-        -- The second condition names the keys: the first alone leaves room for reading all runs in order.
-        WHERE r.id = c.id AND r.id = ANY ($3) AND r.token = c.token AND r.status IN ('queued', 'retrying', 'running')
+        -- The second condition names the keys: the first alone leaves room for reading all runs in order. `IS TRUE` keeps the
+        -- status a condition: by the index of live runs this would read all of them.
+        WHERE r.id = c.id AND r.id = ANY ($3) AND r.token = c.token AND (r.status IN ('queued', 'retrying', 'running')) IS TRUE
         RETURNING r.id, r.token, r.status AS "status: RunStatus", r.attempts, r.started_at AS "started_at!""#,
         worker,
         max_attempts,

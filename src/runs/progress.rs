@@ -128,7 +128,7 @@ pub async fn flush(database: &Database, runs: &[RunId]) -> sqlx::Result<()> {
         .await?;
     sqlx::query!(
         "-- runs.flush
-         UPDATE retention.purge_runs SET worker = worker WHERE id = ANY ($1) AND status = 'running'",
+         UPDATE retention.purge_runs SET worker = worker WHERE id = ANY ($1) AND (status = 'running') IS TRUE",
         &runs
     )
     .execute(&mut tx)

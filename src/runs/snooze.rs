@@ -17,7 +17,7 @@ pub async fn redeliver(database: &Database, deliveries: &[Delivery]) -> sqlx::Re
     let mut tx = database.begin_by_key(&[]).await?;
     let waiting = sqlx::query_scalar!(
         "-- runs.redeliver
-         SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND status IN ('queued', 'retrying') ORDER BY id FOR UPDATE",
+         SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND (status IN ('queued', 'retrying')) IS TRUE ORDER BY id FOR UPDATE",
         &runs
     )
     .fetch_all(&mut tx)
