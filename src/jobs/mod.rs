@@ -12,7 +12,8 @@ mod prune;
 pub use consume::{ConsumerSettings, Verdict, WorkerIdentity, consume, sessions};
 pub use fetch::{ack_and_fetch, acknowledge, others_wait};
 pub use prune::{
-    live_workers, prune, rescue_stranded, retire_workers, taken_deliveries, workers_alive,
+    live_workers, prune, rescue_orphans, rescue_stranded, retire_workers, taken_deliveries,
+    workers_alive,
 };
 
 /// The queue's name: `apalis.jobs.job_type` and `apalis.workers.worker_type`, as the migrations write it.

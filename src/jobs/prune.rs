@@ -41,6 +41,53 @@ pub async fn rescue_stranded(database: &Database, lease: Lease) -> sqlx::Result<
     Ok(stranded.len())
 }
 
+/// Delivers again, at once, the runs whose deliveries dead workers hold, and returns how many. apalis puts back one of these
+/// deliveries at a time, and a worker takes many.
+///
+/// # Errors
+/// When the database fails. The next round tries again.
+pub async fn rescue_orphans(database: &Database, lease: Lease) -> sqlx::Result<usize> {
+    let orphans = sqlx::query!(
+        "-- jobs.find_orphans
+         SELECT id, job FROM apalis.jobs
+         WHERE job_type = $1 AND status IN ('Queued', 'Running') AND retention.worker_is_silent(lock_by, $2) LIMIT $3",
+        QUEUE,
+        lease.interval(),
+        MAX_ROWS_PER_ROUND
+    )
+    .fetch_all(database)
+    .await?;
+    if orphans.is_empty() {
+        return Ok(0);
+    }
+    let (mut jobs, mut runs) = (vec![], vec![]);
+    for job in orphans {
+        let payload: Value = serde_json::from_slice(&job.job).unwrap_or_default();
+        if let Some(run) = run_of(&payload, &job.id) {
+            jobs.push(job.id);
+            runs.push(run.0);
+        }
+    }
+    let mut tx = database.begin_by_key(&[]).await?;
+    let stranded = sqlx::query_scalar!(
+        "-- jobs.lock_orphaned_runs
+         SELECT r.id FROM retention.purge_runs r
+         WHERE r.id = ANY ($1) AND r.delivery_id = ANY ($2) AND (r.status IN ('queued', 'running', 'retrying')) IS TRUE
+           AND (r.status <> 'running' OR retention.worker_is_silent(r.worker, $3))
+         FOR UPDATE OF r SKIP LOCKED",
+        &runs,
+        &jobs,
+        lease.interval()
+    )
+    .fetch_all(&mut tx)
+    .await?;
+    if !stranded.is_empty() {
+        crate::runs::deliver(&mut tx, &stranded).await?;
+    }
+    tx.commit().await?;
+    Ok(stranded.len())
+}
+
 /// The deliveries that the workers of this process took longer than `lease` ago and have not acknowledged.
 ///
 /// # Errors

@@ -86,6 +86,10 @@ impl Worker {
         if self.refusals.are_any() {
             jobs::rescue_stranded(&self.database, self.lease()).await?;
         }
+        let orphans = jobs::rescue_orphans(&self.database, self.lease()).await?;
+        if orphans > 0 {
+            tracing::info!(orphans, "delivered the runs of a dead worker again");
+        }
         let taken = jobs::taken_deliveries(&self.database, &self.identity, self.lease()).await?;
         for run in runs::held_runs(&self.database, self.identity.prefix(), &taken).await? {
             // Asked after the records were read: a run is at work before it is claimed, and until its end is recorded.
