@@ -60,12 +60,12 @@ pub async fn rescue_orphans(database: &Database, lease: Lease) -> sqlx::Result<u
     if orphans.is_empty() {
         return Ok(0);
     }
-    let (mut jobs, mut runs) = (vec![], vec![]);
+    let (mut jobs, mut run_ids) = (vec![], vec![]);
     for job in orphans {
         let payload: Value = serde_json::from_slice(&job.job).unwrap_or_default();
         if let Some(run) = run_of(&payload, &job.id) {
             jobs.push(job.id);
-            runs.push(run.0);
+            run_ids.push(run.0);
         }
     }
     let mut tx = database.begin_by_key(&[]).await?;
@@ -75,14 +75,14 @@ pub async fn rescue_orphans(database: &Database, lease: Lease) -> sqlx::Result<u
          WHERE r.id = ANY ($1) AND r.delivery_id = ANY ($2) AND (r.status IN ('queued', 'running', 'retrying')) IS TRUE
            AND (r.status <> 'running' OR retention.worker_is_silent(r.worker, $3))
          FOR UPDATE OF r SKIP LOCKED",
-        &runs,
+        &run_ids,
         &jobs,
         lease.interval()
     )
     .fetch_all(&mut tx)
     .await?;
     if !stranded.is_empty() {
-        crate::runs::deliver(&mut tx, &stranded).await?;
+        runs::deliver(&mut tx, &stranded).await?;
     }
     tx.commit().await?;
     Ok(stranded.len())

@@ -8,17 +8,31 @@ use super::{
 };
 use crate::{ids::RunId, postgres::Database};
 
-/// Hands on deliveries that came while the worker was stopping. Nobody has claimed them, and their attempts stay untouched.
+/// Hands on deliveries whose runs nobody has claimed: the worker is stopping, or another run goes first. Their attempts stay
+/// untouched. The run of an owner that has been silent for longer than `lease` is handed on, too: nobody works on it.
 ///
 /// # Errors
 /// When the database fails. Then the runs are found stranded, and rescued.
-pub async fn redeliver(database: &Database, deliveries: &[Delivery]) -> sqlx::Result<()> {
+pub async fn redeliver(
+    database: &Database,
+    deliveries: &[Delivery],
+    lease: Lease,
+) -> sqlx::Result<()> {
     let (runs, _) = side_by_side(deliveries);
     let mut tx = database.begin_by_key(&[]).await?;
     let waiting = sqlx::query_scalar!(
         "-- runs.redeliver
-         SELECT id FROM retention.purge_runs WHERE id = ANY ($1) AND (status IN ('queued', 'retrying')) IS TRUE ORDER BY id FOR UPDATE",
-        &runs
+         SELECT id FROM retention.purge_runs
+         WHERE id = ANY ($1)
+           AND CASE status
+                 WHEN 'queued' THEN true
+                 WHEN 'retrying' THEN true
+                 WHEN 'running' THEN retention.worker_is_silent(worker, $2)
+                 ELSE false
+               END
+         ORDER BY id FOR UPDATE",
+        &runs,
+        lease.interval()
     )
     .fetch_all(&mut tx)
     .await?;

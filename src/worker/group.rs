@@ -57,7 +57,7 @@ impl Worker {
     /// Hands on deliveries whose runs nobody has claimed. If the database refuses that for good, the runs are found stranded.
     async fn redeliver(&self, deliveries: &[Delivery]) {
         if !deliveries.is_empty() {
-            let redeliver = |_| runs::redeliver(&self.database, deliveries);
+            let redeliver = |_| runs::redeliver(&self.database, deliveries, self.lease());
             let _ = self.record(Transition::Other, redeliver).await;
         }
     }
