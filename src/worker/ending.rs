@@ -181,9 +181,12 @@ impl Worker {
                 return false;
             }
         };
-        self.metrics
-            .run_duration
-            .observe(attempt.began.elapsed().as_secs_f64());
+        // A run that goes back to the queue has ended no attempt.
+        if status != RunStatus::Queued {
+            self.metrics
+                .run_duration
+                .observe(attempt.began.elapsed().as_secs_f64());
+        }
         match ending {
             Ending::Succeeded if status != RunStatus::Succeeded => {
                 tracing::warn!(run_id = %run.id, org_id = %run.org,
